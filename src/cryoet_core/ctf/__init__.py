@@ -1,0 +1,1 @@
+"""CTF: the model (model.py) and its estimation from power spectra."""
