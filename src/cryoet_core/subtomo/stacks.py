@@ -1,0 +1,350 @@
+"""Particle images in memory: what averaging reads, with the contrast transfer of every single image.
+
+An extracted image is ``X = c . x`` (c real): the binned view cut around the particle, contrast inverted (particle
+bright), multiplied by its own contrast transfer ``c(k) = CTF(k; own depth) . dose weight(k) . ctf_scale`` and cut to a
+soft disc. For a particle at rotation A (reference -> tomogram) and a view with rotation R (tomogram -> image axes)
+
+    E[X(k)] = c(k)^2 . S(k) ,   S = central slice of the reference's transform at (R A)^T (kx, ky, 0)
+
+so ``c^2`` modulates the reference. The noise of X has variance ``sigma^2 c^2``: a matched filter divides X by sigma^2.
+Sources: averaging theory as in RELION 5 (premultiplied pseudo-subtomograms, Zivanov et al. 2022, eLife 11:e83724).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from cryoet_core.backend import array_namespace, to_device
+from cryoet_core.ctf.model import Optics, ctf_2d, dose_weight
+from cryoet_core.errors import UserInputError
+from cryoet_core.fourier import radial_frequency, rfft_centred
+
+DOSE_AT = ("start", "middle")
+
+
+def image_dose(series, at: str = "start") -> np.ndarray:
+    """Dose (e/A^2) that weights each view, (n_views,) float64.
+
+    "start": dose before the image (RELION's rule, and what its programs recompute from the tables);
+    "middle": half of the image's own exposure is added.
+    """
+    if at not in DOSE_AT:
+        raise ValueError(f"dose_at must be one of {DOSE_AT}, got {at!r}")
+    dose = series.tilts["pre_exposure_e_per_a2"].to_numpy(dtype=np.float64)
+    if at == "middle" and "exposure_e_per_a2" in series.tilts:
+        dose = dose + 0.5 * series.tilts["exposure_e_per_a2"].to_numpy(dtype=np.float64)
+    return dose
+
+
+@dataclass(frozen=True)
+class ImageTransfer:
+    """Contrast transfer of ``n`` single images; every array is (n,) float64.
+
+    defocus_u_angst, defocus_v_angst : defocus at the particle's own depth (underfocus positive);
+    dose_e_per_a2 : dose that weights the image; scale : ctf_scale of the view.
+    ``flat`` True means c = 1 (images that were not premultiplied).
+    """
+
+    defocus_u_angst: np.ndarray
+    defocus_v_angst: np.ndarray
+    defocus_angle_deg: np.ndarray
+    phase_shift_deg: np.ndarray
+    dose_e_per_a2: np.ndarray
+    scale: np.ndarray
+    optics: Optics
+    flat: bool = False
+
+    @classmethod
+    def of_views(cls, series, view, depth_angst, dose_at="start", flat=False) -> ImageTransfer:
+        """Transfer of images of views ``view`` (n,) whose particle lies at depth ``depth_angst`` (n,) in A."""
+        tilts = series.tilts
+
+        def column(name, default=0.0):
+            if name not in tilts:
+                return np.full(len(view), default)
+            return tilts[name].to_numpy(dtype=np.float64)[view]
+
+        shift = series.handedness * np.asarray(depth_angst, dtype=np.float64)
+        return cls(
+            defocus_u_angst=column("defocus_u_angst") + shift,
+            defocus_v_angst=column("defocus_v_angst") + shift,
+            defocus_angle_deg=column("defocus_angle_deg"),
+            phase_shift_deg=column("phase_shift_deg"),
+            dose_e_per_a2=image_dose(series, dose_at)[view],
+            scale=column("ctf_scale", 1.0),
+            optics=series.optics,
+            flat=flat,
+        )
+
+    def __len__(self) -> int:
+        return len(self.scale)
+
+    def evaluate(self, rows, shape, pixel_size_angst: float, xp=np):
+        """c of images ``rows`` -> (m, h, w//2 + 1) float32, corner origin, half-complex layout of ``shape`` (h, w)."""
+        half = (shape[0], shape[1] // 2 + 1)
+        scale = np.atleast_1d(self.scale[rows])
+        if self.flat:
+            return xp.ones((len(scale),) + half, dtype=xp.float32)
+        parts = (self.defocus_u_angst, self.defocus_v_angst, self.defocus_angle_deg)
+        ctf = ctf_2d(
+            shape,
+            pixel_size_angst,
+            *(xp.asarray(np.atleast_1d(p[rows])) for p in parts),
+            self.optics,
+            xp.asarray(np.atleast_1d(self.phase_shift_deg[rows])),
+            xp=xp,
+        )
+        doses, index = np.unique(np.atleast_1d(self.dose_e_per_a2[rows]), return_inverse=True)
+        k = radial_frequency(shape, pixel_size_angst, xp)
+        weights = dose_weight(k, xp.asarray(doses)[:, None, None], self.optics.voltage_kv, xp=xp)
+        ctf *= weights[xp.asarray(index)]
+        ctf *= xp.asarray(scale, dtype=xp.float32)[:, None, None]
+        return ctf
+
+
+@dataclass
+class SeriesStack:
+    """All visible images of the particles of one tilt series.
+
+    Attributes
+    ----------
+    name : tilt series.
+    images : (n, box, box) float32, premultiplied, particle (refined position) on index box//2, particle bright.
+    particle : (n,) int64, row of the particle in ``ParticleStacks.particles.table``; images of one are contiguous.
+    view : (n,) int64, row of the view in the tilt-series table, index into ``view_rotations``.
+    view_rotations : (n_views, 3, 3) float64, tomogram axes -> image axes (x, y, depth).
+    transfer : ImageTransfer of the n images.
+    pixel_size_angst : of the images.
+    """
+
+    name: str
+    images: np.ndarray
+    particle: np.ndarray
+    view: np.ndarray
+    view_rotations: np.ndarray
+    transfer: ImageTransfer
+    pixel_size_angst: float
+
+    def __len__(self) -> int:
+        return len(self.particle)
+
+    @property
+    def box(self) -> int:
+        return int(self.images.shape[-1])
+
+    def transform(self, rows=slice(None), box: int | None = None):
+        """Centred half-complex transforms of images ``rows`` -> (m, b, b//2 + 1) complex64, unnormalised (sum) FFT.
+
+        ``box`` smaller than the image keeps the frequencies of that box at the same frequency step (current size); the
+        values do not change, so they compare with slices of the full transform of a reference of the full box.
+        """
+        spectrum = rfft_centred(self.images[rows], 2)
+        return spectrum if box is None or box == self.box else crop_half(spectrum, box)
+
+    def ctf(self, rows=slice(None), box: int | None = None):
+        """c of images ``rows`` -> (m, b, b//2 + 1) float32 on the same grid as :meth:`transform`."""
+        xp = array_namespace(self.images)
+        size = self.box if box is None else box
+        # A smaller box keeps the frequency step 1 / (box * pixel): its own pixel is larger.
+        pixel = self.pixel_size_angst * self.box / size
+        return self.transfer.evaluate(rows, (size, size), pixel, xp)
+
+    def rows_of(self, particle: int) -> slice:
+        """Slice of the images of one particle (row of the particle table)."""
+        start, stop = np.searchsorted(self.particle, [particle, particle + 1])
+        return slice(int(start), int(stop))
+
+    def to_device(self, device: str) -> SeriesStack:
+        """The same stack with its images on ``device``; tables stay on the host."""
+        values = dict(self.__dict__)
+        values["images"] = to_device(self.images, device)
+        return SeriesStack(**values)
+
+
+def crop_half(spectrum, box: int):
+    """Keep the low frequencies of half-complex spectra (..., n, n//2 + 1), corner origin -> (..., box, box//2 + 1)."""
+    xp = array_namespace(spectrum)
+    n, half = spectrum.shape[-2], box // 2
+    if box > n:
+        raise ValueError(f"cannot keep {box} of {n} Fourier pixels")
+    rows = xp.concatenate([xp.arange(half), xp.arange(n - (box - half), n)])
+    return spectrum[..., rows, : half + 1]
+
+
+@dataclass
+class ParticleStacks:
+    """Stacks of all tilt series and the particle table they belong to.
+
+    particles : metadata.Particles, one row per particle (positions, angles, random_subset ...); its row number is what
+    ``SeriesStack.particle`` holds.
+    """
+
+    series: list[SeriesStack]
+    particles: object
+    pixel_size_angst: float
+    box: int
+    binning: float = 1.0
+
+    @property
+    def n_particles(self) -> int:
+        return len(self.particles.table)
+
+    @property
+    def n_images(self) -> int:
+        return sum(len(s) for s in self.series)
+
+    def select(self, rows) -> ParticleStacks:
+        """Stacks of some particles (int64 rows of the table, or a mask), renumbered 0..m-1 in table order."""
+        keep = np.zeros(self.n_particles, dtype=bool)
+        keep[rows] = True
+        renumber = np.cumsum(keep) - 1
+        chosen = []
+        for stack in self.series:
+            images = np.flatnonzero(keep[stack.particle])
+            if images.size:
+                chosen.append(_take(stack, images, renumber))
+        particles = _with_table(self.particles, self.particles.table[keep].reset_index(drop=True))
+        return ParticleStacks(chosen, particles, self.pixel_size_angst, self.box, self.binning)
+
+
+def _take(stack: SeriesStack, rows, renumber) -> SeriesStack:
+    transfer = stack.transfer
+    arrays = {
+        name: value[rows] for name, value in transfer.__dict__.items() if isinstance(value, np.ndarray)
+    }
+    return SeriesStack(
+        stack.name,
+        stack.images[rows],
+        renumber[stack.particle[rows]].astype(np.int64),
+        stack.view[rows],
+        stack.view_rotations,
+        ImageTransfer(**arrays, optics=transfer.optics, flat=transfer.flat),
+        stack.pixel_size_angst,
+    )
+
+
+def _with_table(particles, table):
+    return replace(particles, table=table)
+
+
+def parse_visible(text, n_views: int) -> np.ndarray:
+    """rlnTomoVisibleFrames "[1,0,1]" -> (n_views,) bool.
+
+    Raises UserInputError E-STK-02 when its length is not the number of views of the tilt series.
+    """
+    values = [part for part in str(text).strip().strip("[]").split(",") if part.strip()]
+    if len(values) != n_views:
+        raise UserInputError(
+            "E-STK-02",
+            "the list of visible frames does not fit the tilt series",
+            field="rlnTomoVisibleFrames",
+            found=f"{len(values)} entries",
+            expected=f"{n_views}",
+            fix="extract the particles again from the present tilt series",
+        )
+    return np.array([int(float(v)) for v in values]) != 0
+
+
+def format_visible(visible) -> str:
+    """(n_views,) bool -> "[1,0,1]"."""
+    return "[" + ",".join("1" if v else "0" for v in visible) + "]"
+
+
+def _split_image_name(name: str):
+    """ "000012@path" -> (11, "path"): zero-based first section and file; without "@" the file from its start."""
+    section, at, path = str(name).partition("@")
+    return (int(section) - 1, path) if at else (0, str(name))
+
+
+def read_stacks(particles_path, tilt_series, *, read_images=None) -> ParticleStacks:
+    """Load the output of extract_subtomos.
+
+    Parameters
+    ----------
+    particles_path : particles.star of 2D stacks (results/extract_subtomos/<round>/particles.star).
+    tilt_series : mapping name -> metadata.TiltSeries, or paths of their STAR files; the tables used for extraction.
+    read_images : function path -> (n, box, box) array; default io.mrc.read_mrc.
+
+    Raises
+    ------
+    UserInputError E-STK-01 when the file holds no 2D stacks, E-STK-02 when frames and views disagree.
+    """
+    from cryoet_core.metadata import read_particles
+
+    particles = read_particles(particles_path)
+    if not particles.are_2d_stacks or "visible_frames" not in particles.table:
+        raise UserInputError(
+            "E-STK-01",
+            "not particles extracted as 2D stacks",
+            file=particles_path,
+            fix="run extract_subtomos with stack_2d: true",
+        )
+    series = _series_by_name(tilt_series)
+    read = read_images or _read_stack_file
+    stacks = [
+        _series_stack(series[name], particles, np.asarray(rows, dtype=np.int64), read)
+        for name, rows in particles.table.groupby("tomo_name", sort=False).indices.items()
+    ]
+    pixel, binning = stacks[0].pixel_size_angst, _optics_value(particles, "rlnTomoSubtomogramBinning", 1.0)
+    return ParticleStacks(stacks, particles, pixel, stacks[0].box, binning)
+
+
+def _read_stack_file(path):
+    from cryoet_core.io.mrc import read_mrc
+
+    return np.asarray(read_mrc(path)[0], dtype=np.float32)
+
+
+def _series_by_name(tilt_series) -> dict:
+    if isinstance(tilt_series, dict):
+        return tilt_series
+    from cryoet_core.metadata import read_tilt_series
+
+    tables = [read_tilt_series(t) if isinstance(t, str | os.PathLike) else t for t in tilt_series]
+    return {table.name: table for table in tables}
+
+
+def _optics_value(particles, column, default):
+    optics = particles.optics
+    return optics[column].iloc[0] if optics is not None and column in optics else default
+
+
+def _series_stack(series, particles, rows, read) -> SeriesStack:
+    """Images, indices and transfers of the particles ``rows`` of one tilt series."""
+    table = particles.table
+    n_views = len(series.tilts)
+    visible = np.stack([parse_visible(t, n_views) for t in table["visible_frames"].to_numpy()[rows]])
+    in_table, view = (np.asarray(a, dtype=np.int64) for a in np.nonzero(visible))
+    images = _load_images(table["image_name"].to_numpy()[rows], visible.sum(axis=1), read)
+    depth = series.geometry.project(particles.positions_angst[rows])[1]  # (n_views, m)
+    premultiplied = bool(int(float(_optics_value(particles, "rlnCtfDataAreCtfPremultiplied", 1))))
+    transfer = ImageTransfer.of_views(
+        series,
+        view,
+        depth[view, in_table],
+        dose_at=str(_optics_value(particles, "tlDoseAt", "start")),
+        flat=not premultiplied,
+    )
+    pixel = float(_optics_value(particles, "rlnImagePixelSize", series.pixel_size_angst))
+    return SeriesStack(
+        series.name, images, rows[in_table], view, series.geometry.rotation, transfer, pixel
+    )
+
+
+def _load_images(names, counts, read) -> np.ndarray:
+    """Images of particles whose ``names`` are "first_section@file" (one file per series) or a file each."""
+    files, parts = {}, []
+    for name, count in zip(names, counts, strict=True):
+        first, path = _split_image_name(name)
+        if path not in files:
+            files = {path: read(path)}
+        parts.append(files[path][first : first + int(count)])
+        if len(parts[-1]) != count:
+            raise UserInputError(
+                "E-STK-03", "the stack is shorter than the table says", file=path, found=len(parts[-1]), expected=count
+            )
+    return np.ascontiguousarray(np.concatenate(parts), dtype=np.float32)
+
