@@ -1,0 +1,27 @@
+# tiltline: cryo-electron tomography from movies to averages. One rule file per chapter of the tutorial.
+from snakemake.utils import min_version
+
+min_version("9.20")
+
+
+configfile: "config/config.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/simulate.smk"
+include: "workflow/rules/import.smk"
+include: "workflow/rules/movies.smk"
+include: "workflow/rules/curation.smk"
+include: "workflow/rules/alignment.smk"
+include: "workflow/rules/ctf_correction.smk"
+include: "workflow/rules/reconstruction.smk"
+include: "workflow/rules/picking.smk"
+include: "workflow/rules/averaging.smk"
+include: "workflow/rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        rules.report.output,
+        expand(result("relion/{round}/optimisation_set.star"), round=ROUNDS),

@@ -1,0 +1,80 @@
+"""What every section of the config shares: the model base class, keys with units, and errors that name the nearest key."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticUndefined
+
+from cryoet_core.errors import UserInputError
+
+
+class StepModel(BaseModel):
+    """One section of the config. Its fields are the keys; ``version`` is the version of the step's algorithm.
+
+    The version is part of a rule's params: raise it when results change, and exactly that step and what follows rerun.
+    """
+
+    model_config = ConfigDict(extra="forbid", validate_default=True)
+    version: ClassVar[int] = 1
+
+
+def key(default: Any = PydanticUndefined, *, meaning: str, unit: str = "", **limits):
+    """A config key with its default, unit and meaning; ``limits`` are pydantic's (ge, le, gt, ...)."""
+    return Field(default, description=meaning, json_schema_extra={"unit": unit}, **limits)
+
+
+def _nearest(name: str, known) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean '{close[0]}'? " if close else ""
+
+
+def _describe(error: dict, model: type[BaseModel], file: str | None) -> UserInputError:
+    path = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        known = _known_keys(model, error["loc"][:-1])
+        return UserInputError(
+            "E-CFG-01",
+            "unknown key",
+            file=file,
+            field=path,
+            fix=f"{_nearest(str(error['loc'][-1]), known)}Known keys here: {', '.join(sorted(known))}",
+        )
+    return UserInputError(
+        "E-CFG-02",
+        error["msg"],
+        file=file,
+        field=path,
+        found=repr(error.get("input")),
+        fix="see config/README.md for the meaning, unit and range of every key",
+    )
+
+
+def _known_keys(model: type[BaseModel], path) -> list[str]:
+    for part in path:
+        if isinstance(part, int):
+            continue
+        field = model.model_fields.get(part)
+        inner = getattr(field, "annotation", None)
+        candidates = [inner, *getattr(inner, "__args__", ())]
+        nested = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+        if nested:
+            model = nested[0]
+    return list(model.model_fields)
+
+
+def validate(model: type[BaseModel], values: dict, file: str | None = None):
+    """Build ``model`` from plain values.
+
+    Raises UserInputError E-CFG-01 (unknown key, with the nearest known one) or E-CFG-02 (wrong value), naming all problems.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as problem:
+        errors = [_describe(e, model, file) for e in problem.errors()]
+        if len(errors) == 1:
+            raise errors[0] from None
+        text = "\n".join(f"  {e}" for e in errors)
+        raise UserInputError("E-CFG-03", f"{len(errors)} problems in the config:\n{text}\n", file=file) from None

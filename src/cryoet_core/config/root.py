@@ -1,0 +1,58 @@
+"""The whole config: where the data are, one section per step, and the averaging rounds."""
+
+from __future__ import annotations
+
+from cryoet_core.config.align_tilt_series import AlignTiltSeries
+from cryoet_core.config.averaging import AveragingRound
+from cryoet_core.config.base import StepModel, key
+from cryoet_core.config.correct_ctf import CorrectCtf
+from cryoet_core.config.correct_motion import CorrectMotion
+from cryoet_core.config.erase_xrays import EraseXrays
+from cryoet_core.config.estimate_ctf import EstimateCtf
+from cryoet_core.config.exclude_views import ExcludeViews
+from cryoet_core.config.import_reference import ImportReference
+from cryoet_core.config.import_tilt_series import ImportTiltSeries
+from cryoet_core.config.match_template import MatchTemplate
+from cryoet_core.config.preprocess_tilt_series import PreprocessTiltSeries
+from cryoet_core.config.reconstruct_tomogram import ReconstructTomogram
+from cryoet_core.config.resize_reference import ResizeReference
+from cryoet_core.config.simulate import Simulate
+
+
+class Data(StepModel):
+    """Where the raw data are. Give one of: simulate, mdoc, stacks."""
+
+    simulate: bool = key(False, meaning="make the data with the simulator (section simulate) instead of reading them")
+    mdoc: str | None = key(None, meaning="glob of the tilt series' mdoc files; a series is named after its mdoc")
+    movies_dir: str | None = key(None, meaning="folder of the movies; empty = the folder of each mdoc")
+    gain_reference: str | None = key(None, meaning="gain reference of the movies; empty = movies are already corrected")
+    stacks: str | None = key(None, meaning="glob of ready tilt-series stacks (.mrc, .st), instead of movies")
+    tilts: str | None = key(
+        None,
+        meaning="tilt angles of ready stacks: path with {ts} and {dir}; empty = {dir}/{ts}.rawtlt, .tlt or {ts}_tilts.tsv",
+    )
+    reference: str | None = key(None, meaning="map of the particle for template matching (MRC)")
+    tilt_series: list[str] = key([], meaning="names of the series to process; empty = all that are found")
+
+
+class Config(StepModel):
+    """The config file, one section per step; a missing key has its default."""
+
+    results_dir: str = key("results", meaning="folder of all outputs")
+    seed: int = key(2026, meaning="seed of everything random", ge=0)
+    device: str = key("auto", meaning="auto, cpu, cuda or cuda:N; auto = a GPU when the machine that starts the run has one; on a cluster say cuda")
+    data: Data = key(Data(), meaning="where the raw data are")
+    simulate: Simulate = key(Simulate(), meaning="the simulator")
+    import_tilt_series: ImportTiltSeries = key(ImportTiltSeries(), meaning="acquisition metadata")
+    correct_motion: CorrectMotion = key(CorrectMotion(), meaning="movies -> images")
+    estimate_ctf: EstimateCtf = key(EstimateCtf(), meaning="defocus per tilt")
+    exclude_views: ExcludeViews = key(ExcludeViews(), meaning="bad views")
+    erase_xrays: EraseXrays = key(EraseXrays(), meaning="X-ray hits and hot pixels")
+    align_tilt_series: AlignTiltSeries = key(AlignTiltSeries(), meaning="markerless alignment")
+    correct_ctf: CorrectCtf = key(CorrectCtf(), meaning="CTF correction of the views")
+    preprocess_tilt_series: PreprocessTiltSeries = key(PreprocessTiltSeries(), meaning="binning and grey values")
+    reconstruct_tomogram: ReconstructTomogram = key(ReconstructTomogram(), meaning="tomograms")
+    import_reference: ImportReference = key(ImportReference(), meaning="the template's map")
+    resize_reference: ResizeReference = key(ResizeReference(), meaning="the template at the tomogram's pixel size")
+    match_template: MatchTemplate = key(MatchTemplate(), meaning="particle picking")
+    averaging: list[AveragingRound] = key([], meaning="rounds of averaging, each starting from the one before")

@@ -1,0 +1,191 @@
+"""What the Snakemake rules ask of a validated config: series, rounds, paths, params and resources.
+
+Plain Python, so that it can be read and tested without Snakemake.
+"""
+
+from __future__ import annotations
+
+import re
+from glob import glob
+from pathlib import Path
+
+from cryoet_core.backend import gpu_available
+from cryoet_core.errors import UserInputError
+
+_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*$")
+_GPU_STEPS = {
+    "correct_motion",
+    "estimate_ctf",
+    "align_tilt_series",
+    "correct_ctf",
+    "reconstruct_tomogram",
+    "match_template",
+    "extract_subtomos",
+    "initial_model",
+    "refine",
+    "reconstruct_particle",
+}
+
+
+class Run:
+    """One run of the workflow: a validated :class:`~cryoet_core.config.root.Config` and what follows from it."""
+
+    def __init__(self, config):
+        self.config = config
+        self.simulated = config.data.simulate
+        self._sources = self._find_sources()
+        self.tilt_series = list(self._sources)
+        self.rounds = [entry.name for entry in config.averaging]
+        if len(set(self.rounds)) != len(self.rounds):
+            raise UserInputError("E-CFG-04", "two averaging rounds have one name", field="averaging", found=self.rounds)
+
+    # ---- paths and series -------------------------------------------------------------------------------------
+
+    def result(self, path: str) -> str:
+        """A path inside the results folder."""
+        return f"{self.config.results_dir}/{path}"
+
+    def series_source(self, ts: str) -> dict:
+        """Where series ``ts`` comes from: kind "mdoc" (mdoc, movies_dir) or "stack" (stack, tilts)."""
+        return self._sources[ts]
+
+    def gain_reference(self) -> str | None:
+        """The gain reference of the movies, or None."""
+        return self.result("simulate/gain.mrc") if self.simulated else self.config.data.gain_reference
+
+    def reference(self) -> str:
+        """The map of the particle that is matched."""
+        path = self.result("simulate/reference.mrc") if self.simulated else self.config.data.reference
+        if path is None:
+            raise UserInputError(
+                "E-CFG-05",
+                "no reference map is given",
+                field="data.reference",
+                fix="give the MRC file of a map of your particle",
+            )
+        return path
+
+    def _find_sources(self) -> dict[str, dict]:
+        data = self.config.data
+        given = [name for name in ("mdoc", "stacks") if getattr(data, name)] + ["simulate"] * data.simulate
+        if len(given) != 1:
+            raise UserInputError(
+                "E-CFG-06",
+                "the data section must say where the tilt series are, in one way",
+                field="data",
+                found=", ".join(given) or "nothing",
+                expected="exactly one of simulate: true, mdoc: <glob>, stacks: <glob>",
+            )
+        sources = getattr(self, f"_sources_{given[0]}")()
+        wanted = data.tilt_series or sorted(sources)
+        missing = [name for name in wanted if name not in sources]
+        if missing or not sources:
+            raise UserInputError(
+                "E-CFG-07",
+                "tilt series not found" if missing else "no tilt series found",
+                field="data",
+                found=", ".join(sorted(sources)) or f"no file matching {data.mdoc or data.stacks}",
+                expected=", ".join(missing) or None,
+            )
+        return {name: sources[name] for name in wanted}
+
+    def _sources_simulate(self) -> dict[str, dict]:
+        names = [f"TS_{i + 1:02d}" for i in range(self.config.simulate.n_series)]
+        folder = self.result("simulate/{}/frames")
+        return {
+            ts: {"kind": "mdoc", "mdoc": f"{folder.format(ts)}/{ts}.mdoc", "movies_dir": folder.format(ts)}
+            for ts in names
+        }
+
+    def _sources_mdoc(self) -> dict[str, dict]:
+        data = self.config.data
+        sources = {}
+        for path in sorted(glob(data.mdoc)):
+            name = re.sub(r"\.(mrc|st|tif|tiff|eer)$", "", Path(path).name.removesuffix(".mdoc"))
+            self._add(
+                sources,
+                name,
+                path,
+                {"kind": "mdoc", "mdoc": path, "movies_dir": data.movies_dir or str(Path(path).parent)},
+            )
+        return sources
+
+    def _sources_stacks(self) -> dict[str, dict]:
+        sources = {}
+        for path in sorted(glob(self.config.data.stacks)):
+            name = Path(path).stem
+            self._add(sources, name, path, {"kind": "stack", "stack": path, "tilts": self._tilts_of(name, path)})
+        return sources
+
+    @staticmethod
+    def _add(sources, name, path, source):
+        if not _NAME.match(name):
+            raise UserInputError(
+                "E-NAME-01",
+                "this file name cannot name a tilt series",
+                file=path,
+                found=name,
+                expected="letters, digits, '_', '.', '-', starting with a letter or digit",
+                fix="rename the file, or make a link with a plain name",
+            )
+        if name in sources:
+            raise UserInputError("E-NAME-02", "two files give one series name", file=path, found=name)
+        sources[name] = source
+
+    def _tilts_of(self, ts: str, stack: str) -> str:
+        folder = Path(stack).parent
+        pattern = self.config.data.tilts
+        if pattern:
+            return pattern.format(ts=ts, dir=folder)
+        candidates = [folder / f"{ts}{ending}" for ending in ("_tilts.tsv", ".rawtlt", ".tlt")]
+        for candidate in candidates:
+            if candidate.exists():
+                return str(candidate)
+        raise UserInputError(
+            "E-TS-04",
+            "no tilt angles found beside the stack",
+            file=stack,
+            expected=" or ".join(c.name for c in candidates),
+            fix="put the file there or set data.tilts",
+        )
+
+    # ---- params and resources ---------------------------------------------------------------------------------
+
+    def _params(self, section) -> dict:
+        return {
+            "config": section.model_dump(mode="json"),
+            "version": type(section).version,
+            "seed": self.config.seed,
+        }
+
+    def step_params(self, step: str) -> dict:
+        """params of a rule: its config section, the version of its algorithm, the seed."""
+        return self._params(getattr(self.config, step))
+
+    def round_config(self, name: str):
+        """The config of an averaging round."""
+        return self.config.averaging[self.rounds.index(name)]
+
+    def round_params(self, step: str, name: str) -> dict:
+        """params of an averaging rule in round ``name``."""
+        return self._params(getattr(self.round_config(name), step))
+
+    def previous_round(self, name: str) -> str | None:
+        """The round before ``name``, or None for the first."""
+        index = self.rounds.index(name)
+        return self.rounds[index - 1] if index else None
+
+    def step_gpu(self, step: str) -> int:
+        """1 when the step uses a GPU and the run has one: asked for by name, or found by "auto" on this machine."""
+        device = self.config.device
+        wanted = device.startswith("cuda") or (device == "auto" and gpu_available())
+        return int(step in _GPU_STEPS and wanted)
+
+    @staticmethod
+    def step_memory_mb(step: str, base_mb: int):
+        """Memory of a job: doubled at every retry."""
+
+        def memory(wildcards, attempt):
+            return base_mb * 2 ** (attempt - 1)
+
+        return memory

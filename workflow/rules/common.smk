@@ -1,0 +1,28 @@
+# What all rules share: the validated config, the list of series and rounds, and the shape of params and resources.
+import sys
+
+from cryoet_core.config import load_config
+from cryoet_core.errors import CryoetError
+from cryoet_core.workflow import Run
+
+try:
+    RUN = Run(load_config(dict(config)))
+    TILT_SERIES = RUN.tilt_series
+except CryoetError as error:
+    sys.exit(str(error))
+
+ROUNDS = RUN.rounds
+SIMULATED = RUN.simulated
+result = RUN.result
+step_params = RUN.step_params
+round_params = RUN.round_params
+previous_round = RUN.previous_round
+round_config = RUN.round_config
+series_source = RUN.series_source
+step_gpu = RUN.step_gpu
+step_memory_mb = RUN.step_memory_mb
+
+
+wildcard_constraints:
+    ts=r"[A-Za-z0-9][\w.-]*",
+    round=r"[A-Za-z0-9][\w.-]*",
