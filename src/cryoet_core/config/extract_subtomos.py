@@ -1,0 +1,36 @@
+"""Config of extract_subtomos: pseudo-subtomograms as 2D stacks (and 3D volumes on request)."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from cryoet_core.config.base import StepModel, key
+
+
+class ExtractSubtomos(StepModel):
+    """Keys of the step; as RELION 5's extraction, box sizes in binned pixels."""
+
+    version: ClassVar[int] = 1
+    binning: int = key(8, meaning="binning of the particle images relative to the tilt images", ge=1)
+    box_px: int = key(
+        64, unit="px", meaning="box that is cut (binned pixels, even): room for signal spread by defocus", ge=8
+    )
+    crop_px: int = key(32, unit="px", meaning="box that is stored (binned pixels, even); half of box_px is usual", ge=8)
+    max_dose_e_per_a2: float | None = key(
+        None, unit="e/A^2", meaning="views with a larger dose before exposure are left out; empty = all views", gt=0
+    )
+    min_views: int = key(1, meaning="particles seen in fewer views are dropped", ge=1)
+    ctf_premultiply: bool = key(True, meaning="multiply by CTF, dose weight and ctf_scale of every image")
+    dose_at: Literal["start", "middle"] = key(
+        "start", meaning="dose that weights an image: before it (RELION) or at its middle"
+    )
+    cut_from_raw: bool = key(
+        False, meaning="bin every particle's box on its own, as RELION, instead of every view once (slower)"
+    )
+    float16: bool = key(False, meaning="store half-precision numbers (MRC mode 12)")
+    volumes_3d: bool = key(
+        False, meaning="also write 3D pseudo-subtomograms (data and weights); the refinement here reads the 2D stacks"
+    )
+    relion_files: bool = key(
+        False, meaning="also write one file per particle, as RELION reads them, and particles_relion.star"
+    )
