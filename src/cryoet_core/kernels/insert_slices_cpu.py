@@ -1,0 +1,73 @@
+"""Numba slice insertion, one thread: real, imaginary and weight sums lie side by side, one vector add per corner."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+
+
+def insert_slices(slices, weights, rotations, radius_px, pad, accumulator):
+    """See :func:`cryoet_core.kernels.insert_slices.insert_slices`; adds to ``accumulator``."""
+    pairs = slices.view(np.float32).reshape(*slices.shape, 2)
+    insert_all(pairs, weights, np.ascontiguousarray(rotations[:, :2] * pad), radius_px, accumulator)
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz"})
+def insert_all(pairs, weights, rows, radius_px, accumulator):
+    """Insert every pixel within the radius; ``rows`` (m, 2, 3) are the image axes times the oversampling."""
+    m, size, half, _ = pairs.shape
+    for i in range(m):
+        a, b = rows[i, 0], rows[i, 1]
+        for j in range(size):
+            q = j if j < (size + 1) // 2 else j - size
+            rest = radius_px * radius_px + 1e-6 - q * q
+            if rest < 0:
+                continue
+            for p in range(min(half, int(math.sqrt(rest)) + 1)):
+                re, im, w = np.float64(pairs[i, j, p, 0]), np.float64(pairs[i, j, p, 1]), np.float64(weights[i, j, p])
+                if re == 0 and im == 0 and w == 0:
+                    continue
+                if p == 0 or 2 * p == size:  # the mate is another pixel of this column: half each
+                    re, im, w = 0.5 * re, 0.5 * im, 0.5 * w
+                x, y, z = p * a[0] + q * b[0], p * a[1] + q * b[1], p * a[2] + q * b[2]
+                if x < 0:
+                    x, y, z, im = -x, -y, -z, -im
+                splat(accumulator, x, y, z, re, im, w)
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz"}, inline="always")
+def splat(accumulator, x, y, z, re, im, w):
+    """Add one sample (x >= 0) to its eight neighbours, and its mate where that reaches the plane x = 0."""
+    n, _, half, _ = accumulator.shape
+    centre = n // 2
+    ix, iy, iz = int(x), int(math.floor(y)), int(math.floor(z))
+    fx, fy, fz = x - ix, y - iy, z - iz
+    iy += centre
+    iz += centre
+    if ix >= half or iy < -1 or iz < -1 or iy >= n or iz >= n:
+        return
+    for dz in range(2):
+        for dy in range(2):
+            zz, yy = iz + dz, iy + dy
+            t = (fz if dz else 1.0 - fz) * (fy if dy else 1.0 - fy)
+            t1 = t * fx
+            t0 = t - t1
+            if 0 <= zz < n and 0 <= yy < n:
+                cell = accumulator[zz, yy, ix]
+                cell[0] += t0 * re
+                cell[1] += t0 * im
+                cell[2] += t0 * w
+                if ix + 1 < half:
+                    cell = accumulator[zz, yy, ix + 1]
+                    cell[0] += t1 * re
+                    cell[1] += t1 * im
+                    cell[2] += t1 * w
+            if ix == 0:
+                zz, yy = 2 * centre - zz, 2 * centre - yy
+                if 0 <= zz < n and 0 <= yy < n:
+                    cell = accumulator[zz, yy, 0]
+                    cell[0] += t0 * re
+                    cell[1] -= t0 * im
+                    cell[2] += t0 * w

@@ -1,0 +1,159 @@
+"""What every kernel must compute, written plainly in float64 NumPy, sharing no code with the library."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+
+
+def bilinear(image, u, v):
+    """Bilinear samples of ``image`` [v, u] at arrays of index coordinates; pixels outside are zero."""
+    total = np.zeros(np.broadcast(u, v).shape)
+    u0, v0 = np.floor(u).astype(int), np.floor(v).astype(int)
+    for du, dv in itertools.product((0, 1), (0, 1)):
+        a, b = u0 + du, v0 + dv
+        inside = (a >= 0) & (a < image.shape[1]) & (b >= 0) & (b < image.shape[0])
+        weight = (1 - np.abs(u - a)) * (1 - np.abs(v - b))
+        total[inside] += (weight * image[np.where(inside, b, 0), np.where(inside, a, 0)])[inside]
+    return total
+
+
+def centred_points(shape, offset=(0, 0, 0)):
+    """(x, y, z) of every voxel, three arrays of ``shape``."""
+    z, y, x = np.meshgrid(*[np.arange(s) - s // 2 for s in shape], indexing="ij")
+    return x + offset[0], y + offset[1], z + offset[2]
+
+
+def back_project(images, rotations, shifts_px, weights, shape, centre_offset_px=(0, 0, 0)):
+    x, y, z = centred_points(shape, centre_offset_px)
+    total = np.zeros(shape)
+    h, w = images.shape[1:]
+    for image, r, s, weight in zip(images.astype(float), rotations, shifts_px, weights, strict=True):
+        u = r[0, 0] * x + r[0, 1] * y + r[0, 2] * z + s[0] + w // 2
+        v = r[1, 0] * x + r[1, 1] * y + r[1, 2] * z + s[1] + h // 2
+        total += weight * bilinear(image, u, v)
+    return total
+
+
+def forward_project(volume, rotations, shifts_px, image_shape, centre_offset_px=(0, 0, 0)):
+    x, y, z = centred_points(volume.shape, centre_offset_px)
+    h, w = image_shape
+    images = np.zeros((len(rotations), h, w))
+    for image, r, s in zip(images, rotations, shifts_px, strict=True):
+        u = r[0, 0] * x + r[0, 1] * y + r[0, 2] * z + s[0] + w // 2
+        v = r[1, 0] * x + r[1, 1] * y + r[1, 2] * z + s[1] + h // 2
+        u0, v0 = np.floor(u).astype(int), np.floor(v).astype(int)
+        for du, dv in itertools.product((0, 1), (0, 1)):
+            a, b = u0 + du, v0 + dv
+            inside = (a >= 0) & (a < w) & (b >= 0) & (b < h)
+            weight = (1 - np.abs(u - a)) * (1 - np.abs(v - b)) * volume
+            np.add.at(image, (b[inside], a[inside]), weight[inside])
+    return images
+
+
+def tilt_matrix(tilt_deg):
+    t = np.deg2rad(tilt_deg)
+    return np.array([[np.cos(t), 0, np.sin(t)], [0, 1, 0], [-np.sin(t), 0, np.cos(t)]])
+
+
+def back_project_aligned(rows, tilts_deg, shape, weights, shifts_px, centre_offset_px=(0, 0, 0)):
+    rotations = [tilt_matrix(t) for t in tilts_deg]
+    shifts = [(s, 0.0) for s in shifts_px]
+    return back_project(rows.transpose(0, 2, 1), rotations, shifts, weights, shape, centre_offset_px)
+
+
+def forward_project_aligned(volume, tilts_deg, image_shape, shifts_px, centre_offset_px=(0, 0, 0)):
+    rotations = [tilt_matrix(t) for t in tilts_deg]
+    shifts = [(s, 0.0) for s in shifts_px]
+    images = forward_project(volume.astype(float), rotations, shifts, image_shape, centre_offset_px)
+    return images.transpose(0, 2, 1)
+
+
+def trilinear_ft(half, kx, ky, kz):
+    """Transform at one frequency, from the eight neighbours, Friedel mate for kx < 0."""
+    if kx < 0:
+        return np.conj(trilinear_ft(half, -kx, -ky, -kz))
+    n, c = half.shape[0], half.shape[0] // 2
+    total = 0j
+    x0, y0, z0 = (int(np.floor(k)) for k in (kx, ky, kz))
+    for dz, dy, dx in itertools.product((0, 1), repeat=3):
+        a, b, d = x0 + dx, y0 + dy + c, z0 + dz + c
+        if 0 <= a < half.shape[2] and 0 <= b < n and 0 <= d < n:
+            tent = (1 - abs(kx - x0 - dx)) * (1 - abs(ky - y0 - dy)) * (1 - abs(kz - z0 - dz))
+            total += tent * half[d, b, a]
+    return total
+
+
+def signed(index, size):
+    return index if index < (size + 1) // 2 else index - size
+
+
+def extract_slices(volume_ft, rotations, radius_px, size, pad=1):
+    out = np.zeros((len(rotations), size, size // 2 + 1), complex)
+    for i, r in enumerate(rotations):
+        for j, p in itertools.product(range(size), range(size // 2 + 1)):
+            q = signed(j, size)
+            if p * p + q * q <= radius_px * radius_px:
+                out[i, j, p] = trilinear_ft(volume_ft, *(pad * (np.asarray(r).T @ [p, q, 0])))
+    return out
+
+
+def extract_points(volume_ft, coords, pad=1):
+    return np.array([trilinear_ft(volume_ft, *(pad * k)) for k in coords.astype(float)])
+
+
+def insert_slices(slices, weights, rotations, n, radius_px, pad=1):
+    """Splat every pixel of the whole plane onto a whole cube with a margin, then keep kx >= 0."""
+    box, size = n * pad, slices.shape[1]
+    margin = box + 2
+    data = np.zeros((2 * margin + 1,) * 3, complex)
+    weight = np.zeros((2 * margin + 1,) * 3)
+    for i, r in enumerate(np.asarray(rotations)):
+        for j, p in itertools.product(range(size), range(size // 2 + 1)):
+            q = signed(j, size)
+            if p * p + q * q > radius_px * radius_px:
+                continue
+            share = 0.5 if p == 0 or 2 * p == size else 1.0
+            value, w = slices[i, j, p] * share, weights[i, j, p] * share
+            for sign, sample in ((1, value), (-1, np.conj(value))):
+                k = sign * pad * (r.T @ [p, q, 0.0])[::-1]  # z, y, x
+                low = np.floor(k).astype(int)
+                for d in itertools.product((0, 1), repeat=3):
+                    g = low + d
+                    tent = np.prod(1 - np.abs(k - g))
+                    data[tuple(g + margin)] += tent * sample
+                    weight[tuple(g + margin)] += tent * w
+    first = margin - box // 2
+    keep = (slice(first, first + box), slice(first, first + box), slice(margin, margin + box // 2 + 1))
+    return data[keep], weight[keep]
+
+
+def rotate_volume(volume, rotations, radius_px=None):
+    x, y, z = centred_points(volume.shape)
+    nz, ny, nx = volume.shape
+    out = np.zeros((len(rotations), *volume.shape))
+    for target, r in zip(out, np.asarray(rotations), strict=True):
+        sx, sy, sz = (r.T @ np.stack([x, y, z]).reshape(3, -1)).reshape(3, *volume.shape)
+        sx, sy, sz = sx + nx // 2, sy + ny // 2, sz + nz // 2
+        x0, y0, z0 = (np.floor(s).astype(int) for s in (sx, sy, sz))
+        for dz, dy, dx in itertools.product((0, 1), repeat=3):
+            a, b, c = x0 + dx, y0 + dy, z0 + dz
+            inside = (a >= 0) & (a < nx) & (b >= 0) & (b < ny) & (c >= 0) & (c < nz)
+            tent = (1 - abs(sx - a)) * (1 - abs(sy - b)) * (1 - abs(sz - c))
+            target[inside] += (tent * volume[np.clip(c, 0, nz - 1), np.clip(b, 0, ny - 1), np.clip(a, 0, nx - 1)])[
+                inside
+            ]
+        if radius_px is not None:
+            target[x**2 + y**2 + z**2 > radius_px**2] = 0
+    return out
+
+
+def phase_shift_accumulate(spectra, shifts_px, shape, weights):
+    h, w = shape
+    ky = np.array([signed(j, h) for j in range(h)])[:, None]
+    kx = np.arange(w // 2 + 1)
+    total = np.zeros((h, w // 2 + 1), complex)
+    for spectrum, (dx, dy), weight in zip(spectra, shifts_px, weights, strict=True):
+        total += weight * spectrum * np.exp(-2j * np.pi * (kx * dx / w + ky * dy / h))
+    return total

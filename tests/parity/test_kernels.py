@@ -1,0 +1,166 @@
+"""Every kernel on every device against a plain float64 reference.
+
+Devices: "cpu" numba; "cuda source" = the GPU module and its CUDA source, compiled by g++ and run on host arrays;
+"gpu" = CuPy on a real device. The two last are skipped, visibly, where they cannot run.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import references
+from devices import DEVICES, on_device
+
+from cryoet_core import kernels
+
+TOLERANCE = 1e-5  # relative to the root mean square of the reference
+
+
+def rng(seed=1):
+    return np.random.default_rng(seed)
+
+
+def random_rotations(n, seed=2):
+    matrices = np.linalg.qr(rng(seed).normal(size=(n, 3, 3)))[0]
+    return matrices * np.linalg.det(matrices)[:, None, None]
+
+
+def tilt_rotations(tilts_deg, axis_deg):
+    a = np.deg2rad(axis_deg)
+    turn = np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]])
+    return np.array([turn @ references.tilt_matrix(t) for t in tilts_deg])
+
+
+def real(shape, seed=3):
+    return rng(seed).normal(size=shape).astype(np.float32)
+
+
+def complex_(shape, seed=4):
+    pairs = rng(seed).normal(size=(*shape, 2)).astype(np.float32)
+    return pairs.view(np.complex64)[..., 0]
+
+
+def hermitian_ft(n, seed=5):
+    """Centred half transform of a real random cube."""
+    return np.fft.fftshift(np.fft.rfftn(real((n, n, n), seed)), axes=(0, 1)).astype(np.complex64)
+
+
+def back_project_cases():
+    shapes = [
+        ((3, 12, 10), (5, 7, 9), 0.0),
+        ((2, 9, 40), (6, 8, 70), 85.0),
+        ((4, 33, 8), (3, 37, 5), -40.0),
+        ((1, 1, 1), (1, 1, 1), 0.0),
+        ((2, 16, 16), (1, 16, 1), 90.0),
+        ((5, 50, 60), (2, 50, 60), 0.0),
+    ]
+    for number, (images, shape, axis) in enumerate(shapes):
+        n = images[0]
+        geometry = tilt_rotations(np.linspace(-60, 63, n) if n > 1 else [0.0], axis)
+        if number % 2 == 1:
+            geometry = geometry @ random_rotations(1)[0]
+        shifts = rng(number).normal(size=(n, 2)) * (number % 3)
+        weights = rng(number).uniform(0.5, 2, n)
+        yield (real(images), geometry, shifts, weights, shape), {"centre_offset_px": (0.5 * number, -1, 2)}
+
+
+def forward_project_cases():
+    for (images, geometry, shifts, _, shape), keywords in back_project_cases():
+        yield (real(shape), geometry, shifts, images.shape[1:]), keywords
+
+
+def aligned_cases():
+    for number, (n, h, shape) in enumerate(
+        [(3, 10, (5, 9, 12)), (4, 70, (6, 70, 7)), (1, 1, (1, 1, 1)), (2, 131, (3, 67, 20)), (2, 5, (3, 8, 9))]
+    ):
+        tilts = np.linspace(-65, 60, n) if n > 1 else [0.0]
+        w = (11, 8, 1, 30, 6)[number]
+        keywords = {"shifts_px": rng(number).normal(size=n), "centre_offset_px": (0.25, number % 3, -1.5)}
+        yield n, w, h, tilts, shape, keywords
+
+
+def back_project_aligned_cases():
+    for n, w, h, tilts, shape, keywords in aligned_cases():
+        yield (real((n, w, h)), tilts, shape), {"weights": rng(7).uniform(0.5, 2, n), **keywords}
+
+
+def forward_project_aligned_cases():
+    for _, w, h, tilts, shape, keywords in aligned_cases():
+        yield (real(shape), tilts, (h, w)), keywords
+
+
+def extract_slices_cases():
+    for n, size, pad, radius in [(8, 8, 1, 3), (9, 9, 1, 4), (16, 8, 2, 4), (8, 8, 1, 4), (7, 10, 1, 6), (1, 1, 1, 0)]:
+        turns = np.concatenate([np.eye(3)[None], random_rotations(3)])
+        yield (hermitian_ft(n), turns, radius), {"size": size, "pad": pad}
+
+
+def extract_points_cases():
+    for n, pad in [(8, 1), (9, 1), (12, 2)]:
+        coords = rng(8).uniform(-n / 2 - 1, n / 2 + 1, (200, 3)).astype(np.float32)
+        yield (hermitian_ft(n), coords), {"pad": pad}
+
+
+def insert_slices_cases():
+    for n, pad, radius in [(8, 1, 3), (9, 1, 4), (8, 2, 4), (6, 1, 3), (1, 1, 0)]:
+        turns = np.concatenate([np.eye(3)[None], random_rotations(3)])
+        slices = complex_((4, n, n // 2 + 1))
+        weights = rng(9).uniform(0, 1, slices.shape).astype(np.float32)
+        weights[1], slices[1] = 0, 0
+        yield (slices, weights, turns, n), {"radius_px": radius, "pad": pad}
+
+
+def rotate_volume_cases():
+    turns = np.concatenate([np.eye(3)[None], random_rotations(2)])
+    for shape, radius in [((8, 8, 8), None), ((9, 9, 9), 3.5), ((5, 8, 41), None), ((1, 1, 1), None), ((1, 6, 3), 2)]:
+        yield (real(shape), turns), {"radius_px": radius}
+
+
+def phase_shift_accumulate_cases():
+    for n, h, w in [(3, 8, 10), (2, 7, 9), (1, 1, 1), (4, 70, 6)]:
+        spectra = complex_((n, h, w // 2 + 1))
+        yield (spectra, rng(n).normal(size=(n, 2)) * 4, (h, w)), {"weights": rng(n).uniform(0.5, 1, n)}
+
+
+CASES = {
+    "back_project": back_project_cases,
+    "back_project_aligned": back_project_aligned_cases,
+    "forward_project": forward_project_cases,
+    "forward_project_aligned": forward_project_aligned_cases,
+    "extract_slices": extract_slices_cases,
+    "extract_points": extract_points_cases,
+    "insert_slices": insert_slices_cases,
+    "rotate_volume": rotate_volume_cases,
+    "phase_shift_accumulate": phase_shift_accumulate_cases,
+}
+PARAMETERS = [
+    pytest.param(kernel, args, keywords, id=f"{kernel.name}-{number}")
+    for kernel in kernels.KERNELS
+    if kernel.name in CASES
+    for number, (args, keywords) in enumerate(CASES[kernel.name]())
+]
+
+
+def assert_close(found, expected, dtype):
+    assert found.dtype == dtype and found.shape == expected.shape
+    scale = np.sqrt(np.mean(np.abs(expected) ** 2)) or 1.0
+    assert np.abs(found - expected).max() <= TOLERANCE * scale * 5, "largest error"
+    assert np.sqrt(np.mean(np.abs(found - expected) ** 2)) <= TOLERANCE * scale, "rms error"
+
+
+def test_every_kernel_has_a_test():
+    assert {k.name for k in kernels.KERNELS} == {*CASES, "max_update"}
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("kernel", "args", "keywords"), PARAMETERS)
+def test_kernel_equals_reference(kernel, args, keywords, device):
+    expected = getattr(references, kernel.name)(*args, **keywords)
+    with on_device(device) as to:
+        found = to.host(kernel.contract(to.device(args[0]), *to.arguments(kernel, args[1:]), **keywords))
+    dtypes = ("complex64", "float32") if kernel.name in ("extract_slices", "extract_points") else ("float32",)
+    if kernel.name == "insert_slices":
+        assert_close(found[0], expected[0], "complex64")
+        assert_close(found[1], expected[1], "float32")
+    else:
+        assert_close(found, expected, "complex64" if kernel.name == "phase_shift_accumulate" else dtypes[0])
