@@ -1,0 +1,101 @@
+"""Gain references: read, put into the orientation of the movies, check, and turn into factors and defects."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cryoet_core.errors import DataQualityError, UserInputError
+from cryoet_core.io.movies import open_movie
+from cryoet_core.io.mrc import read_section
+
+_MAX_DEFECT_FRACTION = 0.05
+
+
+@dataclass(frozen=True)
+class Gain:
+    """factor (h, w) float32: multiply a raw frame by it (mean 1 over good pixels, 1 at defects); defects (h, w)
+    bool: pixels that must be replaced."""
+
+    factor: np.ndarray
+    defects: np.ndarray
+
+
+def orient(image: np.ndarray, *, flip_x: bool = False, flip_y: bool = False, transpose: bool = False,
+           rotate_quarters: int = 0) -> np.ndarray:
+    """Flip along x, then along y, then transpose (Warp's order), then turn by quarters counter-clockwise (y up).
+
+    image: (h, w) with row 0 at the bottom.
+    """
+    if flip_x:
+        image = image[:, ::-1]
+    if flip_y:
+        image = image[::-1]
+    if transpose:
+        image = image.T
+    # np.rot90 turns counter-clockwise for row 0 at the top, clockwise for row 0 at the bottom
+    return np.ascontiguousarray(np.rot90(image, k=-rotate_quarters))
+
+
+def _read_image(path: str | os.PathLike) -> np.ndarray:
+    """First image of an MRC or TIFF (.gain is TIFF), row 0 at the bottom; NaN is left for the defect map."""
+    if Path(path).suffix.lower() in (".mrc", ".mrcs", ".st", ".map"):
+        return read_section(path, 0)
+    if Path(path).suffix.lower() == ".gain":
+        import tifffile
+
+        with tifffile.TiffFile(path) as tiff:
+            return tiff.pages[0].asarray().astype(np.float32)[::-1]
+    return next(iter(open_movie(path)))
+
+
+def _advice(found: tuple[int, int], expected: tuple[int, int]) -> str:
+    if found == expected[::-1]:
+        return "set gain_transpose: true (the sizes match when x and y are exchanged)"
+    for a, b, text in ((found, expected, "the gain is {}x larger: bin it (super-resolution gain, binned movies)"),
+                       (expected, found, "the movies are {}x larger (super-resolution): give the gain of that mode")):
+        for factor in (2, 4):
+            if a == (factor * b[0], factor * b[1]):
+                return text.format(factor)
+    return "give the gain reference that was taken with this camera and mode"
+
+
+def check_gain_shape(gain_shape: tuple[int, int], movie_shape: tuple[int, int], path: str | os.PathLike = "") -> None:
+    """Raises UserInputError E-GAIN-01, with advice, unless both (h, w) agree."""
+    if tuple(gain_shape) != tuple(movie_shape):
+        raise UserInputError(
+            "E-GAIN-01", "gain reference and movies differ in size", file=os.fspath(path), field="size (w x h)",
+            found=f"{gain_shape[1]} x {gain_shape[0]}", expected=f"{movie_shape[1]} x {movie_shape[0]}",
+            fix=_advice(tuple(gain_shape), tuple(movie_shape)),
+        )
+
+
+def read_gain(
+    path: str | os.PathLike, movie_shape: tuple[int, int] | None = None, *, flip_x: bool = False,
+    flip_y: bool = False, transpose: bool = False, rotate_quarters: int = 0, inverse: bool = False,
+) -> Gain:
+    """Read a gain reference that multiplies raw counts (inverse=True: one that divides them).
+
+    Pixels that are zero, negative or not finite become defects. movie_shape: (h, w) to compare with.
+
+    Raises UserInputError E-GAIN-01 (size), DataQualityError E-GAIN-02 (more than 5 % defects), and read errors.
+    """
+    image = orient(_read_image(path), flip_x=flip_x, flip_y=flip_y, transpose=transpose,
+                   rotate_quarters=rotate_quarters)
+    if movie_shape is not None:
+        check_gain_shape(image.shape, movie_shape, path)
+    defects = ~(np.isfinite(image) & (image > 0))
+    if defects.mean() > _MAX_DEFECT_FRACTION:
+        raise DataQualityError(
+            "E-GAIN-02", "too many dead pixels in the gain reference", file=os.fspath(path), field="values <= 0",
+            found=f"{100 * defects.mean():.1f} %", expected=f"at most {100 * _MAX_DEFECT_FRACTION:g} %",
+            fix="check that this is the gain reference and not a dark image",
+        )
+    factor = np.ones(image.shape, dtype=np.float64)
+    good = image[~defects].astype(np.float64)
+    factor[~defects] = 1.0 / good if inverse else good
+    factor[~defects] /= factor[~defects].mean()
+    return Gain(factor.astype(np.float32), defects)
