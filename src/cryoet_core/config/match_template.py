@@ -1,0 +1,38 @@
+"""Config of match_template: which particles, how finely searched, which of them kept."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from cryoet_core.config.base import StepModel, key
+
+
+class MatchTemplate(StepModel):
+    """Keys of the step; max_particles, n_sigma, min_distance_angst, symmetry as in the tutorial's picker."""
+
+    version: ClassVar[int] = 1
+    max_particles: int = key(800, meaning="at most this many particles per tomogram", ge=1)
+    n_sigma: float = key(6.0, meaning="a pick's score is this many robust standard deviations above the median score", ge=0)
+    min_distance_angst: float | None = key(
+        None, unit="A", meaning="smallest distance of two particles; empty or -1 = half the particle diameter"
+    )
+    particle_diameter_angst: float | None = key(None, unit="A", meaning="empty = measured from the reference", gt=0)
+    symmetry: str = key("C1", meaning="point group of the reference")
+    angular_step_deg: float | None = key(
+        None, unit="deg", meaning="step of the orientation search; empty = resolution / diameter (Crowther)", gt=0, le=60
+    )
+    low_pass_angst: float | None = key(None, unit="A", meaning="resolution of the search; empty = three tomogram pixels", gt=0)
+    whitening: bool = key(True, meaning="give all frequencies of the tomogram equal noise power")
+    ctf: Literal["phase_flipped", "raw", "none"] = key(
+        "phase_flipped", meaning="how the views' CTF was treated before reconstruction; none = ignore the CTF"
+    )
+    dose_weighting: bool = key(True, meaning="expect less high-resolution signal in the later views")
+    slab_thickness_angst: float | None = key(
+        None, unit="A", meaning="search only this slab about the tomogram's central plane; empty = everywhere", gt=0
+    )
+    edge_margin_angst: float | None = key(
+        None, unit="A", meaning="no picks this close to the tomogram's border; empty = a quarter of the particle diameter", ge=0
+    )
+    method: Literal["auto", "fft", "low_rank"] = key(
+        "auto", meaning="one FFT per orientation, or eigen-templates and matrix products; auto = the cheaper"
+    )

@@ -1,0 +1,1 @@
+"""Particle picking: reference preparation, template matching, evaluation of picks."""

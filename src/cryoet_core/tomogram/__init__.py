@@ -1,0 +1,1 @@
+"""Tomogram reconstruction: view filters and back-projection."""

@@ -1,0 +1,80 @@
+"""Reconstruction of a TiltSeries as its table and config describe it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from cryoet_core.errors import DataQualityError, UserInputError
+from cryoet_core.metadata import TiltSeries
+from cryoet_core.tomogram.reconstruct import reconstruct_tomogram
+from cryoet_core.tomogram.size import moved_specimen, size_in_movie_pixels, tomogram_size
+from cryoet_core.tomogram.view_filters import FilterOptions
+
+
+def placed_series(series: TiltSeries, config):
+    """The series with the tomogram's size and the config's shifts and tilt offset in its table.
+
+    Returns
+    -------
+    (series, size_px): size_px is (x, y, z) in pixels of the series' images; the table stores it in movie pixels.
+    Raises UserInputError E-REC-02 when the tomogram would be larger than any view can fill.
+    """
+    pixel = series.pixel_size_angst
+    thickness = config.thickness if config.thickness_angst is None else config.thickness_angst / pixel
+    size_px = tomogram_size(series.image_size_px, series.geometry.z_rot_deg, thickness, config.width)
+    if thickness > 2 * max(series.image_size_px):
+        raise UserInputError(
+            "E-REC-02", "the tomogram is thicker than the views are wide", field="reconstruct_tomogram.thickness",
+            found=f"{size_px[2]} px", expected=f"at most {2 * max(series.image_size_px)} px",
+            fix="thickness counts pixels of the binned views; thickness_angst counts A",
+        )
+    shift = (config.shift_x_angst, 0.0, config.shift_z_angst)
+    if any(shift) or config.tilt_offset_deg:
+        geometry, depth = moved_specimen(series.geometry, shift, config.tilt_offset_deg)
+        series = series.with_geometry(geometry)
+        if (series.tilts["defocus_u_angst"] != 0).any():
+            change = series.handedness * depth
+            series = series.with_columns(
+                defocus_u_angst=series.tilts["defocus_u_angst"] + change,
+                defocus_v_angst=series.tilts["defocus_v_angst"] + change,
+            )
+    size = size_in_movie_pixels(size_px, pixel, series.movie_pixel_size_angst)
+    return dataclasses.replace(series, tomogram_size_px=size), size_px
+
+
+def reconstruct_series(series: TiltSeries, images, size_px, config, report=None):
+    """Tomogram (z, y, x) from ``images`` (n_included, h, w) of the series' included views, in row order."""
+    included = series.included
+    if len(images) != int(included.sum()):
+        raise DataQualityError(
+            "E-REC-03", "images and table differ", file=series.name, field="views", found=f"{len(images)} images",
+            expected=f"{int(included.sum())} included rows", fix="run the step before again",
+        )
+    options = FilterOptions(
+        config.method, config.sirt_iterations, config.sirt_alpha, config.angular_weights, config.radial_cutoff,
+        config.radial_falloff,
+    )
+    return reconstruct_tomogram(
+        images, series.geometry.select(included), series.pixel_size_angst, size_px, options,
+        super_sampling=config.super_sampling, view_scaling=config.view_scaling, report=report,
+    )
+
+
+def tomogram_summary(series: TiltSeries, volume, config) -> dict:
+    """Numbers of the report: size, views, grey values (mean, sd, 0.1 and 99.9 percentiles of the central third in z)."""
+    nz = volume.shape[0]
+    core = volume[nz // 3 : nz - nz // 3]
+    low, high = np.percentile(core[:, ::2, ::2], [0.1, 99.9])
+    return {
+        "n_views": int(series.included.sum()),
+        "size_px": list(volume.shape[::-1]),
+        "size_movie_px": list(series.tomogram_size_px),
+        "pixel_size_angst": series.pixel_size_angst,
+        "method": config.method,
+        "mean": float(core.mean(dtype=np.float64)),
+        "sd": float(core.std(dtype=np.float64)),
+        "percentile_0_1": float(low),
+        "percentile_99_9": float(high),
+    }

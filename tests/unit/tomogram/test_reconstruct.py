@@ -1,0 +1,140 @@
+"""Reconstruction against known points and known densities."""
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from cryoet_core.errors import DataQualityError
+from cryoet_core.geometry import TiltGeometry
+from cryoet_core.kernels.forward_project import forward_project
+from cryoet_core.tomogram.reconstruct import reconstruct_tomogram
+from cryoet_core.tomogram.size import moved_specimen, size_in_movie_pixels, tomogram_size
+from cryoet_core.tomogram.view_filters import (
+    FilterOptions,
+    adjacent_weights_rad,
+    effective_iterations,
+    sirt_factor,
+    view_filter,
+)
+
+PIXEL = 10.0
+
+
+def blob_views(geometry, points_angst, shape, sigma=1.5):
+    """Dark Gaussian blobs where TiltGeometry puts the points."""
+    h, w = shape
+    y, x = np.mgrid[:h, :w]
+    uv, _ = geometry.project(points_angst)
+    images = np.zeros((len(geometry), h, w), dtype=np.float32)
+    for image, spots in zip(images, uv / PIXEL, strict=True):
+        for u, v in spots:
+            image -= np.exp(-((x - w // 2 - u) ** 2 + (y - h // 2 - v) ** 2) / (2 * sigma**2))
+    return images
+
+
+def peak_position(volume, near_px):
+    """Centred (x, y, z) of the darkest point near ``near_px``, parabola along each axis."""
+    centre = np.array(volume.shape) // 2
+    start = np.round(near_px[::-1]).astype(int) + centre
+    window = tuple(slice(c - 3, c + 4) for c in start)
+    local = -volume[window]
+    peak = np.array(np.unravel_index(local.argmax(), local.shape))
+    position = peak.astype(float)
+    for axis in range(3):
+        line = [local[tuple(peak + step * np.eye(3, dtype=int)[axis])] for step in (-1, 0, 1)]
+        position[axis] += 0.5 * (line[0] - line[2]) / (line[0] - 2 * line[1] + line[2])
+    return (position + start - 3 - centre)[::-1]
+
+
+@pytest.mark.parametrize(("axis", "x_tilt", "shift"), [(0, 0, 0), (85, 0, 30), (-95, 3, -20), (170, -4, 12), (45, 0, 5)])
+@pytest.mark.parametrize("method", ["wbp", "sirt_like"])
+def test_points_are_reconstructed_in_their_place(axis, x_tilt, shift, method):
+    geometry = TiltGeometry.nominal(np.arange(-60, 61, 4.0), axis)
+    geometry = geometry.replace(x_tilt_deg=x_tilt, x_shift_angst=shift, y_shift_angst=-shift / 2)
+    points = np.array([[0.0, 0, 0], [101, -53, 37], [-120, 60, -66]])
+    images = blob_views(geometry, points, (64, 72))
+    size = tomogram_size((72, 64), geometry.z_rot_deg, 32)
+    volume = reconstruct_tomogram(images, geometry, PIXEL, size, FilterOptions(method=method))
+    assert volume.shape == size[::-1]
+    assert volume.dtype == np.float32
+    for point in points / PIXEL:
+        np.testing.assert_allclose(peak_position(volume, point), point, atol=0.1)
+
+
+def slab_phantom(shape, rng):
+    noise = rng.standard_normal(shape)
+    # no density slower than the slab is thick: a limited tilt range cannot measure it
+    volume = (gaussian_filter(noise, 2.0) - gaussian_filter(noise, 6.0)).astype(np.float32)
+    window = np.hanning(shape[2] + 2)[None, None, 1:-1] * np.hanning(shape[1] + 2)[None, 1:-1, None]
+    return volume / volume.std() * window.astype(np.float32)
+
+
+@pytest.mark.parametrize("weights", ["adjacent", "exact"])
+def test_projections_of_the_reconstruction_have_the_grey_scale_of_the_views(weights):
+    phantom = slab_phantom((32, 64, 64), np.random.default_rng(1))
+    geometry = TiltGeometry.nominal(np.arange(-88, 89, 2.0), 20.0)  # a limited range would lose the slow densities
+    images = forward_project(phantom, geometry.rotation, np.zeros((len(geometry), 2)), (64, 64))
+    options = FilterOptions(method="wbp", angular_weights=weights, radial_cutoff=0.5)
+    volume = reconstruct_tomogram(images, geometry, PIXEL, (64, 64, 32), options)
+    inner, few = slice(8, -8), slice(36, 53, 8)
+    again = forward_project(volume, geometry.rotation[few], np.zeros((3, 2)), (64, 64))[:, inner, inner]
+    views = images[few, inner, inner]
+    views = views - views.mean(axis=(1, 2), keepdims=True)
+    again = again - again.mean(axis=(1, 2), keepdims=True)
+    slope = float((again * views).sum() / (views * views).sum())
+    assert abs(slope - 1) < 0.07, slope  # 0.05 of it is the interpolation of the test's own projections
+    assert np.corrcoef(again.ravel(), views.ravel())[0, 1] > 0.97
+
+
+def test_slabs_and_super_sampling_do_not_change_the_result():
+    rng = np.random.default_rng(2)
+    geometry = TiltGeometry.nominal(np.arange(-50, 51, 10.0), 88.0)
+    images = gaussian_filter(rng.standard_normal((len(geometry), 40, 48)), (0, 2, 2)).astype(np.float32)
+    size = (40, 48, 16)
+    whole = reconstruct_tomogram(images, geometry, PIXEL, size)
+    slabs = reconstruct_tomogram(images, geometry, PIXEL, size, memory_mb=0.1)
+    np.testing.assert_allclose(slabs, whole, atol=1e-6 * np.abs(whole).max())
+    plain = reconstruct_tomogram(images, geometry, PIXEL, size, super_sampling=1)
+    assert np.corrcoef(plain.ravel(), whole.ravel())[0, 1] > 0.97
+
+
+def test_ramp_runs_across_the_tilt_axis():
+    geometry = TiltGeometry.nominal(np.arange(-60, 61, 3.0), 90.0)
+    options = FilterOptions(method="wbp")
+    window = view_filter((64, 64), geometry, 20, 40.0, options)
+    # tilt axis along image x: frequencies along x carry no ramp, along y they do
+    assert window[0, 12] < 0.05 * window[12, 0]
+    assert window[12, 0] == pytest.approx(np.deg2rad(3) * 12 / 64, rel=1e-5)
+    assert window[32, 0] < 1e-3 * window[12, 0]  # low-pass
+
+
+def test_angular_weights():
+    weights = np.rad2deg(adjacent_weights_rad([0, 3, 6, 12, 12]))
+    np.testing.assert_allclose(weights, [3, 3, 4.5, 3, 3], atol=1e-4)
+    with pytest.raises(DataQualityError, match="E-REC-01"):
+        adjacent_weights_rad([5.0, 5.0])
+
+
+def test_sirt_factor_limits():
+    low, high = sirt_factor(np.array([1e-4, 0.4]), 10, "auto", 100.0, 2.0)
+    assert low == pytest.approx(1.0)
+    assert high == pytest.approx(1 - (1 - 0.005 / 0.4) ** 10, rel=1e-4)
+    assert [effective_iterations(n) for n in (10, 20, 40)] == [10.0, 19.0, 33.0]
+
+
+def test_tomogram_size_follows_the_axis_and_is_even():
+    assert tomogram_size((160, 150), [85.0, 84.5], 43) == (150, 160, 44)
+    assert tomogram_size((160, 150), [-5.0], 43, width_px=101) == (102, 150, 44)
+    assert size_in_movie_pixels((150, 160, 44), 21.0, 3.5) == (900, 960, 264)
+
+
+def test_moved_specimen_moves_the_content():
+    geometry = TiltGeometry.nominal(np.arange(-60, 61, 10.0), 80.0).replace(x_shift_angst=7.0)
+    point = np.array([[30.0, -20.0, 55.0]])
+    moved, depth = moved_specimen(geometry, (12.0, 0.0, -40.0))
+    before, depth_before = geometry.project(point)
+    after, depth_after = moved.project(point + [12.0, 0.0, -40.0])
+    np.testing.assert_allclose(after, before, atol=1e-9)
+    np.testing.assert_allclose(depth_after[:, 0] + depth, depth_before[:, 0], atol=1e-9)
+    tilted, _ = moved_specimen(geometry, (0, 0, 0), 2.5)
+    np.testing.assert_allclose(tilted.y_tilt_deg - geometry.y_tilt_deg, 2.5)

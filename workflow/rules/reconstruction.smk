@@ -1,0 +1,33 @@
+# Binned, CTF-corrected views -> tomograms.
+HALF_TOMOGRAMS = RUN.config.data.stacks is None and RUN.config.reconstruct_tomogram.halves
+
+
+rule reconstruct_tomogram:
+    input:
+        table=rules.preprocess_tilt_series.output.table,
+        images=rules.preprocess_tilt_series.output,
+    output:
+        table=result("reconstruct_tomogram/{ts}/{ts}.star"),
+        tomogram=result("reconstruct_tomogram/{ts}/{ts}.mrc"),
+        summary=result("reconstruct_tomogram/{ts}/summary.json"),
+        **(
+            {
+                "even": result("reconstruct_tomogram/{ts}/{ts}_even.mrc"),
+                "odd": result("reconstruct_tomogram/{ts}/{ts}_odd.mrc"),
+            }
+            if HALF_TOMOGRAMS
+            else {}
+        ),
+    log:
+        result("logs/reconstruct_tomogram/{ts}.log"),
+    benchmark:
+        result("benchmarks/reconstruct_tomogram/{ts}.tsv")
+    threads: 1
+    resources:
+        gpu=step_gpu("reconstruct_tomogram"),
+        mem_mb=step_memory_mb("reconstruct_tomogram", 4000),
+        runtime=120,
+    params:
+        **step_params("reconstruct_tomogram"),
+    script:
+        "../scripts/reconstruct_tomogram.py"

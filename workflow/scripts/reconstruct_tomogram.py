@@ -1,0 +1,26 @@
+"""Binned views -> tomogram (and even and odd tomograms), recorded contrast."""
+
+from cryoet_core.config.reconstruct_tomogram import ReconstructTomogram
+from cryoet_core.io.images import load_images
+from cryoet_core.io.mrc import write_mrc
+from cryoet_core.metadata import read_tilt_series, write_tilt_series
+from cryoet_core.step import step
+from cryoet_core.tomogram.from_series import placed_series, reconstruct_series, tomogram_summary
+
+with step(snakemake) as s:  # noqa: F821
+    config = s.model(ReconstructTomogram)
+    series, size_px = placed_series(read_tilt_series(s.input.table), config)
+    for column, output in (("image", "tomogram"), ("image_even", "even"), ("image_odd", "odd")):
+        path = s.output.get(output)
+        if path is None:
+            continue
+        images = s.to_device(load_images(series.select(series.included), column))
+        s.log.info("%s: %d views to %d x %d x %d voxels", column, len(images), *size_px)
+        volume = reconstruct_series(
+            series, images, size_px, config, report=lambda done, total: s.report(done, total, "planes")
+        )
+        write_mrc(path, volume, series.pixel_size_angst)
+        if output == "tomogram":
+            summary = tomogram_summary(series, volume, config)
+    write_tilt_series(series, s.output.table)
+    s.write_summary(summary)
