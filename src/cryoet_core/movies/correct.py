@@ -1,0 +1,157 @@
+"""One movie from raw frames to an aligned sum with its even and odd halves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from cryoet_core.backend import array_namespace, asnumpy, fft_module, to_device
+from cryoet_core.errors import DataQualityError
+from cryoet_core.movies.average import sum_halves
+from cryoet_core.movies.defects import DefectFiller, find_defects
+from cryoet_core.movies.motion import (
+    MAX_NODES,
+    MotionTrack,
+    estimate_track,
+    group_frames,
+    ungroup_track,
+)
+from cryoet_core.movies.pair_correlation import band_shape, band_spectrum
+
+SPECTRA_BUDGET_MB = 1500  # spectra of all frames are kept up to this size, otherwise computed a second time
+
+
+@dataclass(frozen=True)
+class MotionSettings:
+    """Parameters of motion estimation; names and defaults follow Warp's.
+
+    resolution_range_angst : band used (A). b_factor_angst2 : weight exp(-|B|/4 k^2) on amplitudes.
+    time_nodes : values in time per axis (None: automatic). max_shift_angst : largest shift between any two frames. align : False sums only.
+    """
+
+    resolution_range_angst: tuple[float, float] = (500.0, 10.0)
+    b_factor_angst2: float = -500.0
+    time_nodes: int | None = None
+    max_shift_angst: float = 100.0
+    align: bool = True
+
+
+@dataclass(frozen=True)
+class CorrectedMovie:
+    """even, odd (h, w) float32, image = even + odd; track with movement of every frame; n_defects filled pixels."""
+
+    even: np.ndarray
+    odd: np.ndarray
+    track: MotionTrack
+    n_defects: int
+
+    @property
+    def image(self):
+        return self.even + self.odd
+
+
+class _Frames:
+    """Gain-corrected frames with defects filled, read one by one, the same at every pass."""
+
+    def __init__(self, open_frames: Callable[[], Iterable], gain, seed: int, device: str):
+        self.open_frames, self.gain, self.seed, self.device = open_frames, gain, seed, device
+        self.filler = None
+        self.count = 0
+        self.shape = None
+
+    def raw(self):
+        for frame in self.open_frames():
+            image = np.array(frame, dtype=np.float32)
+            yield image if self.gain is None else image * self.gain.factor
+
+    def find_defects(self):
+        """First pass: unaligned sums of the even and odd frames, and the pixels that stand out in both."""
+        sums, self.count = [None, None], 0
+        for image in self.raw():
+            half = self.count % 2
+            sums[half] = image.copy() if sums[half] is None else np.add(sums[half], image, out=sums[half])
+            self.count += 1
+        if self.count == 0:
+            raise DataQualityError("E-MOV-10", "a movie without frames")
+        self.shape = sums[0].shape
+        dead = None if self.gain is None else self.gain.defects
+        self.filler = DefectFiller(find_defects([s for s in sums if s is not None], dead))
+
+    def spectra(self):
+        """rfft2 of every frame, on the device."""
+        rng = np.random.default_rng(self.seed)
+        for image in self.raw():
+            frame = to_device(self.filler.fill(image, rng), self.device)
+            yield fft_module(array_namespace(frame)).rfft2(frame)
+
+
+def _band_of_groups(spectra, groups, shape, band, keep):
+    """Band spectra of every group of frames; full spectra are appended to ``keep`` unless it is None."""
+    group_of = np.concatenate([np.full(len(g), i) for i, g in enumerate(groups)])
+    sums = [None] * len(groups)
+    for group, spectrum in zip(group_of, spectra, strict=True):
+        small = band_spectrum(spectrum, shape, band)
+        sums[group] = small if sums[group] is None else sums[group] + small
+        if keep is not None:
+            keep.append(spectrum)
+    return sums
+
+
+def _estimate(bands, shape, band, pixel_size_angst, settings: MotionSettings, rng) -> MotionTrack:
+    return estimate_track(
+        bands, shape, band, pixel_size_angst,
+        resolution_range_angst=settings.resolution_range_angst, b_factor_angst2=settings.b_factor_angst2,
+        n_nodes=settings.time_nodes, max_shift_angst=settings.max_shift_angst, rng=rng,
+    )
+
+
+def correct_movie(
+    open_frames: Callable[[], Iterable],
+    pixel_size_angst: float,
+    gain=None,
+    settings: MotionSettings | None = None,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+) -> CorrectedMovie:
+    """Gain, defects, whole-frame motion, even and odd sums of one movie.
+
+    Parameters
+    ----------
+    open_frames : called for every pass over the movie, returns an iterable of frames (h, w), any number type.
+    pixel_size_angst : of the frames. gain : io.gain.Gain (factor and dead pixels), or None.
+    seed : of the draws that fill defects and of the held-out test.
+
+    Returns
+    -------
+    CorrectedMovie; memory is one frame plus the spectra of all (or of two, for movies beyond SPECTRA_BUDGET_MB).
+
+    Raises
+    ------
+    DataQualityError E-MOV-10 for a movie without frames.
+    """
+    settings = settings or MotionSettings()
+    frames = _Frames(open_frames, gain, seed, device)
+    frames.find_defects()
+    shape, n = frames.shape, frames.count
+    groups = group_frames(n, MAX_NODES)
+    band = band_shape(shape, pixel_size_angst, min(settings.resolution_range_angst))
+    fits = n * shape[0] * (shape[1] // 2 + 1) * 8 <= SPECTRA_BUDGET_MB * 2**20
+    kept = [] if fits else None
+    if settings.align and n > 1:
+        bands = _band_of_groups(frames.spectra(), groups, shape, band, kept)
+        rng = np.random.default_rng([seed, 1])
+        track = _estimate(bands, shape, band, pixel_size_angst, settings, rng)
+    else:
+        kept = None
+        track = MotionTrack(np.zeros((len(groups), 2)), "none", 0.0, 0.0, 0.0, float("nan"))
+    movement = ungroup_track(track.movement_px, groups, n)
+    spectra = kept if kept is not None else frames.spectra()
+    even, odd = sum_halves(spectra, movement, shape)
+    track = MotionTrack(
+        movement, track.model, track.held_out_gain, track.correlation_before, track.correlation_after,
+        track.predicted_error_px,
+    )
+    return CorrectedMovie(asnumpy(even), asnumpy(odd), track, len(frames.filler))
