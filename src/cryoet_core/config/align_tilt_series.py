@@ -1,0 +1,35 @@
+"""Config of align_tilt_series: markerless alignment by matching every view to what the others predict."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from cryoet_core.config.base import StepModel, key
+
+
+class AlignTiltSeries(StepModel):
+    """Keys of the step."""
+
+    version: ClassVar[int] = 1
+    skip: bool = key(False, meaning="keep the nominal geometry (shifts zero)")
+    pixel_size_angst: float = key(
+        14.0, unit="A", meaning="views are binned by the whole number that comes nearest to this pixel size", gt=0
+    )
+    resolution_angst: float = key(30.0, unit="A", meaning="finest detail used; coarser bands come first", gt=0)
+    highpass_angst: float | None = key(
+        None, unit="A", meaning="coarsest detail used; empty = a quarter of the field, 400 to 1200 A", gt=0
+    )
+    max_shift_angst: float | None = key(
+        None, unit="A", meaning="largest shift between neighbouring views; empty = 0.3 of the field", gt=0
+    )
+    clip_sigma: float = key(4.0, unit="sigma", meaning="brighter and darker pixels (gold) are clipped to this", gt=1)
+    thickness_angst: float | None = key(
+        None, unit="A", meaning="thickness of the slab that predicts the views; empty = the most likely one", gt=0
+    )
+    tilt_axis: Literal["refine", "keep"] = key("refine", meaning="refine one tilt axis for the series, or keep the given one")
+    axis_range_deg: float = key(8.0, unit="deg", meaning="the axis is searched this far to both sides", ge=0, le=90)
+    tilt_offset: Literal["auto", "off"] | float = key(
+        "auto", meaning="tilt-angle offset: auto = measure and correct (levels the specimen), off, or a value in degrees"
+    )
+    update_px: float = key(0.2, unit="px", meaning="sweeps end when no shift changes by more (pixels of the binned views)", gt=0)
+    max_sweeps: int = key(8, meaning="at most this many final sweeps", ge=3)

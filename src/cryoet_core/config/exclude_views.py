@@ -1,0 +1,33 @@
+"""Config of exclude_views: which tilt images take no part from here on. They stay in the table, with the reason."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from cryoet_core.config.base import StepModel, key
+
+
+class ExcludeViews(StepModel):
+    """Keys of the step; all criteria given are applied together."""
+
+    version: ClassVar[int] = 1
+    tilt_ids: list[int] = key([], meaning="views to exclude in every series, by number of acquisition (tlTiltId)")
+    tilt_angles_deg: list[float] = key(
+        [], unit="deg", meaning="views to exclude in every series, by nominal tilt angle (the nearest within 0.5 deg)"
+    )
+    first_negative: int = key(0, meaning="exclude this many of the most negative tilts (7 in the tutorial)", ge=0)
+    last_positive: int = key(0, meaning="exclude this many of the most positive tilts (4 in the tutorial)", ge=0)
+    file: str | None = key(
+        None, meaning="YAML file: series name -> any of tilt_ids, tilt_angles_deg, first_negative, last_positive"
+    )
+    dark: bool = key(True, meaning="find dark and blocked views by themselves")
+    dark_tolerance: float = key(
+        0.7, meaning="a view is dark if its mean/std is below this times that of the least tilted views", ge=0, le=1
+    )
+    min_intensity: float = key(
+        0.5, meaning="a view is dark if its mean is below this times what the thickness law expects", ge=0, le=1
+    )
+    protected_tilt_deg: float = key(3.5, unit="deg", meaning="mean/std never removes views at smaller tilts", ge=0)
+    max_excluded_fraction: float = key(
+        0.4, meaning="stop (E-TS-03) if the automatic criteria remove more of a series than this", ge=0, le=1
+    )
