@@ -1,0 +1,101 @@
+"""Report chapters on the averages: initial model, refinement, resolution, one per round."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+
+from cryoet_core.report.figures import MEASURED, OTHER, TRUE, fsc_plot, map_views, new_figure
+from cryoet_core.report.page import Section
+from cryoet_core.report.results import Results
+
+
+def averaging_round(results: Results, name: str, numbers: dict, comparison: dict) -> Section:
+    """Maps, FSC, progress and angles of one round. ``comparison`` holds what evaluate.compare_map made."""
+    particles = results.refined(name)
+    section = Section(f"Average: {name}", f"{len(particles.table)} particles, refined in two independent halves.")
+    final, pixel = results.volume("postprocess", name, "map.mrc")
+    volumes, names = [final], ["average"]
+    initial = results.path("initial_model", name, "initial_model.mrc")
+    if initial.exists():
+        volume, initial_pixel = results.volume("initial_model", name, "initial_model.mrc")
+        if volume.shape == final.shape:
+            volumes.insert(0, volume)
+            names.insert(0, "initial model")
+    if comparison:
+        volumes.append(comparison["truth_in_frame"])
+        names.append("truth")
+    section.add_figure(map_views(volumes, names), f"Central sections and projections, {pixel:.2f} A/px, bright is dense.")
+    section.add_figure(_fsc_figure(results, name, final.shape[0], pixel, comparison), _caption(numbers))
+    section.add_figure(_progress_figure(results, name, particles), "Refinement: resolution and changes per iteration; view directions of the particles.")
+    rows = [[key.replace("_", " "), value] for key, value in numbers.items() if isinstance(value, (int, float, str))]
+    section.add_table(["figure", "value"], rows)
+    return section
+
+
+def _caption(numbers: dict) -> str:
+    text = "Fourier shell correlation of the two half maps."
+    if "resolution_fsc_0.143_angst" in numbers:
+        text += f" Resolution at 0.143: {numbers['resolution_fsc_0.143_angst']:.1f} A."
+    if "resolution_truth_0.5_angst" in numbers:
+        text += (
+            f" Against the true density FSC 0.5 at {numbers['resolution_truth_0.5_angst']:.1f} A; "
+            f"the mirrored truth correlates {numbers['correlation_mirrored']:.3f} against {numbers['correlation_truth']:.3f}."
+        )
+    return text
+
+
+def fsc_curves(results: Results, name: str) -> dict[str, np.ndarray]:
+    """Columns of postprocess' fsc.star as arrays."""
+    blocks = results.star("postprocess", name, "fsc.star")
+    table = next(b for b in blocks.values() if hasattr(b, "columns"))
+    return {str(c): table[c].to_numpy() for c in table.columns}
+
+
+def _fsc_figure(results, name, box, pixel, comparison):
+    curves = {}
+    for label, values in fsc_curves(results, name).items():
+        if "FourierShellCorrelation" in label and np.issubdtype(np.asarray(values).dtype, np.floating):
+            style = {"rlnFourierShellCorrelationCorrected": "-"}.get(label, "--")
+            curves[label.removeprefix("rlnFourierShellCorrelation") or "half maps"] = (values, style)
+    figure = new_figure(11, 3.2)
+    axes = figure.subplots(1, 2)
+    fsc_plot(axes[0], curves, pixel, box)
+    if comparison:
+        fsc_plot(
+            axes[1],
+            {"with the truth": (comparison["fsc_truth"], "-"), "with the mirrored truth": (comparison["fsc_mirrored"], "--")},
+            pixel,
+            box,
+        )
+    else:
+        axes[1].set_axis_off()
+    return figure
+
+
+def _progress_figure(results, name, particles):
+    figure = new_figure(11, 2.8)
+    axes = figure.subplots(1, 3)
+    path = results.path("refine", name, "iterations.json")
+    iterations = json.loads(path.read_text()) if path.exists() else []
+    iterations = iterations.get("iterations", iterations) if isinstance(iterations, dict) else iterations
+    for ax, keys, label in (
+        (axes[0], ("resolution_angst",), "resolution (A)"),
+        (axes[1], ("angle_change_deg", "mean_angle_change_deg", "changes_angles_deg", "angular_change_deg"), "mean angle change (deg)"),
+    ):
+        key = next((k for k in keys if iterations and k in iterations[-1]), None)
+        if key:
+            values = [i.get(key) if i.get(key) is not None else np.nan for i in iterations]
+            ax.plot(np.arange(len(values)), values, ".-", color=MEASURED)
+        ax.set(xlabel="iteration", ylabel=label)
+    axes[2].remove()
+    polar = figure.add_subplot(1, 3, 3, projection="polar")
+    direction = particles.rotations[:, 2, :]  # the tomogram's z axis seen from the particle
+    upper = direction[:, 2] >= 0
+    for rows, colour, label in ((upper, MEASURED, "upper"), (~upper, TRUE, "lower")):
+        d = direction[rows]
+        polar.plot(np.arctan2(d[:, 1], d[:, 0]), np.degrees(np.arccos(np.abs(d[:, 2]))), ".", color=colour, markersize=3, label=label)
+    polar.set_title("view directions", fontsize=9, color=OTHER)
+    polar.set_rlim(0, 90)
+    return figure

@@ -1,0 +1,130 @@
+"""Errors against the simulator's ground truth: the numbers of the report and of results/summary.json."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cryoet_core.fsc import fourier_shell_correlation, resolution_at
+from cryoet_core.masks import soft_sphere
+from cryoet_core.metadata import Particles
+from cryoet_core.picking.evaluate import match_picks
+from cryoet_core.report.movies import motion_tracks
+from cryoet_core.report.results import Results
+from cryoet_core.subtomo.evaluate import align_map_to, pose_errors
+from cryoet_core.tilt_series.evaluate import alignment_error
+
+SPECIES = "ribosome"
+MAX_PICK_DISTANCE_ANGST = 100.0
+
+
+def motion_error(results: Results, ts: str) -> dict:
+    """rms difference of the frame tracks over all good views, px."""
+    truth = results.truth_json(ts)
+    dark = set(truth["dark_tilt_ids"])
+    squared = []
+    for tilt_id, track in motion_tracks(results, ts).items():
+        if tilt_id not in dark:
+            expected = np.asarray(truth["frame_shifts_px"][str(tilt_id)])
+            difference = (track - track.mean(axis=0)) - (expected - expected.mean(axis=0))
+            squared.append((difference**2).sum(axis=1))
+    return {"motion_error_px_rms": float(np.sqrt(np.concatenate(squared).mean()))}
+
+
+def defocus_error(results: Results, ts: str) -> dict:
+    """Median absolute error of the mean defocus at tilts to 45 degrees and beyond, nm."""
+    series, truth = results.table("estimate_ctf", ts), results.truth(ts)
+    dark = set(results.truth_json(ts)["dark_tilt_ids"])
+    found = series.tilts.set_index("tilt_id")
+    expected = truth.tilts.set_index("tilt_id").loc[found.index]
+    good = ~found.index.isin(list(dark))
+    mean = {n: (t["defocus_u_angst"] + t["defocus_v_angst"]).to_numpy() / 20 for n, t in (("f", found), ("e", expected))}
+    error = np.abs(mean["f"] - mean["e"])
+    low = good & (np.abs(found["nominal_tilt_deg"].to_numpy()) <= 45)
+    high = good & ~low
+    return {
+        "defocus_error_nm_median": float(np.median(error[low])),
+        "defocus_error_nm_median_beyond_45": float(np.median(error[high])) if high.any() else None,
+    }
+
+
+def view_errors(results: Results, ts: str) -> dict:
+    """How many dark views were kept, how many good ones lost."""
+    series = results.table("exclude_views", ts)
+    dark = series.tilts["tilt_id"].isin(list(results.truth_json(ts)["dark_tilt_ids"])).to_numpy()
+    return {
+        "dark_views": int(dark.sum()),
+        "dark_missed": int((dark & series.included).sum()),
+        "good_lost": int((~dark & ~series.included).sum()),
+    }
+
+
+def alignment_errors(results: Results, ts: str):
+    """Numbers of the alignment, and the error object that knows the rigid transform to the truth's frame."""
+    series = results.table("align_tilt_series", ts)
+    error = alignment_error(series, results.truth(ts))
+    bin4 = 4 * series.movie_pixel_size_angst
+    return {
+        "alignment_error_angst_rms": float(error.rms_angst),
+        "alignment_error_bin4_px_rms": float(error.rms_angst / bin4),
+        "axis_error_deg": float(error.axis_error_deg),
+        "tilt_offset_error_deg": float(error.tilt_offset_error_deg),
+    }, error
+
+
+def into_truth_frame(particles: Particles, error) -> Particles:
+    """Positions and orientations moved by the rigid transform of the alignment: X' = rotation . X + shift."""
+    return particles.with_poses(
+        particles.positions_angst @ error.rotation.T + error.translation_angst, error.rotation @ particles.rotations
+    )
+
+
+def pick_errors(results: Results, ts: str, error) -> dict:
+    """Precision and recall of the picks against the true particles of the wanted species."""
+    picks = into_truth_frame(results.picks(ts), error)
+    truth = results.true_particles(ts)
+    wanted = truth.select(truth.table["species"].to_numpy() == SPECIES)
+    match = match_picks(picks, wanted, MAX_PICK_DISTANCE_ANGST)
+    return {
+        "picks": len(picks.table),
+        "precision": float(match.precision),
+        "recall": float(match.recall),
+        "pick_angle_error_deg_median": float(np.median(match.angular_errors_deg)) if len(match.angular_errors_deg) else None,
+    }
+
+
+def particle_errors(results: Results, name: str, alignments: dict) -> dict:
+    """Median pose errors of the refined particles of a round, all series, after the average's own rigid frame."""
+    refined = results.refined(name)
+    parts, truths = [], []
+    for ts in results.series:
+        truth = results.true_particles(ts)
+        rows = (refined.table["tomo_name"] == ts).to_numpy()
+        parts.append(into_truth_frame(refined.select(rows), alignments[ts]))
+        truths.append(truth.select(truth.table["species"].to_numpy() == SPECIES))
+    errors = pose_errors(Particles.concatenate(parts), Particles.concatenate(truths), MAX_PICK_DISTANCE_ANGST)
+    return {
+        "matched_particles": int(len(errors.angles_deg)),
+        "pose_error_deg_median": float(np.median(errors.angles_deg)),
+        "position_error_angst_median": float(np.median(errors.positions_angst)),
+    }
+
+
+def compare_map(volume, pixel_size_angst: float, truth, truth_pixel_angst: float, mask_diameter_angst: float) -> dict:
+    """Compare an average with the true density: FSC, and the same with the mirrored density (the hand).
+
+    Returns fsc_truth, fsc_mirrored (n//2 + 1,), resolution_truth_0.5_angst, correlation_truth, correlation_mirrored and
+    truth_in_frame, the density at the average's pixel size, box and orientation.
+    """
+    box = volume.shape[0]
+    mask = soft_sphere(volume.shape, mask_diameter_angst / 2 / pixel_size_angst, 3)
+    out = {}
+    for label, density in (("truth", truth), ("mirrored", truth[:, :, ::-1])):
+        moved = align_map_to(density, truth_pixel_angst, volume, pixel_size_angst)
+        curve = fourier_shell_correlation(volume, moved, mask)
+        out[f"fsc_{label}"] = curve
+        a, b = volume * mask, moved * mask
+        out[f"correlation_{label}"] = float(np.corrcoef(a[mask > 0], b[mask > 0])[0, 1])
+        if label == "truth":
+            out["truth_in_frame"] = moved
+            out["resolution_truth_0.5_angst"] = resolution_at(curve, pixel_size_angst, box, 0.5)
+    return out

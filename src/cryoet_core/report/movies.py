@@ -1,0 +1,142 @@
+"""Report chapters of the first steps: acquisition, motion, CTF."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cryoet_core.report.figures import MEASURED, OTHER, TRUE, image_grid, new_figure
+from cryoet_core.report.page import Section
+from cryoet_core.report.results import Results
+
+
+def acquisition(results: Results) -> Section:
+    """One row per series: views, tilt range, dose, pixel, axis; the order of the tilts."""
+    section = Section("Acquisition", "What the tilt series are, as imported.")
+    rows = []
+    figure = new_figure(11, 2.6)
+    axes = figure.subplots(1, 2)
+    for ts in results.series:
+        series = results.table("import_tilt_series", ts)
+        tilts = series.tilts
+        exposure = tilts["exposure_e_per_a2"].to_numpy(float)
+        total = float(np.nansum(exposure))
+        rows.append(
+            [
+                ts,
+                len(series),
+                f"{tilts['nominal_tilt_deg'].min():.0f} to {tilts['nominal_tilt_deg'].max():.0f}",
+                round(total, 1),
+                series.pixel_size_angst,
+                f"{series.image_size_px[0]} x {series.image_size_px[1]}",
+                round(float(tilts["z_rot_deg"].iloc[0]), 2),
+                series.voltage_kv,
+            ]
+        )
+        axes[0].plot(tilts["tilt_id"], tilts["nominal_tilt_deg"], ".", label=ts)
+        axes[1].plot(tilts["nominal_tilt_deg"], tilts["pre_exposure_e_per_a2"], ".", label=ts)
+    axes[0].set(xlabel="order of acquisition", ylabel="stage tilt (deg)")
+    axes[1].set(xlabel="stage tilt (deg)", ylabel="dose before the image (e/A$^2$)")
+    axes[0].legend(fontsize=8)
+    header = ["series", "views", "tilts (deg)", "dose (e/A2)", "pixel (A)", "image (px)", "tilt axis (deg)", "kV"]
+    section.add_table(header, rows)
+    section.add_figure(figure, "Order of acquisition, and the dose each image found already on the specimen.")
+    return section
+
+
+def motion_tracks(results: Results, ts: str) -> dict[int, np.ndarray]:
+    """tilt_id -> (frames, 2) movement of the content relative to the mean over frames, px."""
+    path = results.path("correct_motion", ts, f"{ts}_motion.star")
+    if not path.exists():
+        return {}
+    block = next(iter(results.star("correct_motion", ts, f"{ts}_motion.star").values()))
+    table = block.rename(columns=lambda c: c.lower().replace("_", ""))
+    tilt = next(c for c in table.columns if c.endswith("tiltid"))
+    x, y = (next(c for c in table.columns if f"shift{axis}" in c) for axis in "xy")
+    return {int(t): g[[x, y]].to_numpy(float) for t, g in table.groupby(tilt)}
+
+
+def motion(results: Results, numbers: dict) -> Section:
+    """Tracks of some tilts and the rms motion of all."""
+    section = Section("Motion", "Movement of the specimen between the frames of each movie, found and removed.")
+    for ts in results.series:
+        tracks = motion_tracks(results, ts)
+        if not tracks:
+            section.add_text(f"{ts} came as a ready stack: there are no frames to align.")
+            continue
+        series = results.table("correct_motion", ts)
+        truth = results.truth_json(ts)["frame_shifts_px"] if results.simulated else {}
+        section.add_heading(ts)
+        section.add_figure(_motion_figure(series, tracks, truth), _motion_caption(numbers.get(ts, {})))
+    return section
+
+
+def _motion_figure(series, tracks, truth):
+    figure = new_figure(11, 2.7)
+    axes = figure.subplots(1, 5, gridspec_kw={"width_ratios": [1, 1, 1, 1, 2.2]})
+    usable = [t for t in series.tilts["tilt_id"] if t in tracks]
+    for ax, tilt_id in zip(axes[:4], usable[:: max(1, len(usable) // 4)], strict=False):
+        if str(tilt_id) in truth:
+            ax.plot(*np.asarray(truth[str(tilt_id)]).T, "o-", color=TRUE, alpha=0.7, label="truth")
+        ax.plot(*tracks[tilt_id].T, ".-", color=MEASURED, label="found")
+        tilt = series.tilts.set_index("tilt_id").loc[tilt_id, "nominal_tilt_deg"]
+        ax.set_title(f"{tilt:.0f} deg (px)", fontsize=9)
+        ax.set_aspect("equal", adjustable="datalim")
+    axes[0].legend(fontsize=7)
+    rms = [float(np.sqrt((tracks[t] ** 2).sum(axis=1).mean())) if t in tracks else np.nan for t in series.tilts["tilt_id"]]
+    axes[4].bar(series.tilts["nominal_tilt_deg"], np.array(rms) * series.pixel_size_angst, width=2, color=MEASURED)
+    axes[4].set(xlabel="stage tilt (deg)", ylabel="rms motion (A)")
+    return figure
+
+
+def _motion_caption(numbers: dict) -> str:
+    text = "Tracks of four tilts, and the rms motion of every view."
+    if "motion_error_px_rms" in numbers:
+        text += f" Error of the tracks against truth: {numbers['motion_error_px_rms']:.3f} px rms."
+    return text
+
+
+def ctf(results: Results, numbers: dict) -> Section:
+    """Defocus over tilt, and the measured power spectra beside the fitted CTF."""
+    section = Section("CTF", "Defocus of every view: power spectrum (left half) beside the fitted CTF (right half).")
+    for ts in results.series:
+        series = results.table("estimate_ctf", ts)
+        section.add_heading(ts)
+        section.add_figure(_defocus_figure(series, results.truth(ts) if results.simulated else None), _ctf_caption(numbers.get(ts, {})))
+        path = results.path("estimate_ctf", ts, f"{ts}_spectra.mrc")
+        if path.exists():
+            spectra, _ = results.volume("estimate_ctf", ts, f"{ts}_spectra.mrc")
+            if np.ptp(spectra) > 0:
+                chosen = np.linspace(0, len(series) - 1, 7).round().astype(int)
+                titles = [
+                    f"{series.tilts['nominal_tilt_deg'].iloc[i]:.0f} deg, "
+                    f"{(series.tilts['defocus_u_angst'].iloc[i] + series.tilts['defocus_v_angst'].iloc[i]) / 2e4:.2f} um"
+                    for i in chosen
+                ]
+                section.add_figure(image_grid([spectra[i] for i in chosen], titles, 7, 1.6), "Spectra of seven views: the rings of both halves must meet.")
+    return section
+
+
+def _defocus_figure(series, truth):
+    figure = new_figure(11, 2.8)
+    axes = figure.subplots(1, 2)
+    tilt = series.tilts["nominal_tilt_deg"]
+    if truth is not None:
+        expected = truth.tilts.set_index("tilt_id").loc[series.tilts["tilt_id"]]
+        for column in ("defocus_u_angst", "defocus_v_angst"):
+            axes[0].plot(tilt, expected[column] / 1e4, "-", color=TRUE, linewidth=1)
+        axes[0].plot([], [], "-", color=TRUE, label="truth")
+    axes[0].plot(tilt, series.tilts["defocus_u_angst"] / 1e4, ".", color=MEASURED, label="U")
+    axes[0].plot(tilt, series.tilts["defocus_v_angst"] / 1e4, "x", color=OTHER, label="V")
+    axes[0].set(xlabel="stage tilt (deg)", ylabel="defocus (um)")
+    axes[0].legend(fontsize=8)
+    if "ctf_max_resolution_angst" in series.tilts:
+        axes[1].plot(tilt, series.tilts["ctf_max_resolution_angst"], ".", color=MEASURED)
+        axes[1].set(xlabel="stage tilt (deg)", ylabel="fit resolution (A)")
+    return figure
+
+
+def _ctf_caption(numbers: dict) -> str:
+    text = "Defocus per view and the resolution to which the rings fit."
+    if "defocus_error_nm_median" in numbers:
+        text += f" Median error to 45 degrees: {numbers['defocus_error_nm_median']:.0f} nm."
+    return text

@@ -1,0 +1,91 @@
+"""Report chapters on curation and alignment: views, X-rays, alignment."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cryoet_core.io.images import load_images
+from cryoet_core.report.figures import MEASURED, TRUE, image_grid, new_figure, show, thumbnail
+from cryoet_core.report.page import Section
+from cryoet_core.report.results import Results
+
+
+def views(results: Results, numbers: dict) -> Section:
+    """Thumbnails of all views, the excluded ones framed in red."""
+    section = Section("Views", "Every view; a red frame marks those left out, with the reason.")
+    for ts in results.series:
+        series = results.table("exclude_views", ts)
+        images = load_images(series)
+        titles = [
+            f"{tilt:.0f}" + ("" if reason in ("none", "") else f" {reason}")[:22]
+            for tilt, reason in zip(series.tilts["nominal_tilt_deg"], series.tilts["exclude_reason"], strict=True)
+        ]
+        frames = [None if keep else "#b3261e" for keep in series.included]
+        section.add_heading(ts)
+        caption = f"{int(series.included.sum())} of {len(series)} views are used."
+        if "dark_missed" in numbers.get(ts, {}):
+            caption += f" Truth: {numbers[ts]['dark_missed']} bad views missed, {numbers[ts]['good_lost']} good ones lost."
+        section.add_figure(image_grid([thumbnail(i, 110) for i in images], titles, 11, 1.0, frames), caption)
+    return section
+
+
+def xrays(results: Results) -> Section:
+    """Share of erased pixels per view and the strongest change close up."""
+    section = Section("X-rays", "Pixels hit by X-rays, and dead or hot ones, replaced by their surroundings.")
+    for ts in results.series:
+        before_series = results.table("exclude_views", ts)
+        before, after = load_images(before_series), load_images(results.table("erase_xrays", ts))
+        changed = before != after
+        fraction = changed.mean(axis=(1, 2))
+        figure = new_figure(11, 2.4)
+        axes = figure.subplots(1, 3, gridspec_kw={"width_ratios": [2.2, 1, 1]})
+        axes[0].bar(before_series.tilts["nominal_tilt_deg"], fraction * 1e6, width=2, color=MEASURED)
+        axes[0].set(xlabel="stage tilt (deg)", ylabel="erased pixels per million")
+        difference = np.abs(before - after)
+        worst = np.unravel_index(np.argmax(difference), difference.shape)
+        window = tuple(slice(max(0, c - 24), c + 24) for c in worst[1:])
+        low, high = np.percentile(after[worst[0]][window], [1, 99])
+        for ax, images, title in ((axes[1], before, "before"), (axes[2], after, "after")):
+            show(ax, np.clip(images[worst[0]][window], low, 2 * high - low), f"strongest hit, {title}", 0, 100)
+        section.add_heading(ts)
+        section.add_figure(figure, f"{changed.mean() * 1e6:.1f} of a million pixels were replaced.")
+    return section
+
+
+def alignment(results: Results, numbers: dict) -> Section:
+    """Shifts and axis found, and the error against truth."""
+    section = Section("Alignment", "Where the specimen lies in each view, found without markers.")
+    for ts in results.series:
+        series = results.table("align_tilt_series", ts)
+        used = series.select(series.included)
+        before = results.table("erase_xrays", ts)
+        tilt = used.tilts["nominal_tilt_deg"]
+        figure = new_figure(11, 2.8)
+        axes = figure.subplots(1, 3)
+        axes[0].plot(tilt, used.tilts["x_shift_angst"], ".-", color=MEASURED, label="x")
+        axes[0].plot(tilt, used.tilts["y_shift_angst"], ".-", color="#6b9b37", label="y")
+        if results.simulated:
+            truth = results.truth(ts).tilts.set_index("tilt_id").loc[used.tilts["tilt_id"]]
+            axes[0].plot(tilt, truth["x_shift_angst"], "-", color=TRUE, linewidth=0.8, label="truth")
+            axes[0].plot(tilt, truth["y_shift_angst"], "-", color=TRUE, linewidth=0.8)
+        axes[0].set(xlabel="stage tilt (deg)", ylabel="shift (A)")
+        axes[0].legend(fontsize=8)
+        axes[1].plot(tilt, used.tilts["y_tilt_deg"] - tilt, ".", color=MEASURED)
+        axes[1].set(xlabel="stage tilt (deg)", ylabel="tilt found - stage (deg)")
+        score = next((c for c in ("loo_correlation", "alignment_score", "alignment_correlation") if c in used.tilts), None)
+        if score:
+            axes[2].plot(tilt, used.tilts[score], ".", color=MEASURED)
+            axes[2].set(xlabel="stage tilt (deg)", ylabel=score.replace("_", " "))
+        else:
+            axes[2].set_axis_off()
+        axis = float(np.median(used.tilts["z_rot_deg"]))
+        caption = f"Tilt axis {axis:.2f} deg (given: {float(before.tilts['z_rot_deg'].iloc[0]):.2f})."
+        n = numbers.get(ts, {})
+        if "alignment_error_angst_rms" in n:
+            caption += (
+                f" Error against truth after removing the rigid part: {n['alignment_error_angst_rms']:.1f} A rms "
+                f"({n['alignment_error_bin4_px_rms']:.2f} px at bin 4); axis off by {n['axis_error_deg']:.2f} deg."
+            )
+        section.add_heading(ts)
+        section.add_figure(figure, caption)
+    return section

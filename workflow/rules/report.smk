@@ -1,0 +1,33 @@
+# The report. INPUTS: tables, images, maps and summaries of all steps. OUTPUTS: report.html, summary.json.
+
+
+rule report:
+    input:
+        motion=expand(rules.correct_motion.output, ts=TILT_SERIES),
+        ctf=expand(rules.estimate_ctf.output, ts=TILT_SERIES),
+        views=expand(rules.exclude_views.output, ts=TILT_SERIES),
+        xrays=expand(rules.erase_xrays.output, ts=TILT_SERIES),
+        alignment=expand(rules.align_tilt_series.output, ts=TILT_SERIES),
+        tomograms=expand(rules.reconstruct_tomogram.output, ts=TILT_SERIES),
+        picks=expand(rules.match_template.output, ts=TILT_SERIES),
+        refined=expand(rules.refine.output, round=ROUNDS),
+        reconstructed=expand(rules.reconstruct_particle.output, round=ROUNDS),
+        maps=expand(rules.postprocess.output, round=ROUNDS),
+    output:
+        page=result("report.html"),
+        summary=result("summary.json"),
+    log:
+        result("logs/report.log"),
+    benchmark:
+        result("benchmarks/report.tsv")
+    threads: 2
+    resources:
+        mem_mb=step_memory_mb("report", 4000),
+    params:
+        results_dir=RUN.config.results_dir,
+        series=TILT_SERIES,
+        rounds=ROUNDS,
+        simulated=SIMULATED,
+        mask_diameters_angst={name: round_config(name).refine.mask_diameter_angst for name in ROUNDS},
+    script:
+        "../scripts/report.py"
