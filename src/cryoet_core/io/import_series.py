@@ -1,0 +1,295 @@
+"""Import of tilt series: movies with an mdoc, or a ready stack with tilt angles -> TiltSeries and its summary."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cryoet_core.errors import UserInputError
+from cryoet_core.io import acquisition
+from cryoet_core.io.acquisition import Given, Sourced
+from cryoet_core.io.images import image_name
+from cryoet_core.io.imod import read_tlt
+from cryoet_core.io.mdoc import Mdoc, read_mdoc
+from cryoet_core.io.movies import open_movie
+from cryoet_core.io.mrc import read_header
+from cryoet_core.metadata import TiltSeries
+
+_SAME_TILT_DEG = 0.1
+_DEFAULT_HANDEDNESS = -1
+
+
+@dataclass
+class ImportResult:
+    """series; sources: where each value came from; warnings: what a user should look at."""
+
+    series: TiltSeries
+    sources: dict[str, str]
+    warnings: list[str] = field(default_factory=list)
+
+    def summary(self) -> dict:
+        """Plain numbers for summary.json."""
+        tilts = self.series.tilts
+        return {
+            "name": self.series.name,
+            "n_tilts": len(tilts),
+            "n_excluded": int((~self.series.included).sum()),
+            "tilt_range_deg": [float(tilts["nominal_tilt_deg"].min()), float(tilts["nominal_tilt_deg"].max())],
+            "tilt_axis_deg": float(tilts["nominal_axis_deg"].iloc[0]),
+            "pixel_size_angst": self.series.pixel_size_angst,
+            "voltage_kv": self.series.voltage_kv,
+            "image_size_px": list(self.series.image_size_px),
+            "total_dose_e_per_a2": float((tilts["pre_exposure_e_per_a2"] + tilts["exposure_e_per_a2"]).max()),
+            "n_frames": sorted({int(n) for n in tilts["n_frames"]}) if "n_frames" in tilts else [],
+            "sources": self.sources,
+            "warnings": self.warnings,
+        }
+
+
+def _add_start_geometry(tilts: pd.DataFrame, axis_deg: float) -> pd.DataFrame:
+    """Columns of a fresh import: nominal geometry, unknown defocus, nothing excluded."""
+    nominal = tilts["nominal_tilt_deg"].to_numpy(np.float64)
+    tilts = tilts.assign(
+        nominal_axis_deg=float(axis_deg), defocus_u_angst=0.0, defocus_v_angst=0.0, defocus_angle_deg=0.0,
+        ctf_scale=np.cos(np.deg2rad(nominal)), x_tilt_deg=0.0, y_tilt_deg=nominal, z_rot_deg=float(axis_deg),
+        x_shift_angst=0.0, y_shift_angst=0.0,
+    )
+    if "excluded" not in tilts:
+        tilts = tilts.assign(excluded=0, exclude_reason="none")
+    return tilts.sort_values(["nominal_tilt_deg", "tilt_id"], kind="stable").reset_index(drop=True)
+
+
+def _exclude_repeats(tilts: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Of images at the same angle (within 0.1 degrees) keep the one recorded last; the others are marked."""
+    excluded = np.zeros(len(tilts), dtype=np.int64)
+    reasons = ["none"] * len(tilts)
+    angles = tilts["nominal_tilt_deg"].to_numpy()
+    ids = tilts["tilt_id"].to_numpy()
+    for row in range(len(tilts)):
+        later = (np.abs(angles - angles[row]) <= _SAME_TILT_DEG) & (ids > ids[row])
+        if later.any():
+            excluded[row] = 1
+            reasons[row] = f"recorded again as tilt_id {ids[later].max()}"
+    warnings = [f"tilt_id {ids[i]} ({angles[i]:g} deg): {reasons[i]}" for i in np.flatnonzero(excluded)]
+    return tilts.assign(excluded=excluded, exclude_reason=reasons), warnings
+
+
+def _movie_paths(mdoc: Mdoc, sections: list, movies_dir: str | os.PathLike | None) -> list[Path]:
+    folder = Path(movies_dir) if movies_dir else Path(mdoc.path).parent
+    if not folder.is_dir():
+        raise UserInputError("E-FILE-02", "no such folder", file=str(folder), fix="check data.movies_dir in the config")
+    names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+    paths = []
+    for section in sections:
+        if section.movie_name is None:
+            raise UserInputError(
+                "E-MDOC-06", "a needed value is missing", file=mdoc.path,
+                field=f"[{section.kind} = {section.index}] SubFramePath", found="nothing",
+                expected="the name of the movie", fix="if there are no movies, give the stack (data.stacks)",
+            )
+        paths.append(acquisition.find_movie(section.movie_name, folder, mdoc, names))
+    if len(set(paths)) != len(paths):
+        twice = next(p for p in paths if paths.count(p) > 1)
+        raise UserInputError("E-MDOC-05", "one movie for several images", file=mdoc.path, field="SubFramePath",
+                             found=str(twice), expected="one movie each", fix="correct the mdoc")
+    return paths
+
+
+def _frame_counts(paths: list[Path], sections: list) -> tuple[list[int], tuple[int, int], list[str]]:
+    """Frames of every movie, the common (h, w), warnings. Raises UserInputError E-MOVIE-04 if sizes differ."""
+    counts, warnings, shape = [], [], None
+    for path, section in zip(paths, sections, strict=True):
+        movie = open_movie(path)
+        shape = shape or movie.shape
+        if movie.shape != shape:
+            raise UserInputError(
+                "E-MOVIE-04", "movies of one series differ in size", file=str(path), field="size (h, w)",
+                found=str(movie.shape), expected=str(shape), fix="remove this image from the mdoc",
+            )
+        frames = movie.n_frames * movie.frames_per_item
+        stated = section.number("NumSubFrames")
+        if stated and movie.frames_per_item == 1 and int(stated) != frames:
+            warnings.append(f"{path.name}: {frames} frames, the mdoc says {int(stated)}")
+        counts.append(frames)
+    return counts, shape, warnings
+
+
+def import_movies(
+    name: str, mdoc_path: str | os.PathLike, movies_dir: str | os.PathLike | None, given: Given
+) -> ImportResult:
+    """Tilt series from movies and an mdoc: rows sorted by tilt, tilt_id = order of acquisition from 1.
+
+    movies_dir None: the folder of the mdoc. The table has `movie`, no `image`.
+    Raises UserInputError E-MDOC-*, E-MOVIE-*, E-MRC-*, E-FILE-*.
+    """
+    mdoc = read_mdoc(mdoc_path)
+    if len(mdoc.images) < 2:
+        raise UserInputError(
+            "E-MDOC-04", "this mdoc describes one image", file=mdoc.path, field="[ZValue = n]", found="1 section",
+            expected="one section per tilt image", fix="give the mdoc of the tilt series",
+        )
+    angles = acquisition.tilt_angles(mdoc)
+    order, order_source, warnings = acquisition.acquisition_order(mdoc.images)
+    sections = [mdoc.images[i] for i in order]
+    paths = _movie_paths(mdoc, sections, movies_dir)
+    counts, shape, notes = _frame_counts(paths, sections)
+    warnings += notes
+    volts = acquisition.voltage(mdoc, given.voltage_kv)
+    pixel, notes = acquisition.pixel_size(mdoc, given.pixel_size_angst, shape)
+    warnings += notes
+    axis, notes = acquisition.tilt_axis(mdoc, given.tilt_axis_deg, given.tomo5)
+    warnings += notes
+    dose, dose_source = acquisition.exposures(mdoc, sections, given.dose_per_tilt_e_per_a2, pixel.value)
+    before, before_source, notes = acquisition.pre_exposures(
+        sections, dose, given.initial_dose_e_per_a2, given.dose_per_tilt_e_per_a2 is not None
+    )
+    warnings += notes
+    tilts = pd.DataFrame({
+        "tilt_id": np.arange(1, len(sections) + 1, dtype=np.int64), "movie": [p.as_posix() for p in paths],
+        "n_frames": counts, "nominal_tilt_deg": angles[order], "pre_exposure_e_per_a2": before,
+        "exposure_e_per_a2": dose,
+    })
+    tilts, notes = _exclude_repeats(tilts)
+    sources = {
+        "tilts": f"mdoc {Path(mdoc.path).name}", "order": f"mdoc {order_source}", "pre_exposure": before_source,
+        "exposure": dose_source, "voltage": volts.source, "pixel_size": pixel.source, "tilt_axis": axis.source,
+        "spherical_aberration": "config", "amplitude_contrast": "config",
+    }
+    series = _series(name, given, volts, pixel, shape, _add_start_geometry(tilts, axis.value))
+    return ImportResult(series.validate(mdoc.path), sources, warnings + notes)
+
+
+def _series(
+    name: str, given: Given, volts: Sourced, pixel: Sourced, shape: tuple[int, int], tilts: pd.DataFrame
+) -> TiltSeries:
+    return TiltSeries(
+        name=name, voltage_kv=volts.value, spherical_aberration_mm=given.spherical_aberration_mm,
+        amplitude_contrast=given.amplitude_contrast, pixel_size_angst=pixel.value,
+        movie_pixel_size_angst=pixel.value, handedness=_DEFAULT_HANDEDNESS, image_size_px=(shape[1], shape[0]),
+        tomogram_size_px=(0, 0, 0), tilts=tilts,
+    )
+
+
+def _given(value: float | None, config_key: str, what: str, path: str) -> Sourced:
+    if value is None:
+        raise UserInputError(
+            "E-STACK-01", f"a stack does not say its {what}", file=path, field=config_key, found="nothing",
+            fix=f"set import_tilt_series.{config_key} in the config",
+        )
+    return Sourced(float(value), f"config {config_key}")
+
+
+def _stack_pixel_size(path: str, given: Given, in_header: float) -> Sourced:
+    if given.pixel_size_angst is None and in_header > 0:
+        return Sourced(in_header, "header of the stack")
+    return _given(given.pixel_size_angst, "pixel_size_angst", "pixel size", path)
+
+
+def _read_tilt_table(path: str) -> pd.DataFrame:
+    """A tab-separated table with section, tilt_deg and, as far as known, prior_dose_e_per_a2, acquisition_order.
+
+    Raises UserInputError E-TSV-01 (columns), E-TSV-02 (a value that is not a number).
+    """
+    try:
+        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise UserInputError("E-FILE-01", "no such file", file=path, fix="check data.tilts in the config") from error
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise UserInputError("E-TSV-01", "not a tab-separated table", file=path, found=str(error).strip(),
+                             expected="a header line and one row per view", fix="write it again") from error
+    if "tilt_deg" not in table:
+        raise UserInputError("E-TSV-01", "column missing", file=path, field="tilt_deg",
+                             found=", ".join(table.columns), expected="tilt_deg", fix="name the columns in line 1")
+    known = [c for c in ("section", "tilt_deg", "prior_dose_e_per_a2", "acquisition_order") if c in table]
+    columns = {}
+    for column in known:
+        values = pd.to_numeric(table[column], errors="coerce").to_numpy(np.float64)
+        if not np.all(np.isfinite(values)):
+            row = int(np.argmin(np.isfinite(values)))
+            raise UserInputError("E-TSV-02", "value is not a number", file=path, field=f"{column}, row {row + 1}",
+                                 found=repr(table[column].iloc[row]), expected="a number", fix="correct it")
+        columns[column] = values
+    return pd.DataFrame(columns)
+
+
+def _read_tilts(path: str | os.PathLike) -> pd.DataFrame:
+    where = os.fspath(path)
+    if Path(path).suffix.lower() in (".tsv", ".txt", ".csv"):
+        return _read_tilt_table(where)
+    return pd.DataFrame({"tilt_deg": read_tlt(path)})
+
+
+def _stack_order(table: pd.DataFrame) -> tuple[np.ndarray, str, list[str]]:
+    """(n,) tilt_id from 1, its source, warnings: acquisition_order, else prior dose, else by |tilt| (a guess)."""
+    for column in ("acquisition_order", "prior_dose_e_per_a2"):
+        if column in table and table[column].is_unique:
+            return _ranks(table[column].to_numpy()), f"table {column}", []
+    size = table["tilt_deg"].abs().to_numpy() + 1e-6 * (table["tilt_deg"].to_numpy() < 0)
+    warning = ("the order of acquisition is not given: taken as dose-symmetric (by |tilt|); "
+               "give a table with acquisition_order if it was not")
+    return _ranks(size), "guess: dose-symmetric", [warning]
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    ranks = np.empty(len(values), dtype=np.int64)
+    ranks[np.argsort(values, kind="stable")] = np.arange(1, len(values) + 1)
+    return ranks
+
+
+def _stack_dose(
+    table: pd.DataFrame, tilt_id: np.ndarray, given: Given, path: str
+) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
+    """(dose before, dose of) each view and their sources. Raises UserInputError E-STACK-01."""
+    per_tilt, start = given.dose_per_tilt_e_per_a2, given.initial_dose_e_per_a2
+    if per_tilt is None and "prior_dose_e_per_a2" in table and len(table) > 1:
+        prior = table["prior_dose_e_per_a2"].to_numpy(np.float64)
+        by_time = prior[np.argsort(tilt_id)]
+        steps = np.append(np.diff(by_time), np.median(np.diff(by_time)))
+        before = prior - by_time[0] + (by_time[0] if start is None else start)
+        return before, np.maximum(steps, 0.0)[tilt_id - 1], {
+            "pre_exposure": "table prior_dose_e_per_a2", "exposure": "differences of prior_dose_e_per_a2"}
+    dose = _given(per_tilt, "dose_per_tilt_e_per_a2", "dose", path).value
+    before = (start or 0.0) + dose * (tilt_id - 1.0)
+    return before, np.full(len(table), dose), {
+        "pre_exposure": "running sum of the doses", "exposure": "config dose_per_tilt_e_per_a2"}
+
+
+def import_stack(
+    name: str, stack_path: str | os.PathLike, tilts_path: str | os.PathLike, given: Given
+) -> ImportResult:
+    """Tilt series from a ready stack and a table (.tsv) or list of angles (.tlt, .rawtlt).
+
+    Rows without a `section` column belong to the sections in order. The table has `image`, no `movie`.
+    Raises UserInputError E-STACK-01 (value that only the config can give), E-STACK-02 (counts), E-TSV-*, E-TLT-*.
+    """
+    where = os.fspath(stack_path)
+    header = read_header(stack_path)
+    table = _read_tilts(tilts_path)
+    sections = table["section"].to_numpy(np.int64) if "section" in table else np.arange(len(table))
+    if len(table) != header.n_sections or sorted(sections) != list(range(header.n_sections)):
+        raise UserInputError(
+            "E-STACK-02", "stack and tilt angles do not belong together", file=os.fspath(tilts_path),
+            field="views", found=f"{len(table)} angles", expected=f"{header.n_sections} (sections 0 to "
+            f"{header.n_sections - 1} of {where})", fix="give the tilt file of this stack",
+        )
+    tilt_id, order_source, warnings = _stack_order(table)
+    volts = _given(given.voltage_kv, "voltage_kv", "voltage", where)
+    pixel = _stack_pixel_size(where, given, header.pixel_size_angst)
+    axis = _given(given.tilt_axis_deg, "tilt_axis_deg", "tilt axis", where)
+    before, dose, dose_sources = _stack_dose(table, tilt_id, given, where)
+    tilts = pd.DataFrame({
+        "tilt_id": tilt_id, "image": [image_name(int(s), Path(where).as_posix()) for s in sections],
+        "nominal_tilt_deg": table["tilt_deg"].to_numpy(np.float64), "pre_exposure_e_per_a2": before,
+        "exposure_e_per_a2": dose,
+    })
+    sources = {
+        "tilts": Path(tilts_path).name, "order": order_source, **dose_sources, "voltage": volts.source,
+        "pixel_size": pixel.source, "tilt_axis": axis.source, "spherical_aberration": "config",
+        "amplitude_contrast": "config",
+    }
+    series = _series(name, given, volts, pixel, header.shape[1:], _add_start_geometry(tilts, axis.value))
+    return ImportResult(series.validate(where), sources, warnings)

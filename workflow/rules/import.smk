@@ -1,0 +1,30 @@
+# Chapter 1: import. Movies with an mdoc, or a ready stack with its tilt angles -> the table of a tilt series.
+
+
+def tilt_series_files(wildcards):
+    """Input of import_tilt_series: the mdoc, or the stack and its tilt angles."""
+    source = series_source(wildcards.ts)
+    names = ("mdoc",) if source["kind"] == "mdoc" else ("stack", "tilts")
+    return {name: source[name] for name in names}
+
+
+rule import_tilt_series:
+    input:
+        unpack(tilt_series_files),
+    output:
+        table=result("import_tilt_series/{ts}/{ts}.star"),
+        summary=result("import_tilt_series/{ts}/summary.json"),
+    log:
+        result("logs/import_tilt_series/{ts}.log"),
+    benchmark:
+        result("benchmarks/import_tilt_series/{ts}.tsv")
+    threads: 1
+    resources:
+        gpu=step_gpu("import_tilt_series"),
+        mem_mb=step_memory_mb("import_tilt_series", 1000),
+        runtime=30,
+    params:
+        source=lambda wildcards: series_source(wildcards.ts),
+        **step_params("import_tilt_series"),
+    script:
+        "../scripts/import_tilt_series.py"
