@@ -1,0 +1,255 @@
+"""Markerless alignment of a tilt series: the whole course, from raw views to a TiltGeometry.
+
+1. views are binned, high-passed, gold and other outliers clipped; 2. neighbours are linked by cosine-stretched correlation and
+the links solved together; 3. projection matching outwards from the least tilted view; 4. all shifts at once by Fisher scoring
+of the slab model, while tilt axis, tilt-angle offset and slab thickness follow the likelihood, in bands of growing
+resolution. Excluded views take no part: the result equals that of a series that never had them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from cryoet_core.backend import array_namespace, asnumpy
+from cryoet_core.errors import DataQualityError
+from cryoet_core.fourier import bin_images, highpass
+from cryoet_core.geometry.tilt_geometry import TiltGeometry
+from cryoet_core.tilt_series import refine_alignment as refine
+from cryoet_core.tilt_series.plane import PlaneViews, prepare_views
+from cryoet_core.tilt_series.refine_alignment import Band
+
+MIN_VIEWS = 5
+
+
+@dataclass(frozen=True)
+class AlignmentSettings:
+    """How to align; see config/align_tilt_series.py for the meaning of each value. None = automatic."""
+
+    pixel_size_angst: float = 14.0
+    resolution_angst: float = 30.0
+    highpass_angst: float | None = None
+    max_shift_angst: float | None = None
+    clip_sigma: float = 4.0
+    refine_axis: bool = True
+    axis_range_deg: float = 8.0
+    refine_offset: bool = True
+    thickness_angst: float | None = None
+    update_px: float = 0.2
+    max_sweeps: int = 8
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Result for all n views; per-view arrays are NaN for views that took no part.
+
+    geometry : TiltGeometry of all views. axis_change_deg, tilt_offset_deg : added to what was given, with the standard errors
+    of the likelihood. thickness_angst : of the slab that predicts the views best. correlation : (n,) leave-one-out.
+    shift_error_angst : (n,) standard error predicted by the model. history : one dict per stage.
+    """
+
+    geometry: TiltGeometry
+    axis_change_deg: float
+    axis_error_deg: float
+    tilt_offset_deg: float
+    tilt_offset_error_deg: float
+    thickness_angst: float
+    correlation: np.ndarray
+    shift_error_angst: np.ndarray
+    signal_fraction: refine.SlabPrior
+    pixel_size_angst: float
+    history: list = field(default_factory=list)
+
+
+def alignment_binning(pixel_size_angst: float, target_angst: float) -> int:
+    """The integer binning that brings images close to, rarely above, ``target_angst``."""
+    return max(1, int(np.ceil(target_angst / pixel_size_angst - 0.25)))
+
+
+def alignment_images(images, pixel_size_angst: float, binning: int, highpass_angst: float, clip_sigma: float):
+    """Binned, high-passed views (n, h, w) in units of their own robust sigma, clipped so that gold does not dominate."""
+    xp = array_namespace(images)
+    prepared = []
+    for image in images:
+        small = bin_images(image[None].astype(xp.float32), binning)[0]
+        flat = highpass(small - xp.mean(small), highpass_angst, pixel_size_angst * binning)
+        centre = xp.median(flat)
+        sigma = 1.4826 * xp.median(xp.abs(flat - centre)) + 1e-12
+        clipped = xp.clip((flat - centre) / sigma, -clip_sigma, clip_sigma)
+        prepared.append((clipped - clipped.mean()).astype(xp.float32))
+    return xp.stack(prepared)
+
+
+@dataclass
+class _State:
+    """What the stages pass on."""
+
+    geometry: TiltGeometry
+    thickness_angst: float
+    axis_deg: float = 0.0
+    axis_error_deg: float = np.nan
+    offset_deg: float = 0.0
+    offset_error_deg: float = np.nan
+    history: list = field(default_factory=list)
+
+
+def align_tilt_series(images, geometry: TiltGeometry, pixel_size_angst: float, settings: AlignmentSettings,
+                      included=None, log=None) -> Alignment:  # fmt: skip
+    """Align views without markers.
+
+    Parameters
+    ----------
+    images : (n, h, w) views at ``pixel_size_angst``, numpy or cupy. geometry : nominal angles and axis; shifts are ignored.
+    included : (n,) bool, views that take part (all by default). log : called with one sentence per stage.
+
+    Raises
+    ------
+    DataQualityError E-TS-01 when fewer than five views take part.
+    """
+    included = np.ones(len(geometry), bool) if included is None else np.asarray(included, bool)
+    _check_enough(included)
+    part = geometry.select(included).replace(x_shift_angst=0.0, y_shift_angst=0.0)
+    chosen = [images[int(i)] for i in np.flatnonzero(included)]
+    fine, coarse, highpass_angst = _prepare(chosen, pixel_size_angst, part, settings)
+    field_angst = min(fine.coefficients.shape[1:]) * fine.pixel_size_angst
+    state = _State(part, settings.thickness_angst or min(1500.0, 0.3 * field_angst))
+    say = log or (lambda text: None)
+
+    _coarse_stage(coarse, state, settings, highpass_angst, settings.max_shift_angst or 0.3 * field_angst, say)
+    for resolution in (80.0, 60.0):
+        band = Band(highpass_angst, max(resolution, 2.2 * coarse.pixel_size_angst))
+        _refine_stage(coarse, state, band, settings, say)
+    final = max(settings.resolution_angst, 2.1 * fine.pixel_size_angst)
+    for resolution in sorted({max(45.0, final), final}, reverse=True):
+        _refine_stage(fine, state, Band(highpass_angst, resolution), settings, say)
+    correlation, error, prior = _final_sweeps(fine, state, Band(highpass_angst, final), settings, say)
+    return _result(geometry, included, state, correlation, error, prior, fine.pixel_size_angst)
+
+
+def _check_enough(included):
+    if included.sum() < MIN_VIEWS:
+        raise DataQualityError(
+            "E-TS-01", "too few views to align", field="included views", found=int(included.sum()),
+            expected=f"at least {MIN_VIEWS}", fix="relax exclude_views for this series",
+        )  # fmt: skip
+
+
+def _prepare(images, pixel_size_angst, geometry, settings):
+    """Views at the working pixel size and at twice that."""
+    binning = alignment_binning(pixel_size_angst, settings.pixel_size_angst)
+    field_angst = min(images[0].shape) * pixel_size_angst
+    highpass_angst = settings.highpass_angst or float(np.clip(0.25 * field_angst, 400, 1200))
+    fine = alignment_images(images, pixel_size_angst, binning, highpass_angst, settings.clip_sigma)
+    pixel, axis = pixel_size_angst * binning, float(np.mean(geometry.z_rot_deg))
+    coarse = bin_images(fine, 2)
+    return prepare_views(fine, pixel, axis), prepare_views(coarse, 2 * pixel, axis), highpass_angst
+
+
+def _coarse_stage(views: PlaneViews, state: _State, settings, highpass_angst, limit_angst, say):
+    """Scan the axis, link neighbours at each; keep the most likely; then match outwards."""
+    band = Band(highpass_angst, max(80.0, 2.2 * views.pixel_size_angst))
+    steps = np.arange(-settings.axis_range_deg, settings.axis_range_deg + 1e-6, 2.0) if settings.refine_axis else [0.0]
+    trials = [_coarse_trial(views, state, band, float(a), limit_angst) for a in steps]
+    best = min(range(len(trials)), key=lambda k: trials[k][0])
+    _, state.geometry, residual = trials[best]
+    state.axis_deg = float(steps[best])
+    data, prior = refine.spectra_in_band(views, state.geometry, band, state.thickness_angst)
+    moves = refine.matching_sweep(data, prior, 0.25 * limit_angst, outward=True)
+    state.geometry = refine.recentre(refine.add_plane_shift(state.geometry, moves))
+    state.history.append({"stage": "coarse", "axis_change_deg": state.axis_deg, "link_residual_angst": residual})
+    say(f"coarse alignment: tilt axis {state.axis_deg:+.1f} deg, links agree within {residual:.1f} A (median)")
+
+
+def _coarse_trial(views, state, band, axis_deg, limit_angst):
+    geometry = refine.turned(state.geometry, axis_deg=axis_deg)
+    geometry, _ = refine.coarse_step(views, geometry, band, state.thickness_angst, limit_angst)
+    geometry, residual = refine.coarse_step(views, geometry, band, state.thickness_angst, 0.4 * limit_angst)
+    value = refine.profile_badness(views, geometry, band, refine.flat_prior(state.thickness_angst, band))
+    return value, geometry, residual
+
+
+def _refine_stage(views: PlaneViews, state: _State, band: Band, settings, say):
+    """Shifts, axis, offset, thickness in one band."""
+    update = _shift_sweep(views, state, band)
+    if settings.thickness_angst is None:
+        centre = np.clip(state.thickness_angst, 400, 3000)
+        candidates = centre * np.array([0.4, 0.6, 0.85, 1.2, 1.7])
+        state.thickness_angst = refine.best_thickness(views, state.geometry, band, candidates)
+    prior = refine.spectra_in_band(views, state.geometry, band, state.thickness_angst)[1]
+    step = 2.0 if band.high_angst > 70 else 0.6
+    if settings.refine_axis:
+        _turn(views, state, band, prior, "axis", step)
+    if settings.refine_offset:
+        _turn(views, state, band, prior, "offset", 1.5 * step)
+    update = max(update, _shift_sweep(views, state, band))
+    state.history.append(_history_row(f"{band.high_angst:.0f} A", state, update))
+    say(
+        f"to {band.high_angst:.0f} A: axis {state.axis_deg:+.2f} deg, tilt offset {state.offset_deg:+.2f} deg, "
+        f"slab {state.thickness_angst:.0f} A, largest update {update:.1f} A"
+    )
+
+
+def _history_row(stage, state, update):
+    return {
+        "stage": stage,
+        "axis_change_deg": state.axis_deg,
+        "tilt_offset_deg": state.offset_deg,
+        "thickness_angst": state.thickness_angst,
+        "largest_update_angst": update,
+    }
+
+
+def _shift_sweep(views, state, band):
+    data, prior = refine.spectra_in_band(views, state.geometry, band, state.thickness_angst)
+    delta, _, _ = refine.scoring_steps(data, prior, band.high_angst)
+    state.geometry = refine.recentre(refine.add_plane_shift(state.geometry, delta))
+    return float(np.linalg.norm(delta, axis=1).max())
+
+
+def _turn(views, state, band, prior, which, step):
+    start = state.geometry
+
+    def value(x):
+        return refine.profile_badness(views, refine.turned(start, **{f"{which}_deg": x}), band, prior)
+
+    change, error = refine.parabola_search(value, step)
+    state.geometry = refine.turned(start, **{f"{which}_deg": change})
+    setattr(state, f"{which}_deg", getattr(state, f"{which}_deg") + change)
+    setattr(state, f"{which}_error_deg", error)
+
+
+def _final_sweeps(views, state, band, settings, say):
+    """Shift sweeps until the largest update is below ``update_px``."""
+    for sweep in range(settings.max_sweeps):
+        data, prior = refine.spectra_in_band(views, state.geometry, band, state.thickness_angst)
+        delta, error, _ = refine.scoring_steps(data, prior, band.high_angst)
+        update = float(np.linalg.norm(delta, axis=1).max())
+        state.geometry = refine.recentre(refine.add_plane_shift(state.geometry, delta))
+        state.history.append(_history_row(f"final {sweep + 1}", state, update))
+        if update < settings.update_px * views.pixel_size_angst and sweep >= 2:
+            break
+    say(f"shifts settled: largest update {update:.2f} A after {sweep + 1} sweeps")
+    data, prior = refine.spectra_in_band(views, state.geometry, band, state.thickness_angst)
+    return refine.loo_correlation(data, prior), np.linalg.norm(error, axis=1), prior
+
+
+def _result(geometry, included, state, correlation, error, prior, pixel_size_angst) -> Alignment:
+    full = refine.turned(geometry.replace(x_shift_angst=0.0, y_shift_angst=0.0), state.axis_deg, state.offset_deg)
+    shift = full.shift_angst
+    shift[included] = state.geometry.shift_angst
+    per_view = np.full((2, len(geometry)), np.nan)
+    per_view[0, included], per_view[1, included] = asnumpy(correlation), error
+    return Alignment(
+        geometry=full.replace(x_shift_angst=shift[:, 0], y_shift_angst=shift[:, 1]),
+        axis_change_deg=state.axis_deg,
+        axis_error_deg=state.axis_error_deg,
+        tilt_offset_deg=state.offset_deg,
+        tilt_offset_error_deg=state.offset_error_deg,
+        thickness_angst=state.thickness_angst,
+        correlation=per_view[0],
+        shift_error_angst=per_view[1],
+        signal_fraction=prior,
+        pixel_size_angst=pixel_size_angst,
+        history=state.history,
+    )

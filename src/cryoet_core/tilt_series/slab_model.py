@@ -1,0 +1,190 @@
+"""What every tilt image should look like, given the others: a slab of matter seen along known directions.
+
+In the specimen plane (see plane.py) view i samples the transform V of the specimen on kz = kx p_i. Matter inside a slab of
+thickness T makes V along kz correlated over about 1/T: for whitened spectra the covariance of views i and j at (kx, ky) is
+
+    C_ij = sqrt(rho_i rho_j) sinc(T kx (p_i - p_j)) + (1 - rho_i) delta_ij ,
+
+with rho the fraction of signal in the power. That is exactly back-projection into the slab followed by re-projection, but
+with the statistically best weights and at the price of one small matrix per column kx instead of a volume. From A = C^-1:
+
+    prediction of view i from all others   F_i - (A F)_i / A_ii          (leave-one-out, variance 1 / A_ii)
+    badness of the alignment               Q = sum F^H A F               (minus two log-likelihood)
+
+The slab is level and centred on Z = 0, so the likelihood also levels the specimen (tilt-angle offset) and centres it.
+Prediction of Gaussian processes: Rasmussen & Williams 2006, chapter 5.4.2. Slab support and its sinc: Crowther 1970.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cryoet_core.backend import array_namespace, asnumpy
+from cryoet_core.tilt_series.plane import PlaneSpectra
+
+
+@dataclass(frozen=True)
+class SlabPrior:
+    """thickness_angst : of the slab. frequency, signal_fraction : (m,) rho over image frequency (1/A), linear between."""
+
+    thickness_angst: float
+    frequency: np.ndarray
+    signal_fraction: np.ndarray
+
+    def rho(self, frequency):
+        """Signal fraction at image frequencies, 0 outside the table."""
+        return np.interp(frequency, self.frequency, self.signal_fraction, left=0.0, right=0.0)
+
+
+@dataclass(frozen=True)
+class Precision:
+    """A = C^-1 on a grid of columns kx and groups of rows |ky|.
+
+    rows : list of index arrays into ky. matrices : per group (n_columns, n, n) float32. covariance : same, C.
+    """
+
+    rows: list
+    matrices: list
+    covariances: list
+    log_determinant: float
+
+
+def view_covariance(parallax, kx, thickness_angst):
+    """(n_columns, n, n) sinc(T kx (p_i - p_j))."""
+    difference = parallax[:, None] - parallax[None, :]
+    return np.sinc(thickness_angst * np.asarray(kx)[:, None, None] * difference)
+
+
+def precision(data: PlaneSpectra, prior: SlabPrior, n_row_groups: int = 12) -> Precision:
+    """Invert C for every column and group of rows; views without signal at a frequency decouple by themselves."""
+    xp = array_namespace(data.spectra)
+    kx, ky = asnumpy(data.kx)[0].astype(np.float64), np.abs(asnumpy(data.ky)[:, 0]).astype(np.float64)
+    support = view_covariance(data.parallax, kx, prior.thickness_angst)
+    frequency = asnumpy(data.image_frequency)
+    edges = np.linspace(0, ky.max() * (1 + 1e-9), n_row_groups + 1)
+    group = np.clip(np.searchsorted(edges, ky, side="right") - 1, 0, n_row_groups - 1)
+    rows, matrices, covariances, log_determinant = [], [], [], 0.0
+    for g in range(n_row_groups):
+        members = np.flatnonzero(group == g)
+        if not members.size:
+            continue
+        rho = np.mean(prior.rho(frequency[:, members, :]), axis=1).T  # (n_columns, n)
+        root = np.sqrt(rho)
+        c = root[:, :, None] * support * root[:, None, :]
+        c[:, np.arange(rho.shape[1]), np.arange(rho.shape[1])] = 1.0
+        a = np.linalg.inv(c)
+        log_determinant += members.size * float(np.linalg.slogdet(c)[1].sum())
+        rows.append(xp.asarray(members))
+        matrices.append(xp.asarray(a.astype(np.float32)))
+        covariances.append(c)
+    return Precision(rows, matrices, covariances, log_determinant)
+
+
+def weighted(data: PlaneSpectra, model: Precision):
+    """A F and the diagonal of A, both (n, n_rows, n_columns)."""
+    xp = array_namespace(data.spectra)
+    product, diagonal = xp.zeros_like(data.spectra), xp.ones(data.spectra.shape, dtype=xp.float32)
+    for rows, a in zip(model.rows, model.matrices, strict=True):
+        block = data.spectra[:, rows].transpose(2, 0, 1)  # (n_columns, n, n_rows of the group)
+        product[:, rows] = (a @ block).transpose(1, 2, 0)
+        diagonal[:, rows] = xp.diagonal(a, axis1=1, axis2=2).T[:, None, :]
+    return product, diagonal
+
+
+def badness(data: PlaneSpectra, model: Precision, product=None) -> float:
+    """Q + log det C: minus two log-likelihood of all coefficients, up to a constant."""
+    xp = array_namespace(data.spectra)
+    product = weighted(data, model)[0] if product is None else product
+    q = xp.sum((data.spectra.conj() * product).real, dtype=xp.float64)
+    return float(q) + model.log_determinant
+
+
+def leave_one_out(data: PlaneSpectra, model: Precision):
+    """Prediction of every view from all others and the weight 1/variance of each coefficient."""
+    product, diagonal = weighted(data, model)
+    return data.spectra - product / diagonal, diagonal
+
+
+def leave_one_out_correlation(data: PlaneSpectra, model: Precision) -> np.ndarray:
+    """(n,) correlation coefficient of each view with its prediction, over the coefficients that have one."""
+    xp = array_namespace(data.spectra)
+    prediction, _ = leave_one_out(data, model)
+    cross = xp.sum((prediction.conj() * data.spectra).real, axis=(1, 2), dtype=xp.float64)
+    power = xp.sum(xp.abs(prediction) ** 2, axis=(1, 2), dtype=xp.float64)
+    data_power = xp.sum(xp.abs(data.spectra) ** 2 * (xp.abs(prediction) > 0), axis=(1, 2), dtype=xp.float64)
+    return asnumpy(cross / xp.sqrt(power * data_power + 1e-30))
+
+
+def shift_step(data: PlaneSpectra, model: Precision):
+    """One Fisher-scoring step of all in-plane shifts at once.
+
+    Returns
+    -------
+    delta_angst (n, 2), standard_error_angst (n, 2), q. The common shift, which nothing determines, is zero.
+    """
+    xp = array_namespace(data.spectra)
+    product, _ = weighted(data, model)
+    torque = 4 * np.pi * (data.spectra.conj() * product).imag
+    gradient = np.stack(
+        [asnumpy(xp.sum(torque * k, axis=(1, 2), dtype=xp.float64)) for k in (data.kx, data.ky)], axis=1
+    )
+    information = fisher_information(data, model)
+    n = gradient.shape[0]
+    delta, error = np.zeros((n, 2)), np.zeros((n, 2))
+    for a in range(2):
+        matrix = information[a]
+        pinned = matrix + np.trace(matrix) / n**2 * np.ones((n, n))
+        inverse = np.linalg.inv(pinned + 1e-9 * np.trace(matrix) / n * np.eye(n))
+        delta[:, a] = -inverse @ gradient[:, a]
+        error[:, a] = np.sqrt(np.maximum(2 * np.diag(inverse), 0))
+    return delta - delta.mean(axis=0), error, badness(data, model, product)
+
+
+def fisher_information(data: PlaneSpectra, model: Precision) -> np.ndarray:
+    """(2, n, n): expected second derivatives of Q for x and y shifts, 8 pi^2 k^2 (A o C - 1)."""
+    kx, ky = asnumpy(data.kx)[0].astype(np.float64), asnumpy(data.ky)[:, 0].astype(np.float64)
+    n = data.spectra.shape[0]
+    information = np.zeros((2, n, n))
+    for rows, a, c in zip(model.rows, model.matrices, model.covariances, strict=True):
+        coupling = asnumpy(a) * c - np.eye(n)
+        members = asnumpy(rows)
+        information[0] += members.size * np.einsum("c,cij->ij", kx**2, coupling)
+        information[1] += np.sum(ky[members] ** 2) * coupling.sum(axis=0)
+    return 8 * np.pi**2 * information
+
+
+def estimate_signal_fraction(data: PlaneSpectra, thickness_angst, low, high, n_rings: int = 24, max_step: int = 2):
+    """rho over image frequency from the coherence of neighbouring views: sum K Re(F_i* F_j) / sum K^2 per ring.
+
+    Rings whose coherence is not significant get none, so that noise is never aligned to noise. Returns a :class:`SlabPrior` whose table is zero outside [low, high] (1/A).
+    """
+    xp = array_namespace(data.spectra)
+    edges = np.linspace(low, high, n_rings + 1)
+    top, bottom = np.zeros(n_rings + 2), np.full(n_rings + 2, 1e-12)
+    kx = asnumpy(data.kx)[0].astype(np.float64)
+    order = np.argsort(data.parallax)
+    for step in range(1, max_step + 1):
+        for i, j in zip(order[:-step], order[step:], strict=True):
+            coupling = np.sinc(thickness_angst * kx * (data.parallax[i] - data.parallax[j]))[None, :]
+            product = asnumpy((data.spectra[i].conj() * data.spectra[j]).real)
+            frequency = asnumpy(xp.maximum(data.image_frequency[i], data.image_frequency[j]))
+            ring = np.searchsorted(edges, frequency.ravel(), side="right")
+            top += np.bincount(ring, weights=(product * coupling).ravel(), minlength=n_rings + 2)
+            bottom += np.bincount(ring, weights=np.broadcast_to(coupling**2, product.shape).ravel(), minlength=n_rings + 2)
+    smooth = _significant(top[1:-1], bottom[1:-1])
+    centres = np.concatenate([[low], 0.5 * (edges[1:] + edges[:-1]), [high]])
+    return SlabPrior(thickness_angst, centres, np.concatenate([[0.0], smooth, [0.0]]))
+
+
+def _significant(top, bottom, n_sigma: float = 4.0):
+    """Smoothed ratio, shrunk to zero where it is below ``n_sigma`` standard errors (Re F_i* F_j has variance 1/2)."""
+
+    def smooth(x):
+        return np.convolve(np.pad(x, 1, mode="edge"), [0.25, 0.5, 0.25], mode="valid")
+
+    rho = smooth(top) / smooth(bottom)
+    error = np.sqrt(0.5 * smooth(smooth(bottom))) / smooth(bottom)
+    shrink = np.clip(1 - (n_sigma * error / np.maximum(rho, 1e-9)) ** 2, 0, 1)
+    return np.clip(rho, 0.0, 0.95) * shrink
