@@ -1,6 +1,6 @@
 """Write (or with --check compare) the files that are generated from a single source.
 
-environment.yml <- pyproject.toml; config/README.md and config/schema.json <- the pydantic models of cryoet_core.config;
+environment.yml <- pyproject.toml; config/README.md, config/default.yaml and config/schema.json <- the pydantic models of cryoet_core.config;
 docs/errors.md <- the error codes in src.
 """
 
@@ -36,6 +36,13 @@ def config_readme() -> str:
     from cryoet_core.config.document import markdown
 
     return markdown()
+
+
+def config_default() -> str:
+    """Every key of the config with its default, as YAML."""
+    from cryoet_core.config.document import default_yaml
+
+    return default_yaml()
 
 
 def config_schema() -> str:
@@ -82,6 +89,7 @@ def _literal(node) -> str:
 GENERATED = {
     "environment.yml": environment,
     "config/README.md": config_readme,
+    "config/default.yaml": config_default,
     "config/schema.json": config_schema,
     "docs/errors.md": error_catalogue,
 }
