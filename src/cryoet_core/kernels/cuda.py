@@ -39,3 +39,21 @@ def launch(name: str, function: str, n_threads: int, arguments) -> None:
 def to_namespace(xp, array, dtype):
     """Small host table as a contiguous array of ``xp`` (a copy to the device when ``xp`` is CuPy)."""
     return xp.asarray(np.ascontiguousarray(array, dtype=dtype))
+
+
+def fixed_point(coordinates):
+    """Index coordinates as int64 with 32 fraction bits, the form the projection sources take."""
+    return np.rint(np.asarray(coordinates, np.float64) * 2.0**32).astype(np.int64)
+
+
+def fixed_scale(largest: float, n_terms: int) -> float:
+    """Power of two by which values up to ``largest`` may be multiplied so that ``n_terms`` of them fit into int64.
+
+    Raises
+    ------
+    ValueError when ``largest`` is not finite: integers cannot carry NaN or infinity.
+    """
+    if not np.isfinite(largest):
+        raise ValueError("values to be summed on the device must be finite")
+    bound = largest * max(1, n_terms)
+    return 1.0 if bound == 0 else 2.0 ** np.clip(np.floor(61.0 - np.log2(bound)), -1000, 1000)

@@ -1,0 +1,32 @@
+"""CUDA slice insertion: launches ``insert_slices.cu`` and adds its fixed-point sums to the float64 accumulator."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cryoet_core.backend import array_namespace
+from cryoet_core.kernels import cuda
+
+TERMS_PER_SLICE = 64  # a plane meets the cube of side two around a grid point in fewer pixels, mates included
+
+
+def insert_slices(slices, weights, rotations, radius_px, pad, accumulator):
+    """See :func:`cryoet_core.kernels.insert_slices.insert_slices`; adds to ``accumulator``."""
+    xp = array_namespace(slices)
+    m, size, _ = slices.shape
+    data_scale = cuda.fixed_scale(float(abs(slices).max()), TERMS_PER_SLICE * m)
+    weight_scale = cuda.fixed_scale(float(abs(weights).max()), TERMS_PER_SLICE * m)
+    sums = xp.zeros(accumulator.shape, xp.int64)
+    arguments = (
+        slices,
+        weights,
+        cuda.to_namespace(xp, rotations[:, :2] * pad, np.float64),
+        sums,
+        np.float64(radius_px * radius_px + 1e-6),
+        np.float64(data_scale),
+        np.float64(weight_scale),
+        *map(np.int64, (m, size, accumulator.shape[0])),
+    )
+    cuda.launch("insert_slices", "insert_slices", slices.size, arguments)
+    accumulator[..., :2] += sums[..., :2] * (1.0 / data_scale)
+    accumulator[..., 2] += sums[..., 2] * (1.0 / weight_scale)

@@ -1,0 +1,53 @@
+// One thread per pixel of a slice (or per point). Complex numbers are float2; transforms are (n, n, half) with kz and
+// ky zero at n / 2 and kx >= 0.
+
+__device__ float2 sample(const float2* transform, long long n, long long half, float kx, float ky, float kz)
+{
+    float2 value;
+    value.x = 0.0f;
+    value.y = 0.0f;
+    const float flip = kx < 0.0f ? -1.0f : 1.0f;
+    const float x = flip * kx, y = flip * ky + (float)(n / 2), z = flip * kz + (float)(n / 2);
+    if (!(y > -1.0f && z > -1.0f && y < (float)n && z < (float)n && x < (float)half)) return value;
+    const long long ix = (long long)x, iy = (long long)floorf(y), iz = (long long)floorf(z);
+    const float fx = x - (float)ix, fy = y - (float)iy, fz = z - (float)iz;
+    for (int corner = 0; corner < 8; ++corner) {
+        const int dx = corner & 1, dy = (corner >> 1) & 1, dz = corner >> 2;
+        const long long a = ix + dx, b = iy + dy, c = iz + dz;
+        if (a >= half || b < 0 || b >= n || c < 0 || c >= n) continue;
+        const float weight = (dx ? fx : 1.0f - fx) * (dy ? fy : 1.0f - fy) * (dz ? fz : 1.0f - fz);
+        const float2 grid = transform[(c * n + b) * half + a];
+        value.x += weight * grid.x;
+        value.y += weight * grid.y;
+    }
+    value.y *= flip;
+    return value;
+}
+
+extern "C" __global__ void extract_slices(const float2* transform, const float* rows, float2* out, double limit,
+                                          long long n, long long m, long long size)
+{
+    const long long width = size / 2 + 1;
+    const long long index = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    if (index >= m * size * width) return;
+    const long long p = index % width, j = (index / width) % size;
+    const long long q = j < (size + 1) / 2 ? j : j - size;
+    const float* r = rows + (index / (width * size)) * 6;
+    float2 value;
+    value.x = 0.0f;
+    value.y = 0.0f;
+    if ((double)(p * p + q * q) <= limit) {
+        const float kx = (float)p, ky = (float)q;
+        value = sample(transform, n, n / 2 + 1, kx * r[0] + ky * r[3], kx * r[1] + ky * r[4], kx * r[2] + ky * r[5]);
+    }
+    out[index] = value;
+}
+
+extern "C" __global__ void extract_points(const float2* transform, const float* coords, float2* out, float pad,
+                                          long long n, long long m)
+{
+    const long long index = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    if (index >= m) return;
+    const float* k = coords + 3 * index;
+    out[index] = sample(transform, n, n / 2 + 1, pad * k[0], pad * k[1], pad * k[2]);
+}
