@@ -1,0 +1,45 @@
+"""Config section estimate_ctf: defocus of every view from its power spectrum. Names and defaults follow Warp."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import field_validator
+
+from cryoet_core.config.base import StepModel, key
+
+
+class EstimateCtf(StepModel):
+    """Defocus per view, one astigmatism per series."""
+
+    version: ClassVar[int] = 1
+
+    window_px: int = key(512, unit="px", meaning="side of the tiles whose spectra are averaged", ge=64, le=4096)
+    resolution_range_angst: tuple[float, float] = key(
+        (30.0, 8.0), unit="A", meaning="coarsest and finest detail fitted; the finest is limited by the pixel size"
+    )
+    defocus_range_angst: tuple[float, float] = key(
+        (5000.0, 80000.0), unit="A", meaning="smallest and largest underfocus searched"
+    )
+    fit_phase_shift: bool = key(False, meaning="fit one phase shift per series (phase plate)")
+    handedness: Literal["auto", "1", "-1"] = key(
+        "auto",
+        meaning="sign of depth in the defocus: -1 is physical, 1 means the tilt axis is turned by 180 degrees; "
+        "auto = the data decide when they can, else -1",
+    )
+    defocus_angst: float | None = key(
+        None, unit="A", meaning="take this defocus for every view and fit nothing (data without visible rings); empty = fit",
+        ge=-100000, le=200000,
+    )
+
+    @field_validator("handedness", mode="before")
+    @classmethod
+    def _as_text(cls, value):
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @field_validator("resolution_range_angst", "defocus_range_angst")
+    @classmethod
+    def _two_values(cls, value):
+        if min(value) <= 0 or value[0] == value[1]:
+            raise ValueError("needs two different positive numbers")
+        return value

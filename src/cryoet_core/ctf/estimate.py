@@ -1,0 +1,195 @@
+"""CTF of a tilt series: spectra of all views, joint fit, quality, and what the table and the summary say about it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from cryoet_core.ctf.fit import CtfFit, HandEvidence, fit_series
+from cryoet_core.ctf.quality import fit_resolution, local_correlation, ring_profiles, spectrum_picture
+from cryoet_core.ctf.score import prepare_view
+from cryoet_core.ctf.spectra import PolarGrid, ViewSpectra, usable_window, view_spectra
+from cryoet_core.errors import DataQualityError, UserInputError
+from cryoet_core.metadata import TiltSeries
+
+MIN_RADII = 16
+SURE_GAIN = 12.0  # a peak of this log-likelihood anywhere in the search range is not noise
+NEAR_GAIN, NEAR_ANGST = 4.5, 1500.0  # nor is a smaller one this close to what the neighbours say
+
+
+@dataclass(frozen=True)
+class CtfSettings:
+    """Parameters of the estimation, see config/estimate_ctf.py. handedness : None (auto), +1 or -1."""
+
+    window_px: int = 512
+    resolution_range_angst: tuple[float, float] = (30.0, 8.0)
+    defocus_range_angst: tuple[float, float] = (5000.0, 80000.0)
+    fit_phase_shift: bool = False
+    handedness: int | None = None
+    defocus_angst: float | None = None
+
+
+@dataclass(frozen=True)
+class CtfEstimate:
+    """fit; restrained (n,) bool: value taken from the neighbours; score (n,) correlation of the ring profiles;
+    resolution_angst (n,); pictures (n, 256, 256); evidence of the hand (None when nothing was fitted)."""
+
+    fit: CtfFit
+    restrained: np.ndarray
+    score: np.ndarray
+    resolution_angst: np.ndarray
+    pictures: np.ndarray
+    evidence: HandEvidence | None
+
+
+def _fit_radii(grid: PolarGrid, resolution_range_angst) -> slice:
+    low, high = 1 / max(resolution_range_angst), 1 / min(resolution_range_angst)
+    first, last = np.searchsorted(grid.k, [low, high])
+    return slice(int(first), int(last))
+
+
+def _check_radii(radii: slice, pixel_size_angst: float) -> None:
+    if radii.stop - radii.start < MIN_RADII:
+        raise UserInputError(
+            "E-CTF-02", "the pixels are too coarse to see Thon rings in this range",
+            field="estimate_ctf.resolution_range_angst", found=f"pixel size {pixel_size_angst:g} A",
+            expected=f"at least {MIN_RADII} spectrum pixels between the two resolutions",
+            fix="widen the range, or set estimate_ctf.defocus_angst to a known defocus",
+        )
+
+
+def _neighbour_values(fit: CtfFit, tilts_deg, trusted) -> np.ndarray:
+    """Defocus that the trusted views imply for every view: linear between them, the end value beyond them."""
+    return np.interp(tilts_deg, np.asarray(tilts_deg)[trusted], fit.defocus_angst[trusted])
+
+
+def restrain(fit: CtfFit, tilts_deg) -> tuple[CtfFit, np.ndarray]:
+    """Views without convincing rings take their neighbours' defocus. Returns (fit, restrained (n,) bool).
+
+    Raises DataQualityError E-CTF-03 when no view has rings.
+    """
+    sure = fit.gain >= SURE_GAIN
+    if not sure.any():
+        raise DataQualityError(
+            "E-CTF-03", "no view of this series shows Thon rings", field="estimate_ctf",
+            found=f"best log-likelihood gain {fit.gain.max():.1f}", expected=f"at least {SURE_GAIN:g} in one view",
+            fix="check pixel size, voltage and defocus_range_angst, or set defocus_angst to a known defocus",
+        )
+    expected = _neighbour_values(fit, tilts_deg, sure)
+    near = (fit.gain >= NEAR_GAIN) & (np.abs(fit.defocus_angst - expected) <= NEAR_ANGST)
+    trusted = sure | near
+    filled = np.where(trusted, fit.defocus_angst, _neighbour_values(fit, tilts_deg, trusted))
+    return dataclasses.replace(fit, defocus_angst=filled), ~trusted
+
+
+def _fixed_fit(n: int, settings: CtfSettings) -> CtfFit:
+    zeros = np.zeros(n)
+    return CtfFit(
+        np.full(n, float(settings.defocus_angst)), (0.0, 0.0), 0.0, zeros, zeros + np.inf, settings.handedness or -1,
+        0.0, 0.0,
+    )
+
+
+def _fit(spectra: list[ViewSpectra], grid, window_angst, optics, tilts_deg, settings):
+    radii = _fit_radii(grid, settings.resolution_range_angst)
+    _check_radii(radii, window_angst)
+    radial, polar = (
+        [prepare_view(s, grid, radii, window_angst, optics, radial=r) for s in spectra] for r in (True, False)
+    )
+    order = np.argsort(tilts_deg, kind="stable")
+    back = np.argsort(order)
+    fits, evidence = fit_series(
+        [radial[i] for i in order], [polar[i] for i in order], settings.defocus_range_angst,
+        fit_phase=settings.fit_phase_shift,
+    )
+    fit = fits[settings.handedness or evidence.decided or -1]
+    fit = dataclasses.replace(
+        fit, defocus_angst=fit.defocus_angst[back], gain=fit.gain[back], error_angst=fit.error_angst[back]
+    )
+    return *restrain(fit, tilts_deg), evidence
+
+
+def _quality(spectra, grid, window_angst, optics, fit: CtfFit, radii: slice):
+    """(score, resolution_angst) of one view after another."""
+    everything = slice(0, len(grid.k))
+    phase = np.deg2rad(fit.phase_deg)
+    for view, defocus in zip(spectra, fit.defocus_angst, strict=True):
+        data = prepare_view(view, grid, everything, window_angst, optics)
+        measured, fitted = ring_profiles(data, grid.k, defocus, fit.handedness, fit.astigmatism, phase, fit.b_factor)
+        local = local_correlation(measured, fitted, grid.k, defocus, optics.wavelength_angst)
+        a, b = measured[radii], fitted[radii]
+        norm = np.sqrt((a**2).sum() * (b**2).sum())
+        yield float((a * b).sum() / norm) if norm > 0 else 0.0, fit_resolution(local, grid.k)
+
+
+def estimate_ctf(series: TiltSeries, images: Iterable, settings: CtfSettings) -> CtfEstimate:
+    """Defocus of every view at depth 0, one astigmatism and phase shift, quality and pictures.
+
+    Parameters
+    ----------
+    series : gives optics, pixel size and tilt geometry (nominal before alignment). images : n images (h, w) in the order of
+    the rows, taken one by one.
+
+    Raises
+    ------
+    UserInputError E-CTF-02 (pixels too coarse), DataQualityError E-CTF-03 (no rings anywhere).
+    """
+    pixel, optics = series.pixel_size_angst, series.optics
+    window = usable_window(series.image_size_px[::-1], settings.window_px)
+    grid = PolarGrid.create(window, pixel, 1.33 * max(settings.resolution_range_angst))
+    slopes = series.geometry.depth_plane()
+    spectra = [view_spectra(i, pixel, s, grid, window) for i, s in zip(images, slopes, strict=True)]
+    tilts = series.tilts["nominal_tilt_deg"].to_numpy(float)
+    if settings.defocus_angst is not None:
+        fit, restrained, evidence = _fixed_fit(len(series), settings), np.zeros(len(series), bool), None
+    else:
+        fit, restrained, evidence = _fit(spectra, grid, window * pixel, optics, tilts, settings)
+    radii = _fit_radii(grid, settings.resolution_range_angst)
+    radii = radii if radii.stop - radii.start >= MIN_RADII else slice(0, len(grid.k))
+    quality = list(_quality(spectra, grid, window * pixel, optics, fit, radii))
+    u, v, angle = fit.defocus_u_v_angle
+    pictures = np.array([
+        spectrum_picture(s.mean_power, pixel, a, b, angle, fit.phase_deg, optics)
+        for s, a, b in zip(spectra, u, v, strict=True)
+    ])
+    score, resolution = (np.array(values) for values in zip(*quality, strict=True))
+    return CtfEstimate(fit, restrained, score, resolution, pictures, evidence)
+
+
+def series_with_ctf(series: TiltSeries, estimate: CtfEstimate) -> TiltSeries:
+    """The table with the CTF columns and the handedness; defocus_error_angst is 0 where it is not known."""
+    fit = estimate.fit
+    u, v, angle = fit.defocus_u_v_angle
+    error = np.where(np.isfinite(fit.error_angst) & ~estimate.restrained, fit.error_angst, 0.0)
+    out = series.with_columns(
+        defocus_u_angst=u, defocus_v_angst=v, defocus_angle_deg=angle, phase_shift_deg=fit.phase_deg,
+        ctf_max_resolution_angst=estimate.resolution_angst, ctf_score=estimate.score, defocus_error_angst=error,
+        ctf_restrained=estimate.restrained.astype(np.int64),
+    )
+    return dataclasses.replace(out, handedness=fit.handedness)
+
+
+def ctf_summary(series: TiltSeries, estimate: CtfEstimate) -> dict:
+    """Numbers for summary.json; lists are in the order of the table's rows."""
+    fit, evidence, tilts = estimate.fit, estimate.evidence, series.tilts
+    u, v, angle = fit.defocus_u_v_angle
+    out = {
+        "name": series.name, "n_tilts": len(series), "fitted": evidence is not None,
+        "tilt_id": tilts["tilt_id"].tolist(), "nominal_tilt_deg": tilts["nominal_tilt_deg"].tolist(),
+        "defocus_u_angst": u, "defocus_v_angst": v, "defocus_angle_deg": angle, "phase_shift_deg": fit.phase_deg,
+        "median_defocus_angst": float(np.median(fit.defocus_angst)), "astigmatism_angst": float(u[0] - v[0]),
+        "defocus_error_angst": fit.error_angst, "log_likelihood_gain": fit.gain,
+        "restrained": estimate.restrained.tolist(), "n_restrained": int(estimate.restrained.sum()),
+        "score": estimate.score, "max_resolution_angst": estimate.resolution_angst,
+        "median_max_resolution_angst": float(np.median(estimate.resolution_angst)),
+        "ring_b_factor_angst2": fit.b_factor, "handedness": fit.handedness,
+    }
+    if evidence is not None:
+        out["hand_evidence"] = {
+            "log_likelihood_plus_minus": evidence.difference, "votes_plus": evidence.votes_plus,
+            "votes_minus": evidence.votes_minus, "decided_by_ctf": evidence.decided,
+        }
+    return out

@@ -1,0 +1,126 @@
+"""All views of a tilt series through motion correction, one movie (or ready image) in memory at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from cryoet_core.fourier import bin_images, binned_shape
+from cryoet_core.io.gain import Gain
+from cryoet_core.io.images import image_names, load_named_images
+from cryoet_core.io.movies import open_movie
+from cryoet_core.metadata import TiltSeries
+from cryoet_core.movies.correct import MotionSettings, correct_movie
+from cryoet_core.movies.halves import NoiseModel, noise_model, split_image
+from cryoet_core.movies.motion import MotionTrack
+
+
+@dataclass(frozen=True)
+class CorrectedView:
+    """even, odd (h, w) float32, image = even + odd; track is None for a view that came as one image."""
+
+    tilt_id: int
+    even: np.ndarray
+    odd: np.ndarray
+    track: MotionTrack | None
+    n_defects: int
+
+    @property
+    def image(self) -> np.ndarray:
+        return self.even + self.odd
+
+
+def comes_as_stack(series: TiltSeries) -> bool:
+    """True when the table names ready images instead of movies."""
+    return "movie" not in series.tilts
+
+
+def corrected_shape(series: TiltSeries, binning: int) -> tuple[int, int]:
+    """(h, w) of the images that :func:`correct_views` gives."""
+    shape = series.image_size_px[::-1]
+    return shape if binning == 1 else binned_shape(shape, binning)
+
+
+def stack_noise_model(series: TiltSeries) -> NoiseModel:
+    """How the counting noise of a ready stack can be split into halves; reads every image once."""
+    return noise_model(load_named_images([name])[0] for name in series.tilts["image"])
+
+
+def _binned(view: CorrectedView, binning: int) -> CorrectedView:
+    if binning == 1:
+        return view
+    even, odd = (bin_images(half, binning) for half in (view.even, view.odd))
+    return CorrectedView(view.tilt_id, even, odd, view.track, view.n_defects)
+
+
+def correct_views(
+    series: TiltSeries, gain: Gain | None, settings: MotionSettings, noise: NoiseModel | None, *, binning: int = 1,
+    eer_fractions: int = 16, seed_of: Callable[[int], int] = int, device: str = "cpu",
+) -> Iterator[CorrectedView]:
+    """Corrected views in the order of the table's rows.
+
+    noise : model of a ready stack (:func:`stack_noise_model`), whose images pass unchanged and are split into halves;
+    None for movies. seed_of : tilt_id -> seed of that view.
+    """
+    for row in series.tilts.itertuples():
+        seed = seed_of(int(row.tilt_id))
+        if noise is not None:
+            even, odd = split_image(load_named_images([row.image])[0], noise, np.random.default_rng(seed))
+            view = CorrectedView(int(row.tilt_id), even, odd, None, 0)
+        else:
+            movie = open_movie(row.movie, eer_fractions=eer_fractions)
+            done = correct_movie(
+                lambda movie=movie: iter(movie), series.movie_pixel_size_angst, gain, settings, seed=seed, device=device
+            )
+            view = CorrectedView(int(row.tilt_id), done.even, done.odd, done.track, done.n_defects)
+        yield _binned(view, binning)
+
+
+def corrected_series(series: TiltSeries, paths, tracks: dict, binning: int) -> TiltSeries:
+    """The table after this step: image, image_even, image_odd, motion_rms_angst, motion_model; pixel and image size."""
+    n, (h, w) = len(series), corrected_shape(series, binning)
+    names = {f"image{suffix}": image_names(n, path) for suffix, path in zip(("", "_even", "_odd"), paths, strict=True)}
+    found = [tracks.get(int(i)) for i in series.tilts["tilt_id"]]
+    rms = [0.0 if t is None else t.rms_px * series.movie_pixel_size_angst for t in found]
+    model = ["none" if t is None else t.model for t in found]
+    out = series.with_columns(**names, motion_rms_angst=rms, motion_model=model)
+    pixel = series.pixel_size_angst * binning
+    return dataclasses.replace(out, pixel_size_angst=pixel, image_size_px=(w, h))
+
+
+def motion_table(tracks: dict) -> pd.DataFrame:
+    """Movement of the content of every frame about the mean frame, movie pixels, with STAR labels."""
+    rows = [
+        (tilt_id, frame, float(x), float(y))
+        for tilt_id, track in sorted(tracks.items())
+        for frame, (x, y) in enumerate(track.movement_px, 1)
+    ]
+    return pd.DataFrame(rows, columns=["tlTiltId", "tlFrame", "tlShiftXPx", "tlShiftYPx"])
+
+
+def motion_summary(series: TiltSeries, tracks: dict, n_defects: int, noise: NoiseModel | None) -> dict:
+    """Numbers for summary.json; lists are in the order of the table's rows."""
+    tilts = series.tilts
+    out = {
+        "name": series.name, "n_tilts": len(series), "pixel_size_angst": series.pixel_size_angst,
+        "image_size_px": list(series.image_size_px), "tilt_id": tilts["tilt_id"].tolist(),
+        "nominal_tilt_deg": tilts["nominal_tilt_deg"].tolist(),
+        "halves": "frames" if noise is None else f"noise split ({noise.kind})",
+    }
+    if noise is not None:
+        return {**out, "counts_per_electron": noise.unit, "variance_to_mean_spread": noise.spread}
+    found = [tracks[int(i)] for i in tilts["tilt_id"]]
+    rms = np.array([t.rms_px for t in found]) * series.movie_pixel_size_angst
+    return {
+        **out,
+        "motion_rms_angst": rms, "motion_rms_median_angst": float(np.median(rms)),
+        "motion_model": [t.model for t in found], "n_accepted": sum(t.accepted for t in found),
+        "held_out_gain_sigma": [t.held_out_gain for t in found],
+        "correlation_before_sigma": [t.correlation_before for t in found],
+        "correlation_after_sigma": [t.correlation_after for t in found],
+        "predicted_error_px": [t.predicted_error_px for t in found], "max_defects": n_defects,
+    }

@@ -1,0 +1,60 @@
+# Chapter 2: movies -> aligned sums with even and odd halves, and the CTF of every view.
+
+
+def motion_input(wildcards):
+    """The table and, for movies, the gain reference; for a ready stack the stack itself."""
+    source = series_source(wildcards.ts)
+    files = {"table": result("import_tilt_series/{ts}/{ts}.star").format(ts=wildcards.ts)}
+    if source["kind"] == "stack":
+        files["ready_stack"] = source["stack"]
+    elif RUN.gain_reference():
+        files["gain"] = RUN.gain_reference()
+    return files
+
+
+rule correct_motion:
+    input:
+        unpack(motion_input),
+    output:
+        table=result("correct_motion/{ts}/{ts}.star"),
+        stack=result("correct_motion/{ts}/{ts}.mrc"),
+        even=result("correct_motion/{ts}/{ts}_even.mrc"),
+        odd=result("correct_motion/{ts}/{ts}_odd.mrc"),
+        motion=result("correct_motion/{ts}/{ts}_motion.star"),
+        summary=result("correct_motion/{ts}/summary.json"),
+    log:
+        result("logs/correct_motion/{ts}.log"),
+    benchmark:
+        result("benchmarks/correct_motion/{ts}.tsv")
+    threads: 1
+    resources:
+        gpu=step_gpu("correct_motion"),
+        mem_mb=step_memory_mb("correct_motion", 4000),
+        runtime=240,
+    params:
+        **step_params("correct_motion"),
+    script:
+        "../scripts/correct_motion.py"
+
+
+rule estimate_ctf:
+    input:
+        table=rules.correct_motion.output.table,
+        stack=rules.correct_motion.output.stack,
+    output:
+        table=result("estimate_ctf/{ts}/{ts}.star"),
+        spectra=result("estimate_ctf/{ts}/{ts}_spectra.mrc"),
+        summary=result("estimate_ctf/{ts}/summary.json"),
+    log:
+        result("logs/estimate_ctf/{ts}.log"),
+    benchmark:
+        result("benchmarks/estimate_ctf/{ts}.tsv")
+    threads: 1
+    resources:
+        gpu=step_gpu("estimate_ctf"),
+        mem_mb=step_memory_mb("estimate_ctf", 3000),
+        runtime=120,
+    params:
+        **step_params("estimate_ctf"),
+    script:
+        "../scripts/estimate_ctf.py"
