@@ -206,8 +206,8 @@ def format_value(value: object, path: str = "") -> str:
     if isinstance(value, (bool, np.bool_, int, np.integer)):
         return str(int(value))
     if isinstance(value, (float, np.floating)):
-        text = f"{float(value) + 0.0:.9g}"
-        return text if any(c in text for c in ".en") else text + ".0"
+        mantissa, e, exponent = f"{float(value) + 0.0:.9g}".partition("e")
+        return f"{mantissa}{'' if '.' in mantissa or 'n' in mantissa else '.0'}{e}{exponent}"
     return _quoted("" if value is None else str(value), path)
 
 

@@ -54,6 +54,8 @@ def label_type(label: str, values: list[str]) -> type:
         return str
     if all(_CLEAR_INTEGER.match(value) for value in values):
         return int
+    if label.startswith("tl") and all(value in _NOT_FINITE for value in values):
+        return float
     if any(_CLEAR_FLOAT.match(value) for value in values) and all(_is_clear_number(value) for value in values):
         return float
     return str

@@ -1,0 +1,135 @@
+"""Movies in three formats, and gain references."""
+
+import numpy as np
+import pytest
+import tifffile
+
+from cryoet_core.errors import DataQualityError, UserInputError
+from cryoet_core.io.gain import check_gain_shape, orient, read_gain
+from cryoet_core.io.movies import open_movie
+from cryoet_core.io.mrc import write_mrc
+
+
+@pytest.fixture
+def frames():
+    return np.random.default_rng(3).integers(0, 200, (4, 12, 16)).astype(np.uint8)
+
+
+def test_mrc_and_tiff_give_the_same_frames(tmp_path, frames):
+    write_mrc(tmp_path / "m.mrc", frames, 1.91, stack=True, dtype="uint8")
+    # a TIFF of the same picture: its first row is the top one
+    tifffile.imwrite(tmp_path / "m.tif", frames[:, ::-1], photometric="minisblack", compression="zlib")
+    a, b = open_movie(tmp_path / "m.mrc"), open_movie(tmp_path / "m.tif")
+    assert len(a) == len(b) == 4 and a.shape == b.shape == (12, 16)
+    assert a.pixel_size_angst == pytest.approx(1.91) and b.pixel_size_angst == 0.0
+    for _ in range(2):  # can be read again
+        first, second = list(a), list(b)
+        assert first[0].dtype == second[0].dtype == np.float32
+        assert np.array_equal(first, frames) and np.array_equal(second, frames)
+
+
+def _eer_page(events: np.ndarray) -> bytes:
+    """One EER frame, 8-bit run lengths: 12-bit words (pixels to skip, 4 bits sub-pixel), lowest bit first."""
+    words, last = [], -1
+    for position in np.flatnonzero(events):
+        skip = int(position) - last - 1
+        while skip >= 255:
+            words.append(255)
+            skip -= 255
+        words.append(skip | (5 << 8))
+        last = int(position)
+    words += [255] * 8
+    bits = "".join(format(w, "08b")[::-1] if w == 255 else format(w, "012b")[::-1] for w in words)
+    bits += "0" * (-len(bits) % 8)
+    return bytes(int(bits[i : i + 8][::-1], 2) for i in range(0, len(bits), 8))
+
+
+def _write_eer(path, movie: np.ndarray) -> None:
+    """A little-endian TIFF with one strip per page and compression 65000."""
+    n, h, w = movie.shape
+    out, link = bytearray(b"II*\x00" + bytes(4)), 4
+    for frame in movie:
+        data = _eer_page(frame.ravel())
+        offset = len(out)
+        out += data + b"\0" * (len(data) % 2)
+        tags = [(256, w), (257, h), (258, 1), (259, 65000), (262, 1), (273, offset), (277, 1), (278, h), (279, len(data))]
+        out[link : link + 4] = len(out).to_bytes(4, "little")
+        out += len(tags).to_bytes(2, "little")
+        for tag, value in tags:
+            out += tag.to_bytes(2, "little") + b"\x04\x00\x01\x00\x00\x00" + value.to_bytes(4, "little")
+        link = len(out)
+        out += bytes(4)
+    path.write_bytes(out)
+
+
+def test_eer_frames_are_summed_in_groups(tmp_path):
+    events = np.random.default_rng(0).random((7, 16, 32)) < 0.05
+    _write_eer(tmp_path / "m.eer", events)
+    movie = open_movie(tmp_path / "m.eer", eer_fractions=3)
+    assert (movie.n_frames, movie.frames_per_item, movie.shape) == (3, 2, (16, 32))
+    expected = events[:6].reshape(3, 2, 16, 32).sum(axis=1)[:, ::-1]
+    assert np.array_equal(list(movie), expected)
+    assert len(open_movie(tmp_path / "m.eer", eer_fractions=16)) == 7
+
+
+def test_damaged_or_unknown_movies(tmp_path, frames):
+    tifffile.imwrite(tmp_path / "m.tif", frames, photometric="minisblack", compression="lzw")
+    raw = (tmp_path / "m.tif").read_bytes()
+    (tmp_path / "cut.tif").write_bytes(raw[: len(raw) // 2])
+    with pytest.raises(UserInputError, match=r"E-MOVIE-02.*|E-MOVIE-03.*"):
+        list(open_movie(tmp_path / "cut.tif"))
+    (tmp_path / "no.tif").write_bytes(b"nothing")
+    with pytest.raises(UserInputError, match="E-MOVIE-02"):
+        open_movie(tmp_path / "no.tif")
+    with pytest.raises(UserInputError, match="E-MOVIE-01"):
+        open_movie(tmp_path / "x.dm4")
+    with pytest.raises(UserInputError, match="E-FILE-01"):
+        open_movie(tmp_path / "absent.tif")
+
+
+def test_orient_turns_and_flips():
+    image = np.array([[1, 2, 3], [4, 5, 6]])  # row 0 at the bottom: on screen 4 5 6 above 1 2 3
+    assert orient(image, flip_x=True).tolist() == [[3, 2, 1], [6, 5, 4]]
+    assert orient(image, flip_y=True).tolist() == [[4, 5, 6], [1, 2, 3]]
+    assert orient(image, transpose=True).tolist() == [[1, 4], [2, 5], [3, 6]]
+    # counter-clockwise on screen: the right column (6 over 3) becomes the top row, read 6 3
+    assert orient(image, rotate_quarters=1).tolist()[::-1] == [[6, 3], [5, 2], [4, 1]]
+    assert np.array_equal(orient(orient(image, rotate_quarters=3), rotate_quarters=1), image)
+
+
+def test_gain_factor_and_defects(tmp_path):
+    gain = np.random.default_rng(1).uniform(0.8, 1.2, (20, 30)).astype(np.float32)
+    gain[3, 4] = 0
+    write_mrc(tmp_path / "g.mrc", gain, 1.0)
+    result = read_gain(tmp_path / "g.mrc", (20, 30))
+    assert result.defects.sum() == 1 and result.defects[3, 4]
+    good = ~result.defects
+    assert result.factor[good].mean() == pytest.approx(1, abs=1e-6)
+    np.testing.assert_allclose(result.factor[good] / gain[good], 1 / gain[good].mean(), rtol=1e-5)
+    inverse = read_gain(tmp_path / "g.mrc", inverse=True)
+    np.testing.assert_allclose((result.factor * inverse.factor)[good], (result.factor * inverse.factor)[0, 0], rtol=1e-5)
+
+
+def test_gain_formats_agree(tmp_path):
+    gain = np.random.default_rng(1).uniform(0.8, 1.2, (6, 8)).astype(np.float32)
+    write_mrc(tmp_path / "g.mrc", gain, 1.0)
+    for name in ("g.tif", "g.gain"):
+        tifffile.imwrite(tmp_path / name, gain[::-1])
+        assert np.allclose(read_gain(tmp_path / name).factor, read_gain(tmp_path / "g.mrc").factor)
+
+
+@pytest.mark.parametrize("gain, movie, advice", [
+    ((30, 20), (20, 30), "transpose"), ((40, 60), (20, 30), "2x larger"), ((20, 30), (40, 60), "super-resolution"),
+    ((7, 7), (20, 30), "this camera"),
+])
+def test_wrong_gain_size_says_what_to_do(gain, movie, advice):
+    with pytest.raises(UserInputError, match=f"E-GAIN-01.*{advice}"):
+        check_gain_shape(gain, movie, "g.mrc")
+
+
+def test_dead_gain(tmp_path):
+    gain = np.ones((10, 10), np.float32)
+    gain[:, :2] = -1
+    write_mrc(tmp_path / "g.mrc", gain, 1.0)
+    with pytest.raises(DataQualityError, match="E-GAIN-02.*20.0 %"):
+        read_gain(tmp_path / "g.mrc")
