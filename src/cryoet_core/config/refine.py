@@ -1,0 +1,53 @@
+"""Config of refine: gold-standard refinement of the particles' poses and the average."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from cryoet_core.config.base import StepModel, key
+
+
+class Refine(StepModel):
+    """Keys of the step; names and defaults as in RELION 5's auto-refine of the tutorial."""
+
+    version: ClassVar[int] = 1
+    start: Literal["global", "given_poses"] = key(
+        "global",
+        meaning="global: search all orientations; given_poses: search only around the angles in the particle table "
+        "(template matching, a previous round)",
+    )
+    initial_lowpass_angst: float = key(40.0, unit="A", meaning="low-pass of the first reference", gt=0)
+    symmetry: str = key("C1", meaning="point group: C1, Cn, Dn, T, O, I")
+    mask_diameter_angst: float = key(
+        350.0, unit="A", meaning="diameter of the particle: soft circular mask of images and map", gt=0
+    )
+    angular_sampling_deg: float = key(
+        7.5,
+        unit="deg",
+        meaning="first angular sampling: the search grid has twice this step, its best orientations are then refined "
+        "continuously",
+        gt=0.2,
+        le=30,
+    )
+    offset_range_px: float = key(5.0, unit="px", meaning="3-D offsets searched around the present position", ge=0)
+    offset_step_px: float = key(
+        1.0, unit="px", meaning="finest step of the offset grid (coarser where the resolution allows it)", gt=0
+    )
+    local_search_from_deg: float = key(
+        1.8,
+        unit="deg",
+        meaning="searches are local from this sampling on; the sampling halves while orientations change less than it",
+        gt=0,
+    )
+    local_search_range_deg: float = key(
+        15.0, unit="deg", meaning="half width of the first local search (start: given_poses)", gt=0, le=60
+    )
+    max_iterations: int = key(12, meaning="iterations at most; refinement stops when nothing improves", ge=1)
+    join_halves_angst: float = key(
+        40.0,
+        unit="A",
+        meaning="both halves share frequencies coarser than this, so that they keep one frame; never more than the first "
+        "third of the shells, so that the FSC stays honest at large pixels",
+        gt=0,
+    )
+    regularisation: float = key(1.0, meaning="factor on the signal-to-noise ratio of the Wiener filter", gt=0)

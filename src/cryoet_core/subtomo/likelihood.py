@@ -1,0 +1,226 @@
+"""The likelihood of a particle's premultiplied tilt images, given a pose of the reference: exact, as matrix products.
+
+Model of one Fourier coefficient of view f (bright contrast):   x = c P(k) exp(-2 pi i k.u) + noise(sigma_f^2(|k|)),
+stored as X = c x. P is the slice of the reference seen by the view, u the image of the 3-D shift. Expanding the Gaussian,
+
+    log L = const + C - N,     C = Re sum conj(X / sigma^2 . e^{+2 pi i k.u}) P,     N = 1/2 sum c^2 / sigma^2 |P|^2 .
+
+Everything that belongs to the particle stands on the image side, so P is shared by all particles of a tilt series: C is one
+real matrix product (particles x shifts) x (orientations), N a second, small one. Unlike a single noise spectrum for
+premultiplied data, sigma_f^2 |k| of the raw images is the exact weight of every view.
+Source of the model: Zivanov et al. 2022, eLife 11:e83724 (premultiplied stacks), here with the noise per view.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from cryoet_core.backend import array_namespace
+from cryoet_core.fourier import rfft_centred
+
+
+@dataclass(frozen=True)
+class FrequencyList:
+    """Half-plane Fourier coefficients of a square image, sorted by radius: a resolution limit is a prefix.
+
+    box_px : image size. kx, ky : (K,) int64 cycles per box; one of each Hermitian pair, zero and the Nyquist row and
+    column (which have no partner of opposite sign) left out. shell : (K,) int64, rint of the radius.
+    """
+
+    box_px: int
+    kx: np.ndarray
+    ky: np.ndarray
+    shell: np.ndarray
+
+    @classmethod
+    def of_box(cls, box_px: int) -> FrequencyList:
+        half = box_px // 2
+        ky, kx = np.meshgrid(np.arange(-half + 1, half), np.arange(half), indexing="ij")
+        radius2 = kx**2 + ky**2
+        keep = ((kx > 0) | (ky > 0)) & (np.rint(np.sqrt(radius2)) <= half)
+        order = np.lexsort((ky[keep], kx[keep], radius2[keep]))
+        kx, ky = kx[keep][order], ky[keep][order]
+        return cls(box_px, kx, ky, np.rint(np.hypot(kx, ky)).astype(np.int64))
+
+    def count(self, max_shell: int) -> int:
+        """How many coefficients lie in shells up to ``max_shell`` (rint of the radius), inclusive."""
+        return int(np.searchsorted(self.shell, max_shell, side="right"))
+
+    def upto(self, max_shell: int) -> FrequencyList:
+        n = self.count(max_shell)
+        return replace(self, kx=self.kx[:n], ky=self.ky[:n], shell=self.shell[:n])
+
+    def gather(self, transform):
+        """Coefficients of the list from half-complex transforms (..., b, b//2 + 1) -> (..., K).
+
+        b is the box, or any smaller even size with the same frequency step that holds the whole list.
+        """
+        xp = array_namespace(transform)
+        size = transform.shape[-2]
+        index = xp.asarray((self.ky % size) * (size // 2 + 1) + self.kx)
+        return xp.take(transform.reshape(*transform.shape[:-2], -1), index, axis=-1)
+
+    def scatter(self, values):
+        """Inverse of :meth:`gather`: (..., K) -> (..., n, n//2 + 1), zeros elsewhere, both mates of column kx = 0."""
+        xp = array_namespace(values)
+        n = self.box_px
+        out = xp.zeros((*values.shape[:-1], n * (n // 2 + 1)), dtype=values.dtype)
+        out[..., xp.asarray((self.ky % n) * (n // 2 + 1) + self.kx)] = values
+        edge = np.flatnonzero(self.kx == 0)
+        out[..., xp.asarray((-self.ky[edge] % n) * (n // 2 + 1))] = values[..., xp.asarray(edge)].conj()
+        return out.reshape(*values.shape[:-1], n, n // 2 + 1)
+
+    @property
+    def n_shells(self) -> int:
+        return self.box_px // 2 + 1
+
+
+@dataclass(frozen=True)
+class SeriesImages:
+    """The particles of one tilt series (or one half set of it) as Fourier coefficients.
+
+    rows : (P,) int64, rows of the particle table.
+    view_rotations : (F, 3, 3) float64, tomogram axes -> image axes (TiltGeometry.rotation).
+    masked, unmasked : (P, F, K) complex64, premultiplied bright images X = c x; the first with the particle's circular
+        mask (for the likelihood), the second without (for the reconstruction). Missing views are zero.
+    ctf : (P, F, K) float32, c(k) = CTF x dose weight x scale; zero for missing views.
+    """
+
+    rows: np.ndarray
+    view_rotations: np.ndarray
+    masked: np.ndarray
+    unmasked: np.ndarray
+    ctf: np.ndarray
+    frequencies: FrequencyList
+
+    def __len__(self) -> int:
+        return int(self.rows.size)
+
+    def take(self, index) -> SeriesImages:
+        """Some of the particles (index array or boolean mask over 0..P-1)."""
+        return replace(
+            self, rows=self.rows[index], masked=self.masked[index], unmasked=self.unmasked[index], ctf=self.ctf[index]
+        )
+
+    @classmethod
+    def from_images(cls, images, ctf, view_rotations, rows, mask=None) -> SeriesImages:
+        """From real premultiplied images (P, F, n, n) and c(k) in half-complex layout (P, F, n, n//2 + 1)."""
+        frequencies = FrequencyList.of_box(images.shape[-1])
+        unmasked = frequencies.gather(rfft_centred(images, 2))
+        masked = unmasked if mask is None else frequencies.gather(rfft_centred(masked_images(images, mask), 2))
+        return cls(
+            np.asarray(rows, dtype=np.int64),
+            np.asarray(view_rotations, dtype=np.float64),
+            masked,
+            unmasked,
+            frequencies.gather(ctf),
+            frequencies,
+        )
+
+
+def masked_images(images, mask):
+    """Images (..., n, n) times ``mask`` after subtraction of the mean outside it (the solvent becomes zero)."""
+    xp = array_namespace(images)
+    outside = 1 - mask
+    total = xp.maximum(outside.sum(dtype=xp.float64), 1e-6)
+    background = (images * outside).sum(axis=(-2, -1), keepdims=True, dtype=xp.float64) / total
+    return ((images - background.astype(images.dtype)) * mask).astype(images.dtype)
+
+
+def image_shifts(view_rotations, shifts_px):
+    """Where 3-D shifts (..., 3) in tomogram axes move the images: (..., F, 2)."""
+    return np.einsum("fij,...j->...fi", np.asarray(view_rotations)[:, :2], np.asarray(shifts_px, dtype=np.float64))
+
+
+def shift_phases(frequencies: FrequencyList, view_rotations, shifts_px, xp=np):
+    """exp(+2 pi i k.u) for 3-D shifts (..., 3) px -> (..., F, K) complex64: multiply an image to undo its shift."""
+    u = image_shifts(view_rotations, shifts_px) * (2 * np.pi / frequencies.box_px)
+    angle = xp.asarray(u[..., 0:1], dtype=xp.float32) * xp.asarray(frequencies.kx, dtype=xp.float32)
+    angle = angle + xp.asarray(u[..., 1:2], dtype=xp.float32) * xp.asarray(frequencies.ky, dtype=xp.float32)
+    out = xp.empty(angle.shape, dtype=xp.complex64)
+    out.real, out.imag = xp.cos(angle), xp.sin(angle)
+    return out
+
+
+@dataclass(frozen=True)
+class WhitenedImages:
+    """What the likelihood needs of some particles, up to a resolution: X/sigma^2 (centred) and c^2/sigma^2.
+
+    data : (P, F, K) complex64; weight : (P, F, K) float32.
+    """
+
+    data: np.ndarray
+    weight: np.ndarray
+    view_rotations: np.ndarray
+    frequencies: FrequencyList
+
+    def take(self, index) -> WhitenedImages:
+        return replace(self, data=self.data[index], weight=self.weight[index])
+
+
+def whiten(images: SeriesImages, sigma2, max_shell: int, offsets_px=None, masked: bool = True) -> WhitenedImages:
+    """Divide by the noise spectra and undo the current offsets.
+
+    Parameters
+    ----------
+    sigma2 : (F, n_shells) variance of the real (or imaginary) part of one coefficient of the un-premultiplied images.
+    max_shell : finest shell used. offsets_px : (P, 3) or None, 3-D offsets of the particles from the extraction centre.
+    """
+    xp = array_namespace(images.masked)
+    frequencies = images.frequencies.upto(max_shell)
+    n = frequencies.kx.size
+    inverse = xp.asarray(1.0 / np.asarray(sigma2)[:, frequencies.shell], dtype=xp.float32)  # (F, K)
+    source = images.masked if masked else images.unmasked
+    data = source[..., :n] * inverse
+    if offsets_px is not None:
+        data *= shift_phases(frequencies, images.view_rotations, offsets_px, xp)
+    weight = images.ctf[..., :n] ** 2 * inverse
+    return WhitenedImages(data, weight, images.view_rotations, frequencies)
+
+
+def as_real(coefficients):
+    """(..., F, K) complex64 -> (..., 2 F K) float32, real and imaginary parts interleaved, without a copy."""
+    xp = array_namespace(coefficients)
+    flat = xp.ascontiguousarray(coefficients).reshape(*coefficients.shape[:-2], -1)
+    return flat.view(xp.float32)
+
+
+def shifted_rows(data, phases):
+    """(p, F, K) images and (T, F, K) phases -> (p * T, 2 F K) float32 rows of the matrix product."""
+    return as_real(data[:, None] * phases[None]).reshape(data.shape[0] * phases.shape[0], -1)
+
+
+def log_likelihoods(images: WhitenedImages, slices, phases):
+    """C - N for all particles, shifts and orientations.
+
+    Parameters
+    ----------
+    slices : (O, F, K) complex64 slices of the reference for every orientation and view.
+    phases : (T, F, K) complex64 from :func:`shift_phases`.
+
+    Returns
+    -------
+    (P, T, O) float32 log-likelihoods in nats, relative to "no particle".
+    """
+    cross = shifted_rows(images.data, phases) @ as_real(slices).T  # (P*T, O)
+    norm = norm_terms(images.weight, slices)  # (P, O)
+    scores = cross.reshape(images.data.shape[0], phases.shape[0], slices.shape[0])
+    scores -= norm[:, None]
+    return scores
+
+
+def norm_terms(weight, slices):
+    """N = 1/2 sum c^2/sigma^2 |P|^2 -> (P, O) float32."""
+    xp = array_namespace(weight)
+    power = (slices.real**2 + slices.imag**2).reshape(slices.shape[0], -1)
+    return xp.float32(0.5) * (weight.reshape(weight.shape[0], -1) @ power.T)
+
+
+def log_sum_exp(values, axis):
+    """log sum exp along ``axis`` (int or tuple), float64, safe for any range of nats."""
+    xp = array_namespace(values)
+    peak = values.max(axis=axis, keepdims=True)
+    total = xp.exp(values - peak).sum(axis=axis, dtype=xp.float64)
+    return xp.log(total) + peak.reshape(total.shape).astype(xp.float64)

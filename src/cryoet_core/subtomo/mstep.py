@@ -1,0 +1,209 @@
+"""Maps from poses and slices from maps: the maximisation step and the reference of the expectation step.
+
+A reference is a padded transform from which central slices are read by linear interpolation; a reconstruction is the
+adjoint: weighted slices are added to a padded grid and divided by their summed weight. Both undo the interpolation's
+envelope sinc^2 in real space. Sources: RELION's projector and back-projector (Scheres 2012, J Struct Biol 180:519).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from cryoet_core.backend import array_namespace, asnumpy, fft_module
+from cryoet_core.fourier import centre_crop_or_pad, irfft_centred, rfft_centred, shell_sum
+from cryoet_core.kernels.extract_slices import extract_slices
+from cryoet_core.kernels.insert_slices import insert_slices, new_accumulator, split_accumulator
+from cryoet_core.masks import soft_sphere
+from cryoet_core.subtomo.likelihood import FrequencyList, shift_phases
+
+PAD = 2
+_WEIGHT_FLOOR = 1e-3  # of the shell's mean weight (RELION's)
+
+
+def gridding_envelope(box_px: int, pad: int = PAD, xp=np):
+    """sinc^2(r / (pad * box)) on the grid of a box: what linear interpolation in Fourier space does to a map, float32."""
+    axis = (xp.arange(box_px, dtype=xp.float32) - box_px // 2) / (pad * box_px)
+    r2 = axis[:, None, None] ** 2 + axis[None, :, None] ** 2 + axis[None, None, :] ** 2
+    return (xp.sinc(xp.sqrt(r2)) ** 2).astype(xp.float32)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A map ready to be sliced. transform : (N, N, N//2 + 1) complex64 in the kernel's layout, N = pad * box."""
+
+    transform: np.ndarray
+    box_px: int
+    pad: int = PAD
+
+    @classmethod
+    def of_map(cls, volume, pad: int = PAD) -> Reference:
+        """From a real map (n, n, n), bright protein, solvent about zero."""
+        xp = array_namespace(volume)
+        box = volume.shape[0]
+        corrected = volume.astype(xp.float32) / gridding_envelope(box, pad, xp)
+        padded = centre_crop_or_pad(corrected, (pad * box,) * 3, 3)
+        transform = fft_module(xp).fftshift(rfft_centred(padded, 3), axes=(0, 1)).astype(xp.complex64)
+        return cls(xp.ascontiguousarray(transform), box, pad)
+
+    def slices(self, rotations, frequencies: FrequencyList):
+        """Central slices at ``R^T (kx, ky, 0)`` for rotations (..., 3, 3), reference -> image -> (..., K) complex64."""
+        rotations = np.asarray(rotations, dtype=np.float64)
+        radius = float(np.hypot(frequencies.kx, frequencies.ky).max()) + 1e-3
+        size = min(self.box_px, 2 * (int(radius) + 1))
+        planes = extract_slices(self.transform, rotations.reshape(-1, 3, 3), radius, size, self.pad)
+        return frequencies.gather(planes).reshape(*rotations.shape[:-2], frequencies.kx.size)
+
+    def view_slices(self, view_rotations, orientations, frequencies: FrequencyList):
+        """Slices for every orientation (..., 3, 3) and view (F, 3, 3) -> (..., F, K)."""
+        combined = np.asarray(view_rotations) @ np.asarray(orientations)[..., None, :, :]
+        return self.slices(combined, frequencies)
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Weighted slices summed on the padded grid: data (sum X/sigma^2) and weight (sum c^2/sigma^2), kernel layout.
+
+    data : (N, N, N//2 + 1) complex64, weight : the same shape, float32; N = pad * box.
+    """
+
+    data: np.ndarray
+    weight: np.ndarray
+    box_px: int
+    pad: int = PAD
+
+    def __add__(self, other: Sums) -> Sums:
+        return replace(self, data=self.data + other.data, weight=self.weight + other.weight)
+
+    def __mul__(self, factor: float) -> Sums:
+        return replace(self, data=self.data * np.float32(factor), weight=self.weight * np.float32(factor))
+
+    def shells(self):
+        """Shell of the unpadded box for every element, (N, N, N//2 + 1) int64."""
+        xp = array_namespace(self.data)
+        n = self.pad * self.box_px
+        full = (xp.arange(n) - n // 2) ** 2
+        radius2 = full[:, None, None] + full[None, :, None] + (xp.arange(n // 2 + 1) ** 2)[None, None, :]
+        return xp.rint(xp.sqrt(radius2) / self.pad).astype(xp.int64)
+
+    def shell_weight(self):
+        """Mean weight of every shell 0 .. n//2 over all its elements, float64 (n//2 + 1,)."""
+        xp = array_namespace(self.data)
+        shells, n = self.shells(), self.box_px // 2 + 1
+        count = shell_sum(xp.ones_like(self.weight), shells, n)
+        return shell_sum(self.weight, shells, n) / xp.maximum(count, 1)
+
+    def reconstruct(self, ssnr=None, max_shell: int | None = None):
+        """The map (n, n, n) float32.
+
+        ssnr : (n//2 + 1,) spectral signal-to-noise ratio of the map, or None for no regularisation (weights below 0.001 of
+            their shell's mean are raised to that). Wiener: data / (weight + mean weight of the shell / ssnr).
+        max_shell : the last shell kept; default the Nyquist shell.
+        """
+        xp = array_namespace(self.data)
+        n, size = self.box_px, self.pad * self.box_px
+        shells, mean = self.shells(), self.shell_weight()
+        last = n // 2 if max_shell is None else max_shell
+        share = _WEIGHT_FLOOR if ssnr is None else 1 / xp.maximum(xp.asarray(ssnr), 1e-6)
+        extra = (mean * share)[xp.minimum(shells, n // 2)].astype(xp.float32)
+        total = xp.maximum(self.weight, extra) if ssnr is None else self.weight + extra
+        usable = (shells <= last) & (total > 0)
+        transform = xp.where(usable, self.data / xp.where(usable, total, 1), 0).astype(xp.complex64)
+        padded = irfft_centred(fft_module(xp).ifftshift(transform, axes=(0, 1)), (size,) * 3, 3)
+        return (centre_crop_or_pad(padded, (n,) * 3, 3) / gridding_envelope(n, self.pad, xp)).astype(xp.float32)
+
+
+class Accumulator:
+    """Collects slices of any number of particles; :meth:`sums` gives what was collected."""
+
+    def __init__(self, box_px: int, pad: int = PAD, xp=np):
+        self.box_px, self.pad = box_px, pad
+        self._grid = new_accumulator(box_px, pad, xp)
+
+    def insert(self, data, weight, rotations, frequencies: FrequencyList):
+        """Add slices: data (R, K) complex64, weight (R, K) float32; rotations (R, 3, 3), reference -> image."""
+        insert_slices(
+            frequencies.scatter(data),
+            frequencies.scatter(weight),
+            np.asarray(rotations),
+            self.box_px,
+            radius_px=self.box_px / 2 + 0.5,
+            pad=self.pad,
+            out=self._grid,
+        )
+
+    def sums(self) -> Sums:
+        return Sums(*split_accumulator(self._grid), self.box_px, self.pad)
+
+
+def insert_particles(accumulator, images, sigma2, rows, rotations, offsets_px, weights, symmetry=None):
+    """Add particles at given poses.
+
+    images : SeriesImages. rows : (M,) index into its particles; rotations (M, 3, 3); offsets_px (M, 3) 3-D; weights (M,)
+    posterior weights of these poses. symmetry : (n, 3, 3) operators or None.
+    """
+    xp = array_namespace(images.unmasked)
+    frequencies = images.frequencies
+    inverse = xp.asarray(1.0 / np.asarray(sigma2)[:, frequencies.shell], dtype=xp.float32)
+    operators = np.eye(3)[None] if symmetry is None else np.asarray(symmetry)
+    n_views, step = len(images.view_rotations), 32
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
+        index = rows[part]
+        factor = xp.asarray(weights[part], dtype=xp.float32)[:, None, None] * inverse
+        data = images.unmasked[index] * factor
+        data *= shift_phases(frequencies, images.view_rotations, offsets_px[part], xp)
+        weight = images.ctf[index] ** 2 * factor
+        for operator in operators:
+            views = np.einsum("fij,mjk->mfik", images.view_rotations, rotations[part] @ operator)
+            accumulator.insert(
+                data.reshape(len(index) * n_views, -1),
+                weight.reshape(len(index) * n_views, -1),
+                views.reshape(-1, 3, 3),
+                frequencies,
+            )
+
+
+def ssnr_from_fsc(fsc, joined: bool = False, regularisation: float = 1.0):
+    """Spectral signal-to-noise ratio of a half map, or of the joined map, from the FSC of the halves.
+
+    joined: FSC' = 2 FSC / (1 + FSC), the correlation the average of both halves would have with another like it.
+    """
+    fsc = np.clip(np.asarray(fsc, dtype=np.float64), 1e-3, 0.999)
+    if joined:
+        fsc = 2 * fsc / (1 + fsc)
+    ratio = regularisation * fsc / (1 - fsc)
+    ratio[0] = ratio[1]
+    return ratio
+
+
+def join_low_resolution(first: Sums, second: Sums, last_shell: int):
+    """Both halves get the mean of their sums in shells up to ``last_shell`` so that their frames stay together."""
+    if last_shell < 1:
+        return first, second
+    xp = array_namespace(first.data)
+    low = first.shells() <= last_shell
+    data, weight = (first.data + second.data) / 2, (first.weight + second.weight) / 2
+    return tuple(
+        replace(half, data=xp.where(low, data, half.data), weight=xp.where(low, weight, half.weight))
+        for half in (first, second)
+    )
+
+
+def solvent_mask(box_px: int, diameter_angst: float, pixel_size_angst: float, xp=np):
+    """Soft ball of the particle's diameter (edge of 3 px, or what the box leaves), zeros outside."""
+    radius = min(diameter_angst / (2 * pixel_size_angst), box_px / 2 - 1)
+    return soft_sphere((box_px,) * 3, radius, min(3.0, max(1.0, box_px / 2 - radius)), xp)
+
+
+def recentre(volume, mask):
+    """Shift (3,) x, y, z in px of the centre of mass of the positive density inside ``mask`` from index n//2."""
+    values = np.clip(asnumpy(volume * mask), 0, None).astype(np.float64)
+    total = values.sum()
+    if total <= 0:
+        return np.zeros(3)
+    n = values.shape[0]
+    axis = np.arange(n) - n // 2
+    return np.array([(values.sum(axis=tuple(a for a in range(3) if a != ax)) * axis).sum() for ax in (2, 1, 0)]) / total
+

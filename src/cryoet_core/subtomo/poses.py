@@ -1,0 +1,189 @@
+"""Poses of particles: priors, continuous refinement on the likelihood, and posterior weights of several modes.
+
+All six parameters are refined by damped Gauss-Newton steps (Levenberg-Marquardt) on the log posterior; rotations turn about
+the tomogram's axes. The curvature gives Laplace's approximation of a mode's weight, log w = log L - 1/2 log det H, and the
+expected error of the pose, so that no simulation of the accuracy is needed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cryoet_core.backend import array_namespace, asnumpy, tile_size
+from cryoet_core.geometry import angular_distance_deg, rotation_vector_to_matrix
+from cryoet_core.subtomo.likelihood import as_real, log_sum_exp, shift_phases
+
+_MAX_TURN_DEG, _MAX_MOVE_PX = 10.0, 1.0  # largest Gauss-Newton step
+_SAME_DEG, _SAME_PX = 2.0, 0.5  # modes closer than this are one
+
+
+@dataclass(frozen=True)
+class Poses:
+    """Candidate poses, several per particle. particle (M,) int64 (0..P-1, sorted), rotations (M, 3, 3), shifts_px (M, 3)
+    in tomogram axes relative to the images' present centre, score (M,) log-likelihood plus prior."""
+
+    particle: np.ndarray
+    rotations: np.ndarray
+    shifts_px: np.ndarray
+    score: np.ndarray
+
+    def take(self, index) -> Poses:
+        return Poses(self.particle[index], self.rotations[index], self.shifts_px[index], self.score[index])
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Modes of the posterior and one row per particle.
+
+    poses : the kept modes, best first within a particle; weight (M,) sums to 1 within a particle.
+    log_likelihood (P,) of the best mode against "no particle"; max_probability (P,) its weight; angle_error_deg,
+    shift_error_px (P,) expected errors of the best mode from the curvature of the likelihood.
+    """
+
+    poses: Poses
+    weight: np.ndarray
+    log_likelihood: np.ndarray
+    max_probability: np.ndarray
+    angle_error_deg: np.ndarray
+    shift_error_px: np.ndarray
+
+    @property
+    def best(self) -> Poses:
+        first = np.searchsorted(self.poses.particle, np.arange(self.log_likelihood.size))
+        return self.poses.take(first)
+
+
+@dataclass(frozen=True)
+class OffsetPrior:
+    """Gaussian prior of the particles' offsets from where they were picked, in px.
+
+    centre_px : (P, 3) present offsets (the shifts of a search are added to them); sigma_px : one width.
+    """
+
+    centre_px: np.ndarray
+    sigma_px: float
+
+    def log(self, particle, shifts_px):
+        """Log prior of total offsets for particles (...,) and shifts (..., 3)."""
+        total = self.centre_px[particle] + shifts_px
+        return -0.5 * np.sum(total * total, axis=-1) / self.sigma_px**2
+
+
+@dataclass(frozen=True)
+class _Expansion:
+    """Log posterior, gradient (M, 6) and Gauss-Newton Hessian (M, 6, 6); parameters: rotation vector (rad), shift (px)."""
+
+    value: np.ndarray
+    gradient: np.ndarray
+    hessian: np.ndarray
+
+
+def _expand(images, reference, poses: Poses, prior) -> _Expansion:
+    """Second-order expansion of the log posterior at every pose, by central differences of slices for the rotation."""
+    xp = array_namespace(images.data)
+    frequencies, views = images.frequencies, images.view_rotations
+    delta = 0.5 / float(np.hypot(frequencies.kx, frequencies.ky).max())  # moves the last shell by one padded voxel
+    turns = rotation_vector_to_matrix(np.rad2deg(delta) * np.concatenate([np.zeros((1, 3)), np.eye(3), -np.eye(3)]))
+    slices = reference.view_slices(views, turns[None] @ poses.rotations[:, None], frequencies)  # (M, 7, F, K)
+    data = images.data[poses.particle] * shift_phases(frequencies, views, poses.shifts_px, xp)
+    weight = images.weight[poses.particle]
+    centre = slices[:, 0]
+    jacobian = xp.empty((len(poses.score), 6, *centre.shape[1:]), dtype=xp.complex64)
+    jacobian[:, :3] = (slices[:, 1:4] - slices[:, 4:7]) * np.float32(0.5 / delta)
+    ramps = np.einsum("fij,ki->jfk", views[:, :2], np.stack([frequencies.kx, frequencies.ky], axis=1))
+    ramps = xp.asarray(-2j * np.pi / frequencies.box_px * ramps, dtype=xp.complex64)  # (3, F, K)
+    jacobian[:, 3:] = ramps * centre[:, None]
+    model = weight * centre
+    rows = as_real(jacobian)
+    value = (as_real(data - 0.5 * model) * as_real(centre)).sum(axis=-1, dtype=xp.float64)
+    gradient = (rows @ as_real(data - model)[..., None])[..., 0]
+    hessian = as_real(weight[:, None] * jacobian) @ rows.swapaxes(1, 2)
+    value, gradient, hessian = asnumpy(value), asnumpy(gradient).astype(float), asnumpy(hessian).astype(float)
+    gradient[:, 3:] -= (prior.centre_px[poses.particle] + poses.shifts_px) / prior.sigma_px**2
+    hessian[:, [3, 4, 5], [3, 4, 5]] += 1 / prior.sigma_px**2
+    return _Expansion(value + prior.log(poses.particle, poses.shifts_px), gradient, hessian)
+
+
+def _damped_step(expansion: _Expansion, damping):
+    """Levenberg-Marquardt step, limited in angle and length -> (M, 6)."""
+    diagonal = np.einsum("mii->mi", expansion.hessian)
+    ridge = damping[:, None] * diagonal + 1e-9 * diagonal.max(axis=1, keepdims=True) + 1e-12
+    system = expansion.hessian + ridge[:, :, None] * np.eye(6)
+    step = np.linalg.solve(system, expansion.gradient[..., None])[..., 0]
+    turn = np.rad2deg(np.linalg.norm(step[:, :3], axis=1, keepdims=True))
+    move = np.linalg.norm(step[:, 3:], axis=1, keepdims=True)
+    step[:, :3] *= np.minimum(1, _MAX_TURN_DEG / np.maximum(turn, 1e-9))
+    step[:, 3:] *= np.minimum(1, _MAX_MOVE_PX / np.maximum(move, 1e-9))
+    return step
+
+
+def refine_poses(images, reference, poses: Poses, prior, n_steps=4, memory_mb=200.0):
+    """Climb the log posterior from every pose -> (Poses, Hessians (M, 6, 6)); a step that does not climb is taken back."""
+    bytes_per_pose = 8 * 30 * len(images.view_rotations) * images.frequencies.kx.size
+    size = tile_size(len(poses.score), bytes_per_pose, memory_mb)
+    parts = [poses.take(slice(s, s + size)) for s in range(0, len(poses.score), size)]
+    done = [_climb(images, reference, part, prior, n_steps) for part in parts]
+    fields = ("particle", "rotations", "shifts_px", "score")
+    merged = Poses(*(np.concatenate([getattr(d[0], f) for d in done]) for f in fields))
+    return merged, np.concatenate([d[1] for d in done])
+
+
+def _climb(images, reference, poses, prior, n_steps):
+    best, damping = _expand(images, reference, poses, prior), np.full(len(poses.score), 1e-2)
+    rotations, shifts = poses.rotations.copy(), poses.shifts_px.copy()
+    for _ in range(n_steps):
+        step = _damped_step(best, damping)
+        trial = Poses(
+            poses.particle,
+            rotation_vector_to_matrix(np.rad2deg(step[:, :3])) @ rotations,
+            shifts + step[:, 3:],
+            best.value,
+        )
+        new = _expand(images, reference, trial, prior)
+        better = new.value > best.value
+        rotations[better], shifts[better] = trial.rotations[better], trial.shifts_px[better]
+        damping = np.where(better, damping * 0.2, damping * 10)
+        best = _Expansion(
+            np.where(better, new.value, best.value),
+            np.where(better[:, None], new.gradient, best.gradient),
+            np.where(better[:, None, None], new.hessian, best.hessian),
+        )
+    return Poses(poses.particle, rotations, shifts, best.value), best.hessian
+
+
+def weigh_modes(poses: Poses, hessians, n_particles: int, n_keep=3, least=0.01, symmetry=None) -> Posterior:
+    """Posterior weights of refined poses by Laplace's approximation; duplicates and unlikely modes are dropped."""
+    eigenvalues = np.maximum(np.linalg.eigvalsh(hessians), 1e-6)
+    log_weight = poses.score - 0.5 * np.log(eigenvalues).sum(axis=1)
+    covariance = np.linalg.inv(hessians + 1e-6 * np.eye(6))
+    turn = np.rad2deg(np.sqrt(np.clip(np.einsum("mii->m", covariance[:, :3, :3]), 0, np.pi**2)))
+    move = np.sqrt(np.clip(np.einsum("mii->m", covariance[:, 3:, 3:]), 0, 1e4))
+    keep, weight = [], []
+    for p in range(n_particles):
+        mine = np.flatnonzero(poses.particle == p)
+        mine = mine[np.argsort(-log_weight[mine], kind="stable")]
+        chosen = _distinct(poses, mine, symmetry)[:n_keep]
+        share = np.exp(log_weight[chosen] - log_sum_exp(log_weight[chosen], 0))
+        enough = share >= min(least, share.max())
+        keep += list(np.array(chosen)[enough])
+        weight += list(share[enough] / share[enough].sum())
+    keep = np.array(keep, dtype=np.int64)
+    kept = poses.take(keep)
+    first = np.searchsorted(kept.particle, np.arange(n_particles))
+    weight = np.array(weight)
+    return Posterior(kept, weight, kept.score[first], weight[first], turn[keep][first], move[keep][first])
+
+
+def _distinct(poses, order, symmetry):
+    chosen = []
+    for m in order:
+        others = np.array(chosen, dtype=np.int64)
+        if others.size:
+            angle = angular_distance_deg(poses.rotations[others], poses.rotations[m], symmetry)
+            far = np.linalg.norm(poses.shifts_px[others] - poses.shifts_px[m], axis=1) > _SAME_PX
+            if not np.all((angle > _SAME_DEG) | far):
+                continue
+        chosen.append(int(m))
+    return chosen

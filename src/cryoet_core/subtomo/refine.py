@@ -1,0 +1,390 @@
+"""Gold-standard refinement: two half sets, each with its own reference, until nothing improves.
+
+Every iteration: expectation (poses, :mod:`.search`), maximisation (half maps, :mod:`.mstep`), FSC of the unregularised half
+maps inside the solvent mask, Wiener filter from that FSC, noise spectra from the residuals. Scheme: Scheres & Chen 2012,
+Nat Methods 9:853 (gold standard); Scheres 2012, J Struct Biol 180:519 (regularisation).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from cryoet_core.backend import array_namespace, asnumpy
+from cryoet_core.fourier import lowpass
+from cryoet_core.fsc import fourier_shell_correlation, resolution_at
+from cryoet_core.geometry import angular_distance_deg, point_group
+from cryoet_core.subtomo.likelihood import SeriesImages, shift_phases, whiten
+from cryoet_core.subtomo.mstep import (
+    Accumulator,
+    Reference,
+    insert_particles,
+    join_low_resolution,
+    solvent_mask,
+    ssnr_from_fsc,
+)
+from cryoet_core.subtomo.noise import initial_spectra, residual_sums, smooth_spectra
+from cryoet_core.subtomo.poses import Poses, Posterior
+from cryoet_core.subtomo.search import SearchPlan, expectation
+
+_DIFFUSE_PROBABILITY, _DIFFUSE_DEG = 0.3, 20.0
+
+
+@dataclass(frozen=True)
+class RefineSettings:
+    """Keys of the config section, plus what the images say."""
+
+    pixel_size_angst: float
+    box_px: int
+    start: str = "global"
+    initial_lowpass_angst: float = 40.0
+    symmetry: str = "C1"
+    mask_diameter_angst: float = 350.0
+    angular_sampling_deg: float = 7.5
+    offset_range_px: float = 5.0
+    offset_step_px: float = 1.0
+    local_search_from_deg: float = 1.8
+    local_search_range_deg: float = 15.0
+    max_iterations: int = 12
+    join_halves_angst: float = 40.0
+    regularisation: float = 1.0
+
+    @property
+    def box_angst(self) -> float:
+        return self.box_px * self.pixel_size_angst
+
+    @property
+    def nyquist_shell(self) -> int:
+        return self.box_px // 2
+
+    def shell(self, resolution_angst: float) -> int:
+        """Shell of a resolution, at most the Nyquist shell."""
+        return int(min(self.nyquist_shell, max(1, np.floor(self.box_angst / resolution_angst + 1e-6))))
+
+    @property
+    def join_shell(self) -> int:
+        return min(self.shell(self.join_halves_angst), self.nyquist_shell // 3)
+
+
+@dataclass
+class Iteration:
+    """Numbers of one iteration (they go to iterations.json); maps are the unregularised halves."""
+
+    number: int
+    search: str
+    max_shell: int
+    sampling_deg: float
+    resolution_angst: float
+    fsc: np.ndarray
+    angle_change_deg: float | None
+    offset_change_angst: float | None
+    expected_angle_error_deg: float
+    expected_offset_error_angst: float
+    mean_max_probability: float
+    log_likelihood: float
+    n_diffuse: int
+    half1: np.ndarray = field(repr=False, default=None)
+    half2: np.ndarray = field(repr=False, default=None)
+
+    def numbers(self) -> dict:
+        """Everything but the maps, JSON types."""
+        values = {k: v for k, v in self.__dict__.items() if k not in ("half1", "half2")}
+        values["fsc"] = [float(v) for v in self.fsc]
+        return values
+
+
+@dataclass
+class Refined:
+    """Result. half1, half2: unregularised, unmasked; map: both halves, regularised, solvent set to zero.
+
+    rotations (n, 3, 3), offsets_px (n, 3): poses of all particles; the offsets are 3-D, from the extraction centre, tomogram
+    axes. log_likelihood, max_probability, angle_error_deg, offset_error_px (n,); diffuse (n,) bool.
+    """
+
+    half1: np.ndarray
+    half2: np.ndarray
+    map: np.ndarray
+    fsc: np.ndarray
+    rotations: np.ndarray
+    offsets_px: np.ndarray
+    log_likelihood: np.ndarray
+    max_probability: np.ndarray
+    angle_error_deg: np.ndarray
+    offset_error_px: np.ndarray
+    diffuse: np.ndarray
+    iterations: list[Iteration]
+    converged: bool
+
+
+@dataclass
+class _Group:
+    """One tilt series' particles of one half set, and their poses."""
+
+    series: int
+    half: int
+    images: SeriesImages
+    poses: Poses
+    posterior: Posterior | None = None
+
+
+def refine(series: list[SeriesImages], half_set, reference, settings: RefineSettings, rotations=None, report=None):
+    """Refine all particles.
+
+    Parameters
+    ----------
+    series : images of every tilt series; ``rows`` number the particles 0..n-1 over all series.
+    half_set : (n,) 1 or 2. reference : (box, box, box) map, bright, any grey scale.
+    rotations : (n, 3, 3) starting orientations, needed for ``start == "given_poses"``.
+    report : callable(Iteration) after every iteration, or None.
+
+    Returns
+    -------
+    Refined.
+    """
+    groups = _groups(series, np.asarray(half_set), rotations)
+    symmetry = point_group(settings.symmetry)
+    xp = array_namespace(reference)
+    mask = solvent_mask(settings.box_px, settings.mask_diameter_angst, settings.pixel_size_angst, xp)
+    sigma2 = [initial_spectra(images) for images in series]
+    first = lowpass(reference, settings.initial_lowpass_angst, settings.pixel_size_angst) * mask
+    state = _State(settings, settings.shell(settings.initial_lowpass_angst))
+    first = first * np.float32(grey_scale(groups, sigma2, first, settings, settings.start == "given_poses"))
+    references = [first, first]
+    iterations = []
+    for number in range(1, settings.max_iterations + 1):
+        plan = state.plan(symmetry)
+        previous = [g.poses for g in groups]
+        sliced = [Reference.of_map(r) for r in references]
+        for group in groups:
+            group.posterior = expectation(
+                group.images, sigma2[group.series], sliced[group.half], group.poses, plan
+            )
+            group.poses = group.posterior.best
+        sigma2 = _noise(groups, sigma2, sliced)
+        sums = [_maximise(groups, sigma2, half, settings, symmetry, xp) for half in (0, 1)]
+        halves = [s.reconstruct() for s in sums]
+        fsc = asnumpy(fourier_shell_correlation(*halves, mask))
+        iterations.append(_summarise(number, state, groups, previous, fsc, halves, symmetry, settings))
+        if report:
+            report(iterations[-1])
+        if state.update(iterations):
+            break
+        references = _references(sums, fsc, mask, settings)
+    joined = (sums[0] + sums[1]).reconstruct(ssnr_from_fsc(fsc, True, settings.regularisation)) * mask
+    return _result(groups, halves, joined, iterations, state.converged, len(half_set))
+
+
+class _State:
+    """What the next iteration searches, and whether to go on."""
+
+    def __init__(self, settings: RefineSettings, first_shell: int):
+        self.settings = settings
+        self.max_shell = first_shell
+        self.sampling_deg = settings.angular_sampling_deg
+        given = settings.start == "given_poses"
+        self.search = "local grid" if given else "global"
+        self.offset_range_px = settings.offset_range_px
+        self.offset_sigma_px = max(settings.offset_range_px / 2, 0.5)
+        self.stalled, self.best = 0, np.inf
+        self.converged = False
+
+    def plan(self, symmetry) -> SearchPlan:
+        s = self.settings
+        is_global = self.search == "global"
+        return SearchPlan(
+            max_shell=self.max_shell,
+            box_angst=s.box_angst,
+            diameter_angst=min(s.mask_diameter_angst, s.box_angst),
+            step_deg=max(2 * s.angular_sampling_deg, 1.0) if is_global else s.angular_sampling_deg,
+            range_deg={"global": None, "local grid": s.local_search_range_deg, "local": 0.0}[self.search],
+            offset_range_px=self.offset_range_px,
+            offset_step_px=s.offset_step_px,
+            offset_sigma_px=self.offset_sigma_px,
+            symmetry=symmetry,
+        )
+
+    def update(self, iterations) -> bool:
+        """Choose the next search; True when refinement has converged."""
+        s, last = self.settings, iterations[-1]
+        reached = s.shell(last.resolution_angst)
+        self.max_shell = int(min(s.nyquist_shell, max(self.max_shell if reached >= self.max_shell else 3, reached + 2)))
+        change = last.angle_change_deg
+        while change is not None and change < self.sampling_deg and self.sampling_deg > s.local_search_from_deg * 1.05:
+            self.sampling_deg /= 2
+        if self.search == "local grid" or self.sampling_deg <= s.local_search_from_deg * 1.05:
+            was_local, self.search = self.search == "local", "local"
+        else:
+            was_local = False
+        moved = (last.offset_change_angst or 0) / s.pixel_size_angst
+        self.offset_range_px = float(np.clip(3 * moved, min(2.0, s.offset_range_px), s.offset_range_px))
+        improved = last.resolution_angst < self.best * 0.99
+        self.best = min(self.best, last.resolution_angst)
+        settled = change is not None and change < max(0.5 * last.expected_angle_error_deg, 0.2)
+        self.stalled = 0 if improved or not was_local else self.stalled + 1
+        self.converged = self.search == "local" and (self.stalled >= 2 or (self.stalled >= 1 and settled))
+        return self.converged
+
+
+def _groups(series, half_set, rotations):
+    groups = []
+    for number, images in enumerate(series):
+        for half in (0, 1):
+            part = images.take(np.flatnonzero(half_set[images.rows] == half + 1))
+            n = len(part)
+            if n == 0:
+                continue
+            turned = np.tile(np.eye(3), (n, 1, 1)) if rotations is None else np.asarray(rotations)[part.rows]
+            groups.append(_Group(number, half, part, Poses(np.arange(n), turned, np.zeros((n, 3)), np.zeros(n))))
+    return groups
+
+
+def grey_scale(groups, sigma2, volume, settings, poses_known: bool) -> float:
+    """Factor that brings ``volume`` to the grey scale of the images: one linear regression over all images.
+
+    With known poses the images are compared with their slices; otherwise their sum with the spherical average of the
+    reference, which holds for orientations of any kind as long as they are many. Returns 1 when the fit is not positive.
+    """
+    xp = array_namespace(volume)
+    reference = Reference.of_map(volume)
+    cross = norm = 0.0
+    for group in groups:
+        white = whiten(group.images, sigma2[group.series], settings.shell(settings.initial_lowpass_angst))
+        for p in range(0, len(group.images), 16):
+            part = white.take(slice(p, p + 16))
+            if poses_known:
+                turned = group.poses.rotations[p : p + 16]
+                slices = reference.view_slices(white.view_rotations, turned, white.frequencies)
+            else:
+                slices = _spherical_slice(reference, white.frequencies, xp)
+            cross += float((part.data * slices.conj()).real.sum(dtype=xp.float64))
+            norm += float((part.weight * (slices.real**2 + slices.imag**2)).sum(dtype=xp.float64))
+    return cross / norm if cross > 0 and norm > 0 else 1.0
+
+
+def _spherical_slice(reference, frequencies, xp):
+    """(1, 1, K) real: mean of the reference's transform over its shells, at the frequencies of a slice."""
+    from cryoet_core.geometry import so3_grid
+
+    samples = asnumpy(reference.slices(so3_grid(1)[::5], frequencies)).real.mean(axis=0)
+    count = np.maximum(np.bincount(frequencies.shell), 1)
+    profile = np.bincount(frequencies.shell, weights=samples) / count
+    return xp.asarray(profile[frequencies.shell], dtype=xp.float32)[None, None]
+
+
+def _noise(groups, sigma2, references):
+    """Noise spectra of every tilt series from the residuals at the best poses (both halves, each with its reference)."""
+    power, weight = [np.zeros_like(s) for s in sigma2], [np.zeros_like(s) for s in sigma2]
+    for group in groups:
+        images, poses = group.images, group.poses
+        for p in range(0, len(images), 16):
+            rows = np.arange(p, min(p + 16, len(images)))
+            slices = references[group.half].view_slices(
+                images.view_rotations, poses.rotations[rows], images.frequencies
+            )
+            xp = array_namespace(slices)
+            phases = shift_phases(images.frequencies, images.view_rotations, poses.shifts_px[rows], xp)
+            a, b = residual_sums(images, rows, slices, phases)
+            power[group.series] += a
+            weight[group.series] += b
+    return [smooth_spectra(a, b) for a, b in zip(power, weight, strict=True)]
+
+
+def _maximise(groups, sigma2, half, settings, symmetry, xp):
+    accumulator = Accumulator(settings.box_px, xp=xp)
+    for group in groups:
+        if group.half == half:
+            poses = group.posterior.poses
+            insert_particles(
+                accumulator,
+                group.images,
+                sigma2[group.series],
+                poses.particle,
+                poses.rotations,
+                poses.shifts_px,
+                group.posterior.weight,
+                symmetry,
+            )
+    return accumulator.sums()
+
+
+def _references(sums, fsc, mask, settings):
+    """Next references: low frequencies joined, Wiener-filtered by the FSC, solvent set to zero."""
+    ssnr = ssnr_from_fsc(fsc, False, settings.regularisation)
+    return [s.reconstruct(ssnr) * mask for s in join_low_resolution(*sums, settings.join_shell)]
+
+
+def _summarise(number, state, groups, previous, fsc, halves, symmetry, settings) -> Iteration:
+    posterior = [g.posterior for g in groups]
+    first = number == 1 and state.search == "global"
+    angle = np.concatenate(
+        [
+            angular_distance_deg(g.poses.rotations, p.rotations, symmetry)
+            for g, p in zip(groups, previous, strict=True)
+        ]
+    )
+    move = np.concatenate(
+        [np.linalg.norm(g.poses.shifts_px - p.shifts_px, axis=1) for g, p in zip(groups, previous, strict=True)]
+    )
+    pixel = settings.pixel_size_angst
+    return Iteration(
+        number=number,
+        search=state.search,
+        max_shell=state.max_shell,
+        sampling_deg=state.sampling_deg,
+        resolution_angst=resolution_at(fsc, pixel, settings.box_px, 0.143),
+        fsc=fsc,
+        angle_change_deg=None if first else float(np.median(angle)),
+        offset_change_angst=float(np.median(move) * pixel),
+        expected_angle_error_deg=float(np.median(np.concatenate([p.angle_error_deg for p in posterior]))),
+        expected_offset_error_angst=float(np.median(np.concatenate([p.shift_error_px for p in posterior])) * pixel),
+        mean_max_probability=float(np.mean(np.concatenate([p.max_probability for p in posterior]))),
+        log_likelihood=float(sum(p.log_likelihood.sum() for p in posterior)),
+        n_diffuse=int(sum(is_diffuse(p).sum() for p in posterior)),
+        half1=asnumpy(halves[0]),
+        half2=asnumpy(halves[1]),
+    )
+
+
+def is_diffuse(posterior: Posterior):
+    """(P,) bool: no pose stands out, or the likelihood hardly bends."""
+    return (posterior.max_probability < _DIFFUSE_PROBABILITY) | (posterior.angle_error_deg > _DIFFUSE_DEG)
+
+
+def _result(groups, halves, joined, iterations, converged, n) -> Refined:
+    out = Refined(
+        *(asnumpy(v) for v in (*halves, joined)),
+        fsc=iterations[-1].fsc,
+        rotations=np.tile(np.eye(3), (n, 1, 1)),
+        offsets_px=np.zeros((n, 3)),
+        log_likelihood=np.zeros(n),
+        max_probability=np.zeros(n),
+        angle_error_deg=np.full(n, 180.0),
+        offset_error_px=np.zeros(n),
+        diffuse=np.ones(n, dtype=bool),
+        iterations=iterations,
+        converged=converged,
+    )
+    for g in groups:
+        rows, p = g.images.rows, g.posterior
+        out.rotations[rows], out.offsets_px[rows] = g.poses.rotations, g.poses.shifts_px
+        out.log_likelihood[rows], out.max_probability[rows] = p.log_likelihood, p.max_probability
+        out.angle_error_deg[rows], out.offset_error_px[rows] = p.angle_error_deg, p.shift_error_px
+        out.diffuse[rows] = is_diffuse(p)
+    return out
+
+
+def half_sets(names, seed: int):
+    """Random halves by identity: (n,) of 1 and 2. Depends only on the names and the seed; differs by at most one in size."""
+    import hashlib
+
+    keys = [hashlib.sha256(f"{seed}/{name}".encode()).hexdigest() for name in names]
+    order = np.argsort(np.array(keys), kind="stable")
+    out = np.empty(len(keys), dtype=np.int64)
+    out[order] = 1 + np.arange(len(keys)) % 2
+    return out
+
+
+def with_settings(settings: RefineSettings, **values) -> RefineSettings:
+    """A copy with some values changed."""
+    return replace(settings, **values)

@@ -1,0 +1,198 @@
+"""The expectation step: every particle's most likely poses, from coarse to fine.
+
+1. Where: all shifts of the range with few orientations, at a resolution that the coarse grid can resolve.
+2. How: the full grid of orientations with the shifts around what was found; the best distinct orientations are kept.
+3. Exactly: these are refined in all six parameters, first at a low, then at the full resolution (:mod:`.poses`).
+
+The resolution of a grid search is tied to the grid (a peak finer than the grid would be missed): the shell where half a
+step moves the particle's rim by about a radian of phase.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from cryoet_core.backend import array_namespace, asnumpy, tile_size
+from cryoet_core.geometry import angular_distance_deg, local_rotations, so3_grid
+from cryoet_core.subtomo.likelihood import SeriesImages, WhitenedImages, log_likelihoods, shift_phases, whiten
+from cryoet_core.subtomo.poses import OffsetPrior, Poses, Posterior, refine_poses, weigh_modes
+
+
+def translation_grid(range_px: float, step_px: float) -> np.ndarray:
+    """3-D shifts n * step inside a ball of ``range_px`` -> (T, 3), the origin first."""
+    count = int(np.floor(range_px / step_px + 1e-6))
+    axis = np.arange(-count, count + 1) * float(step_px)
+    grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
+    length = np.linalg.norm(grid, axis=1)
+    keep = length <= range_px + 1e-6
+    return grid[keep][np.argsort(length[keep], kind="stable")]
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """How to search.
+
+    max_shell : finest shell used; box_angst : edge of the box; diameter_angst : of the particle.
+    step_deg : spacing of the orientation grid (global) or of the local grid. range_deg : None for a global search; half
+    width of the local grid; 0 for no grid at all (only continuous refinement of the present pose).
+    offset_range_px, offset_step_px : shifts searched around the present offset. offset_sigma_px : width of their prior.
+    symmetry : (n, 3, 3) operators.
+    """
+
+    max_shell: int
+    box_angst: float
+    diameter_angst: float
+    step_deg: float = 15.0
+    range_deg: float | None = None
+    offset_range_px: float = 5.0
+    offset_step_px: float = 1.0
+    offset_sigma_px: float = 2.5
+    n_candidates: int = 8
+    symmetry: np.ndarray | None = None
+    memory_mb: float = 600.0
+
+    def grid_shell(self, step_deg: float) -> int:
+        """Finest shell that a grid of ``step_deg`` can resolve."""
+        rim_angst = np.pi * self.diameter_angst * step_deg / 360
+        return int(np.clip(np.ceil(self.box_angst / (2 * rim_angst)), 3, self.max_shell))
+
+    def shift_step(self, box_px: int, shell: int) -> float:
+        """Step of the shifts that matches ``shell``, not finer than asked for."""
+        return max(self.offset_step_px, 0.2 * box_px / shell)
+
+
+def asymmetric_unit(orientations, symmetry):
+    """The orientations (O, 3, 3) nearest to the identity among their symmetry mates A S."""
+    if symmetry is None or len(symmetry) == 1:
+        return orientations
+    traces = np.einsum("oij,nji->on", orientations, symmetry)
+    return orientations[traces[:, 0] >= traces.max(axis=1) - 1e-9]
+
+
+def expectation(images: SeriesImages, sigma2, reference, start: Poses, plan: SearchPlan) -> Posterior:
+    """Posterior modes of all particles of a series (half set).
+
+    start : one pose per particle, shifts_px being the present total offsets; global searches use only these.
+    The result's shifts are total offsets from the extraction centre again, in px.
+    """
+    prior = OffsetPrior(np.zeros((len(images), 3)), plan.offset_sigma_px)
+    coarse = plan.grid_shell(plan.step_deg)
+    if plan.range_deg is None:
+        found = _global_candidates(images, sigma2, reference, start, plan, coarse)
+    elif plan.range_deg > 0:
+        found = _local_candidates(images, sigma2, reference, start, plan, coarse)
+    else:
+        found, coarse = start, plan.max_shell
+    if coarse < plan.max_shell:
+        middle = min(plan.max_shell, coarse + 2)
+        found, hessians = refine_poses(whiten(images, sigma2, middle), reference, found, prior, 3)
+        found = weigh_modes(found, hessians, len(images), 3, 1e-4, plan.symmetry).poses
+    refined, hessians = refine_poses(whiten(images, sigma2, plan.max_shell), reference, found, prior, 3)
+    return weigh_modes(refined, hessians, len(images), 3, 0.01, plan.symmetry)
+
+
+def _global_candidates(images, sigma2, reference, start, plan, coarse):
+    box = images.frequencies.box_px
+    few = asymmetric_unit(so3_grid(1), plan.symmetry)
+    shell = plan.grid_shell(30.0)
+    shifts = translation_grid(plan.offset_range_px, plan.shift_step(box, shell))
+    where = grid_search(*_centred(images, sigma2, shell, start, plan), reference, few, shifts, n_best=1, plan=plan)
+    return _how(images, sigma2, reference, where, plan, coarse)
+
+
+def _how(images, sigma2, reference, where, plan, coarse):
+    order = int(np.clip(np.rint(np.log2(60.0 / plan.step_deg)), 0, 4))
+    orientations = asymmetric_unit(so3_grid(order), plan.symmetry)
+    step = plan.shift_step(images.frequencies.box_px, coarse)
+    shifts = translation_grid(1.5 * step, step)
+    centred = _centred(images, sigma2, coarse, where, plan)
+    return grid_search(*centred, reference, orientations, shifts, n_best=plan.n_candidates, plan=plan)
+
+
+def _local_candidates(images, sigma2, reference, start, plan, coarse):
+    box = images.frequencies.box_px
+    rough = plan.grid_shell(2 * plan.step_deg)
+    shifts = translation_grid(plan.offset_range_px, plan.shift_step(box, rough))
+    whitened, prior, offsets = _centred(images, sigma2, rough, start, plan)
+    found = local_search(whitened, prior, offsets, reference, start, plan.range_deg, 2 * plan.step_deg, shifts, 1)
+    step = plan.shift_step(box, coarse)
+    around = replace(start, shifts_px=found.shifts_px)
+    whitened, prior, offsets = _centred(images, sigma2, coarse, around, plan)
+    fine = translation_grid(1.5 * step, step)
+    return local_search(whitened, prior, offsets, reference, around, plan.range_deg, plan.step_deg, fine, 3)
+
+
+def _centred(images, sigma2, shell, poses, plan):
+    """Whitened images with their offsets undone, the prior that knows these offsets, and the offsets."""
+    offsets = poses.shifts_px
+    return whiten(images, sigma2, shell, offsets), OffsetPrior(offsets, plan.offset_sigma_px), offsets
+
+
+def grid_search(
+    images: WhitenedImages, prior, offsets_px, reference, orientations, shifts, n_best=8, plan=None
+) -> Poses:
+    """Score every particle on one shared grid; the best shift of the ``n_best`` best, distinct orientations.
+
+    orientations (O, 3, 3), shifts (T, 3) px about the offsets (P, 3) px that the images are centred by. Memory is bounded by tiles over orientations and particles.
+    """
+    xp = array_namespace(images.data)
+    memory_mb = SearchPlan.memory_mb if plan is None else plan.memory_mb
+    n, n_views = len(images.data), len(images.view_rotations)
+    row_bytes = 8 * n_views * images.frequencies.kx.size
+    o_tile = tile_size(len(orientations), 3 * row_bytes, memory_mb)
+    p_tile = tile_size(n, 3 * len(shifts) * row_bytes + 8 * len(shifts) * o_tile, memory_mb)
+    phases = shift_phases(images.frequencies, images.view_rotations, shifts, xp)
+    log_prior = prior.log(np.arange(n)[:, None], shifts[None])  # (P, T)
+    score = np.empty((n, len(orientations)), dtype=np.float32)
+    shift = np.empty((n, len(orientations)), dtype=np.int64)
+    for o in range(0, len(orientations), o_tile):
+        slices = reference.view_slices(images.view_rotations, orientations[o : o + o_tile], images.frequencies)
+        for p in range(0, n, p_tile):
+            part = slice(p, p + p_tile)
+            values = log_likelihoods(images.take(part), slices, phases)
+            values += xp.asarray(log_prior[part, :, None], dtype=xp.float32)
+            best = values.argmax(axis=1)
+            shift[part, o : o + o_tile] = asnumpy(best)
+            score[part, o : o + o_tile] = asnumpy(xp.take_along_axis(values, best[:, None], axis=1)[:, 0])
+    found = _select(score, shift, np.broadcast_to(orientations, (n, *orientations.shape)), shifts, n_best)
+    return replace(found, shifts_px=found.shifts_px + offsets_px[found.particle])
+
+
+def local_search(images, prior, offsets_px, reference, start, max_deg, step_deg, shifts, n_best=3) -> Poses:
+    """As :func:`grid_search`, but every particle on its own orientations around its pose in ``start``."""
+    xp = array_namespace(images.data)
+    local = local_rotations(max_deg, step_deg)
+    score = np.empty((len(images.data), len(local)), dtype=np.float32)
+    shift = np.empty(score.shape, dtype=np.int64)
+    orientations = local[None] @ start.rotations[:, None]
+    phases = shift_phases(images.frequencies, images.view_rotations, shifts, xp)
+    log_prior = prior.log(np.arange(len(score))[:, None], shifts[None])
+    for p in range(len(score)):
+        slices = reference.view_slices(images.view_rotations, orientations[p], images.frequencies)
+        values = log_likelihoods(images.take(slice(p, p + 1)), slices, phases)[0]
+        values += xp.asarray(log_prior[p, :, None], dtype=xp.float32)
+        shift[p], score[p] = asnumpy(values.argmax(axis=0)), asnumpy(values.max(axis=0))
+    found = _select(score, shift, orientations, shifts, n_best, distance_deg=1.5 * step_deg)
+    return replace(found, shifts_px=found.shifts_px + offsets_px[found.particle])
+
+
+def _select(score, shift, orientations, shifts, n_best, distance_deg=20.0) -> Poses:
+    """The ``n_best`` orientations of every particle that are ``distance_deg`` apart, best first."""
+    rows, columns = [], []
+    pool = min(score.shape[1], 12 * n_best)
+    for p, row in enumerate(score):
+        top = np.argpartition(-row, pool - 1)[:pool]
+        top = top[np.argsort(-row[top], kind="stable")]
+        chosen = []
+        for candidate in top:
+            if len(chosen) == n_best:
+                break
+            turned = orientations[p, candidate]
+            if not chosen or angular_distance_deg(orientations[p, chosen], turned).min() > distance_deg:
+                chosen.append(int(candidate))
+        rows += [p] * len(chosen)
+        columns += chosen
+    rows, columns = np.array(rows, dtype=np.int64), np.array(columns, dtype=np.int64)
+    return Poses(rows, orientations[rows, columns], shifts[shift[rows, columns]], score[rows, columns].astype(float))
