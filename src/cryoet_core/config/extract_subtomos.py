@@ -29,8 +29,8 @@ class ExtractSubtomos(StepModel):
     )
     float16: bool = key(False, meaning="store half-precision numbers (MRC mode 12)")
     volumes_3d: bool = key(
-        False, meaning="also write 3D pseudo-subtomograms (data and weights); the refinement here reads the 2D stacks"
+        False, meaning="also write 3D pseudo-subtomograms, a file each, and particles_3d.star, for other programs"
     )
     relion_files: bool = key(
-        False, meaning="also write one file per particle, as RELION reads them, and particles_relion.star"
+        False, meaning="also write one 2D stack per particle, as RELION reads them, and particles_relion.star"
     )

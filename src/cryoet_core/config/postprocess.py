@@ -27,4 +27,7 @@ class Postprocess(StepModel):
         None, unit="A^2", meaning="B-factor to apply (negative sharpens); empty = fitted if the map reaches 10 A, else 0"
     )
     mtf: str | None = key(None, meaning="STAR file of the detector's MTF; empty = none")
+    mtf_pixel_size_angst: float | None = key(
+        None, unit="A", meaning="pixel size of the movies the MTF is for; empty = that of the map", gt=0
+    )
     fsc_threshold: float = key(0.143, meaning="FSC that defines the resolution", gt=0, lt=1)

@@ -15,6 +15,7 @@ import numpy as np
 from cryoet_core.backend import array_namespace, asnumpy, fft_module
 from cryoet_core.errors import DataQualityError
 from cryoet_core.fourier import centre_crop_or_pad, irfft_centred, rfft_centred
+from cryoet_core.fsc import fourier_shell_correlation, resolution_at
 from cryoet_core.geometry.symmetry import point_group
 from cryoet_core.kernels.insert_slices import insert_slices, new_accumulator, split_accumulator
 from cryoet_core.masks import centre_distance
@@ -223,3 +224,20 @@ def taper_to_sphere(volume, taper_px: float):
     window = (0.5 - 0.5 * xp.cos(np.pi * t)).astype(xp.float32)
     mean = float((window * volume).sum(dtype=xp.float64) / window.sum(dtype=xp.float64))
     return (volume - np.float32(mean)) * window
+
+
+def reconstruction_summary(maps: ParticleMaps, sums: HalfSums, particles, pixel_size_angst: float) -> dict:
+    """Numbers for the report: particles and images per half, FSC of the half maps without a mask."""
+    fsc = fourier_shell_correlation(maps.half1, maps.half2)
+    box = maps.merged.shape[0]
+    halves = half_sets(particles)
+    return {
+        "n_particles": int(len(halves)),
+        "n_particles_half1": int((halves == 0).sum()),
+        "n_images": int(sum(sums.n_images)),
+        "pixel_size_angst": pixel_size_angst,
+        "box_px": box,
+        "symmetry": sums.symmetry,
+        "resolution_unmasked_angst": resolution_at(fsc, pixel_size_angst, box, 0.143),
+        "resolution_unmasked_half_angst": resolution_at(fsc, pixel_size_angst, box, 0.5),
+    }

@@ -1,0 +1,187 @@
+# Averaging. Every round: extract the particles, (make an initial model,) refine, reconstruct, postprocess, RELION view.
+
+
+def round_section(step):
+    """params of an averaging rule, taken from the section of the wildcard's round."""
+    return {
+        "config": lambda wildcards: round_params(step, wildcards.round)["config"],
+        "version": lambda wildcards: round_params(step, wildcards.round)["version"],
+        "seed": lambda wildcards: round_params(step, wildcards.round)["seed"],
+    }
+
+
+def round_particles(wildcards):
+    """Particles that enter a round: the matches of all series, or the refined particles of the round before."""
+    before = previous_round(wildcards.round)
+    if before is None:
+        return expand(result("match_template/{ts}/particles.star"), ts=TILT_SERIES)
+    return [result(f"refine/{before}/particles.star")]
+
+
+def round_reference(wildcards):
+    """First reference of a round's refinement."""
+    kind, before = round_config(wildcards.round).reference, previous_round(wildcards.round)
+    if kind == "initial_model":
+        return result("initial_model/{round}/initial_model.mrc")
+    if kind == "previous" and before is not None:
+        return result(f"refine/{before}/map.mrc")
+    return result("import_reference/reference.mrc")
+
+
+# Aligned tables; their image columns name the raw views (X-rays erased), which are therefore inputs too.
+ALIGNED = expand(result("align_tilt_series/{ts}/{ts}.star"), ts=TILT_SERIES)
+RAW_VIEWS = expand(result("erase_xrays/{ts}/{ts}.mrc"), ts=TILT_SERIES)
+
+
+rule extract_subtomos:
+    input:
+        particles=round_particles,
+        tilt_series=ALIGNED,
+        stacks=RAW_VIEWS,
+    output:
+        particles=result("extract_subtomos/{round}/particles.star"),
+        images=directory(result("extract_subtomos/{round}/images")),
+        summary=result("extract_subtomos/{round}/summary.json"),
+    log:
+        result("logs/extract_subtomos/{round}.log"),
+    benchmark:
+        result("benchmarks/extract_subtomos/{round}.tsv")
+    threads: 2
+    resources:
+        gpu=step_gpu("extract_subtomos"),
+        mem_mb=step_memory_mb("extract_subtomos", 6000),
+        runtime=120,
+    params:
+        **round_section("extract_subtomos"),
+    script:
+        "../scripts/extract_subtomos.py"
+
+
+rule initial_model:
+    input:
+        particles=rules.extract_subtomos.output.particles,
+        images=rules.extract_subtomos.output.images,
+        tilt_series=ALIGNED,
+    output:
+        map=result("initial_model/{round}/initial_model.mrc"),
+        iterations=result("initial_model/{round}/iterations.json"),
+        summary=result("initial_model/{round}/summary.json"),
+    log:
+        result("logs/initial_model/{round}.log"),
+    benchmark:
+        result("benchmarks/initial_model/{round}.tsv")
+    threads: 2
+    resources:
+        gpu=step_gpu("initial_model"),
+        mem_mb=step_memory_mb("initial_model", 6000),
+        runtime=480,
+    params:
+        **round_section("initial_model"),
+    script:
+        "../scripts/initial_model.py"
+
+
+rule refine:
+    input:
+        particles=rules.extract_subtomos.output.particles,
+        images=rules.extract_subtomos.output.images,
+        tilt_series=ALIGNED,
+        reference=round_reference,
+    output:
+        half1=result("refine/{round}/half1.mrc"),
+        half2=result("refine/{round}/half2.mrc"),
+        map=result("refine/{round}/map.mrc"),
+        particles=result("refine/{round}/particles.star"),
+        fsc=result("refine/{round}/fsc.star"),
+        iterations=result("refine/{round}/iterations.json"),
+        summary=result("refine/{round}/summary.json"),
+    log:
+        result("logs/refine/{round}.log"),
+    benchmark:
+        result("benchmarks/refine/{round}.tsv")
+    threads: 2
+    resources:
+        gpu=step_gpu("refine"),
+        mem_mb=step_memory_mb("refine", 8000),
+        runtime=1440,
+    params:
+        **round_section("refine"),
+    script:
+        "../scripts/refine.py"
+
+
+rule reconstruct_particle:
+    input:
+        particles=rules.refine.output.particles,
+        tilt_series=ALIGNED,
+        stacks=RAW_VIEWS,
+    output:
+        half1=result("reconstruct_particle/{round}/half1.mrc"),
+        half2=result("reconstruct_particle/{round}/half2.mrc"),
+        map=result("reconstruct_particle/{round}/map.mrc"),
+        summary=result("reconstruct_particle/{round}/summary.json"),
+    log:
+        result("logs/reconstruct_particle/{round}.log"),
+    benchmark:
+        result("benchmarks/reconstruct_particle/{round}.tsv")
+    threads: 2
+    resources:
+        gpu=step_gpu("reconstruct_particle"),
+        mem_mb=step_memory_mb("reconstruct_particle", 6000),
+        runtime=240,
+    params:
+        **round_section("reconstruct_particle"),
+        extraction=lambda wildcards: round_params("extract_subtomos", wildcards.round)["config"],
+    script:
+        "../scripts/reconstruct_particle.py"
+
+
+rule postprocess:
+    input:
+        half1=rules.reconstruct_particle.output.half1,
+        half2=rules.reconstruct_particle.output.half2,
+    output:
+        map=result("postprocess/{round}/map.mrc"),
+        mask=result("postprocess/{round}/mask.mrc"),
+        fsc=result("postprocess/{round}/fsc.star"),
+        summary=result("postprocess/{round}/summary.json"),
+    log:
+        result("logs/postprocess/{round}.log"),
+    benchmark:
+        result("benchmarks/postprocess/{round}.tsv")
+    threads: 1
+    resources:
+        mem_mb=step_memory_mb("postprocess", 4000),
+        runtime=60,
+    params:
+        **round_section("postprocess"),
+    script:
+        "../scripts/postprocess.py"
+
+
+rule relion_project:
+    input:
+        particles=rules.refine.output.particles,
+        tilt_series=ALIGNED,
+        map=rules.postprocess.output.map,
+        half1=rules.reconstruct_particle.output.half1,
+        half2=rules.reconstruct_particle.output.half2,
+        mask=rules.postprocess.output.mask,
+    output:
+        optimisation_set=result("relion/{round}/optimisation_set.star"),
+        particles=result("relion/{round}/particles.star"),
+        tomograms=result("relion/{round}/tomograms.star"),
+        map=result("relion/{round}/map.mrc"),
+        half1=result("relion/{round}/half1.mrc"),
+        half2=result("relion/{round}/half2.mrc"),
+        mask=result("relion/{round}/mask.mrc"),
+    log:
+        result("logs/relion_project/{round}.log"),
+    benchmark:
+        result("benchmarks/relion_project/{round}.tsv")
+    threads: 1
+    resources:
+        mem_mb=step_memory_mb("relion_project", 1000),
+        runtime=30,
+    script:
+        "../scripts/relion_project.py"

@@ -1,0 +1,25 @@
+"""Picked or refined particles + raw views -> premultiplied particle images of all tilt series."""
+
+from pathlib import Path
+
+from cryoet_core.config.extract_subtomos import ExtractSubtomos
+from cryoet_core.io.images import load_images
+from cryoet_core.metadata import read_particles, read_tilt_series, write_particles
+from cryoet_core.step import step
+from cryoet_core.subtomo.extraction_run import ExtractionRun, merge_particles
+
+with step(snakemake) as s:  # noqa: F821
+    config = s.model(ExtractSubtomos)
+    particles = merge_particles([read_particles(path) for path in s.input.particles])
+    run = ExtractionRun(config, Path(s.output.images))
+    for path in s.progress(s.input.tilt_series, what="tilt series"):
+        series = read_tilt_series(path)
+        run.add_series(series, particles, lambda series=series: s.to_device(load_images(series)))
+    for warning in run.warnings:
+        s.log.warning("%s", warning)
+    write_particles(run.table(), s.output.particles)
+    if config.relion_files:
+        write_particles(run.relion_table(), Path(s.output.images) / "particles_relion.star")
+    if config.volumes_3d:
+        write_particles(run.volume_table(), Path(s.output.images) / "particles_3d.star")
+    s.write_summary(run.summary())

@@ -1,0 +1,26 @@
+"""Refined particles + raw views -> half maps and map at the final poses."""
+
+from cryoet_core.config.extract_subtomos import ExtractSubtomos
+from cryoet_core.config.reconstruct_particle import ReconstructParticle
+from cryoet_core.io.images import load_images
+from cryoet_core.io.mrc import write_mrc
+from cryoet_core.metadata import read_particles, read_tilt_series
+from cryoet_core.step import step
+from cryoet_core.subtomo.extraction_run import reconstruction_settings
+from cryoet_core.subtomo.reconstruct import HalfSums, insert_series, reconstruct_maps, reconstruction_summary
+
+with step(snakemake) as s:  # noqa: F821
+    config = s.model(ReconstructParticle)
+    extraction = ExtractSubtomos(**snakemake.params.extraction)  # noqa: F821
+    particles = read_particles(s.input.particles)
+    sums = HalfSums(reconstruction_settings(config, extraction), config.symmetry)
+    for path in s.progress(s.input.tilt_series, what="tilt series"):
+        series = read_tilt_series(path)
+        own = particles.select(particles.table["tomo_name"].to_numpy() == series.name)
+        if len(own):
+            insert_series(sums, s.to_device(load_images(series)), series, own, cutoff_fraction=config.cutoff_fraction)
+            pixel = series.pixel_size_angst * sums.settings.binning
+    maps = reconstruct_maps(sums, wiener_snr=config.wiener_snr, taper_px=config.taper_px)
+    for path, volume in ((s.output.half1, maps.half1), (s.output.half2, maps.half2), (s.output.map, maps.merged)):
+        write_mrc(path, volume, pixel)
+    s.write_summary(reconstruction_summary(maps, sums, particles, pixel))
