@@ -89,8 +89,21 @@ def forward_project_aligned_cases():
         yield (real(shape), tilts, (h, w)), keywords
 
 
+# n, size, pad, radius: inside the stored transform, up to its border, beyond it, degenerate
+SLICES = [
+    (8, 8, 1, 3),
+    (11, 11, 1, 4),
+    (24, 12, 2, 5),
+    (9, 9, 1, 4),
+    (16, 8, 2, 4),
+    (8, 8, 1, 4),
+    (7, 10, 1, 6),
+    (1, 1, 1, 0),
+]
+
+
 def extract_slices_cases():
-    for n, size, pad, radius in [(8, 8, 1, 3), (9, 9, 1, 4), (16, 8, 2, 4), (8, 8, 1, 4), (7, 10, 1, 6), (1, 1, 1, 0)]:
+    for n, size, pad, radius in SLICES:
         turns = np.concatenate([np.eye(3)[None], random_rotations(3)])
         yield (hermitian_ft(n), turns, radius), {"size": size, "pad": pad}
 
