@@ -35,6 +35,7 @@ class AlignmentSettings:
     refine_axis: bool = True
     axis_range_deg: float = 8.0
     refine_offset: bool = True
+    level_x: bool = False
     thickness_angst: float | None = None
     update_px: float = 0.2
     max_sweeps: int = 8
@@ -54,6 +55,7 @@ class Alignment:
     axis_error_deg: float
     tilt_offset_deg: float
     tilt_offset_error_deg: float
+    x_tilt_deg: float
     thickness_angst: float
     correlation: np.ndarray
     shift_error_angst: np.ndarray
@@ -91,6 +93,8 @@ class _State:
     axis_error_deg: float = np.nan
     offset_deg: float = 0.0
     offset_error_deg: float = np.nan
+    x_tilt_deg: float = 0.0
+    x_tilt_error_deg: float = np.nan
     history: list = field(default_factory=list)
 
 
@@ -182,6 +186,8 @@ def _refine_stage(views: PlaneViews, state: _State, band: Band, settings, say):
         _turn(views, state, band, prior, "axis", step)
     if settings.refine_offset:
         _turn(views, state, band, prior, "offset", 1.5 * step)
+    if settings.level_x:
+        _turn(views, state, band, prior, "x_tilt", 1.5 * step)
     update = max(update, _shift_sweep(views, state, band))
     state.history.append(_history_row(f"{band.high_angst:.0f} A", state, update))
     say(
@@ -195,6 +201,7 @@ def _history_row(stage, state, update):
         "stage": stage,
         "axis_change_deg": state.axis_deg,
         "tilt_offset_deg": state.offset_deg,
+        "x_tilt_deg": state.x_tilt_deg,
         "thickness_angst": state.thickness_angst,
         "largest_update_angst": update,
     }
@@ -235,7 +242,8 @@ def _final_sweeps(views, state, band, settings, say):
 
 
 def _result(geometry, included, state, correlation, error, prior, pixel_size_angst) -> Alignment:
-    full = refine.turned(geometry.replace(x_shift_angst=0.0, y_shift_angst=0.0), state.axis_deg, state.offset_deg)
+    full = geometry.replace(x_shift_angst=0.0, y_shift_angst=0.0)
+    full = refine.turned(full, state.axis_deg, state.offset_deg, state.x_tilt_deg)
     shift = full.shift_angst
     shift[included] = state.geometry.shift_angst
     per_view = np.full((2, len(geometry)), np.nan)
@@ -246,6 +254,7 @@ def _result(geometry, included, state, correlation, error, prior, pixel_size_ang
         axis_error_deg=state.axis_error_deg,
         tilt_offset_deg=state.offset_deg,
         tilt_offset_error_deg=state.offset_error_deg,
+        x_tilt_deg=state.x_tilt_deg,
         thickness_angst=state.thickness_angst,
         correlation=per_view[0],
         shift_error_angst=per_view[1],

@@ -140,7 +140,7 @@ def plane_spectra(views: PlaneViews, geometry, edge_px: float = 8.0, max_frequen
         ky, kx = ky[rows], kx[:, columns]
     frequency = _image_frequency(geometry, ky, kx)
     step = 1.0 / (max(views.coefficients.shape[1:]) * views.pixel_size_angst)
-    whitened = _whiten(transform, frequency, views.amplitude, step)
+    whitened = _whiten(transform, frequency, views.amplitude, step, max_frequency or np.inf)
     return PlaneSpectra(whitened, frequency, ky, kx, parallax(geometry))
 
 
@@ -154,15 +154,20 @@ def _image_frequency(geometry, ky, kx):
     return xp.sqrt(u * u + v * v)
 
 
-def _whiten(transform, frequency, amplitude, step):
-    """Divide by each image's own amplitude; every view ends with mean square 1. Smooth in the geometry, for searches."""
+def _whiten(transform, frequency, amplitude, step, max_frequency):
+    """Divide by each image's own amplitude; every view ends with mean square 1 at frequencies its image holds.
+
+    Smooth in the geometry, so that likelihoods of neighbouring geometries can be compared.
+    """
     xp = array_namespace(transform)
     out = xp.empty_like(transform)
     for i in range(transform.shape[0]):
         table = xp.asarray(amplitude[i])
         level = xp.interp(frequency[i].ravel() / step, xp.arange(table.size, dtype=xp.float64), table)
         flat = transform[i] / level.reshape(frequency[i].shape)
-        out[i] = flat / xp.sqrt(xp.mean(xp.abs(flat) ** 2, dtype=xp.float64))
+        held = xp.clip(10 * (1 - frequency[i] / max_frequency) + 0.5, 0, 1)
+        power = xp.sum(held * xp.abs(flat) ** 2, dtype=xp.float64) / xp.sum(held, dtype=xp.float64)
+        out[i] = flat / xp.sqrt(power)
     return out
 
 

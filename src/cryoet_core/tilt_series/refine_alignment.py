@@ -146,9 +146,13 @@ def parabola_search(function, step: float, iterations: int = 4, limit: float = n
     return centre, float(width)
 
 
-def turned(geometry: TiltGeometry, axis_deg: float = 0.0, offset_deg: float = 0.0) -> TiltGeometry:
-    """The geometry with the tilt axis turned and all tilt angles changed."""
-    return geometry.replace(z_rot_deg=geometry.z_rot_deg + axis_deg, y_tilt_deg=geometry.y_tilt_deg + offset_deg)
+def turned(geometry: TiltGeometry, axis_deg: float = 0.0, offset_deg: float = 0.0, x_tilt_deg: float = 0.0) -> TiltGeometry:
+    """The geometry with the tilt axis turned, all tilt angles changed, and the specimen tilted about x."""
+    return geometry.replace(
+        z_rot_deg=geometry.z_rot_deg + axis_deg,
+        y_tilt_deg=geometry.y_tilt_deg + offset_deg,
+        x_tilt_deg=geometry.x_tilt_deg + x_tilt_deg,
+    )
 
 
 def best_thickness(views, geometry, band: Band, candidates):

@@ -9,7 +9,8 @@ with rho the fraction of signal in the power. That is exactly back-projection in
 with the statistically best weights and at the price of one small matrix per column kx instead of a volume. From A = C^-1:
 
     prediction of view i from all others   F_i - (A F)_i / A_ii          (leave-one-out, variance 1 / A_ii)
-    badness of the alignment               Q = sum F^H A F               (minus two log-likelihood)
+    badness of the alignment               sum F^H (A - 1) F + log det C     (minus two log-likelihood ratio of
+                                           "these views show one slab" to "these views have nothing in common")
 
 The slab is level and centred on Z = 0, so the likelihood also levels the specimen (tilt-angle offset) and centres it.
 Prediction of Gaussian processes: Rasmussen & Williams 2006, chapter 5.4.2. Slab support and its sinc: Crowther 1970.
@@ -94,10 +95,10 @@ def weighted(data: PlaneSpectra, model: Precision):
 
 
 def badness(data: PlaneSpectra, model: Precision, product=None) -> float:
-    """Q + log det C: minus two log-likelihood of all coefficients, up to a constant."""
+    """sum F^H (A - 1) F + log det C. Views or frequencies that nothing predicts count 0, whatever their number."""
     xp = array_namespace(data.spectra)
     product = weighted(data, model)[0] if product is None else product
-    q = xp.sum((data.spectra.conj() * product).real, dtype=xp.float64)
+    q = xp.sum((data.spectra.conj() * (product - data.spectra)).real, dtype=xp.float64)
     return float(q) + model.log_determinant
 
 
@@ -122,7 +123,7 @@ def shift_step(data: PlaneSpectra, model: Precision):
 
     Returns
     -------
-    delta_angst (n, 2), standard_error_angst (n, 2), q. The common shift, which nothing determines, is zero.
+    delta_angst (n, 2), standard_error_angst (n, 2), badness before the step. The common shift, which nothing determines, is zero.
     """
     xp = array_namespace(data.spectra)
     product, _ = weighted(data, model)
