@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from cryoet_core.errors import UserInputError
+from cryoet_core.io import eer
 from cryoet_core.io.mrc import iter_sections, read_header
 
 _MRC = {".mrc", ".mrcs", ".st", ".map", ".ali"}
@@ -57,12 +58,14 @@ def _damaged(path: str, found: str) -> UserInputError:
 def _iter_pages(path: str, count: int, per_item: int, shape: tuple[int, int]) -> Iterator[np.ndarray]:
     import tifffile
 
+    is_eer = Path(path).suffix.lower() == ".eer"
     with tifffile.TiffFile(path) as tiff:
-        for first in range(0, count * per_item, per_item):
+        start = eer.first_frame(tiff) if is_eer else 0
+        for first in range(start, start + count * per_item, per_item):
             total = np.zeros(shape, dtype=np.float32)
             for index in range(first, first + per_item):
                 try:
-                    frame = tiff.pages[index].asarray()
+                    frame = eer.decode_frame(tiff, index) if is_eer else tiff.pages[index].asarray()
                 except (ValueError, RuntimeError, OSError, IndexError, tifffile.TiffFileError) as error:
                     raise _damaged(path, f"frame {index + 1}: {error}") from error
                 if frame.shape != shape:
@@ -77,8 +80,12 @@ def _open_tiff(path: str) -> tuple[int, tuple[int, int]]:
     try:
         with tifffile.TiffFile(path) as tiff:
             shape, count = tiff.pages[0].shape, len(tiff.pages)
+            if Path(path).suffix.lower() == ".eer":
+                count -= eer.first_frame(tiff)
     except (ValueError, IndexError, tifffile.TiffFileError) as error:
         raise _damaged(path, str(error) or "no TIFF pages") from error
+    if count < 1:
+        raise _damaged(path, "no frames")
     if len(shape) != 2 or shape[0] * shape[1] > _LARGEST_FRAME:
         raise UserInputError(
             "E-MOVIE-03", "frames of this size cannot be a movie", file=path, field="size", found=str(shape),

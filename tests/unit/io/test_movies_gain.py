@@ -31,28 +31,29 @@ def test_mrc_and_tiff_give_the_same_frames(tmp_path, frames):
 def _eer_page(events: np.ndarray) -> bytes:
     """One EER frame, 8-bit run lengths: 12-bit words (pixels to skip, 4 bits sub-pixel), lowest bit first."""
     words, last = [], -1
-    for position in np.flatnonzero(events):
+    for position in [*np.flatnonzero(events), events.size]:  # the last run ends behind the frame
         skip = int(position) - last - 1
         while skip >= 255:
             words.append(255)
             skip -= 255
         words.append(skip | (5 << 8))
         last = int(position)
-    words += [255] * 8
     bits = "".join(format(w, "08b")[::-1] if w == 255 else format(w, "012b")[::-1] for w in words)
     bits += "0" * (-len(bits) % 8)
     return bytes(int(bits[i : i + 8][::-1], 2) for i in range(0, len(bits), 8))
 
 
-def _write_eer(path, movie: np.ndarray) -> None:
-    """A little-endian TIFF with one strip per page and compression 65000."""
+def _write_eer(path, movie: np.ndarray, *, final_image: bool = False) -> None:
+    """A little-endian TIFF with one strip per page and compression 65000, after an image of all events if asked."""
     n, h, w = movie.shape
     out, link = bytearray(b"II*\x00" + bytes(4)), 4
-    for frame in movie:
-        data = _eer_page(frame.ravel())
+    pages = [(_eer_page(frame.ravel()), 65000, 1) for frame in movie]
+    if final_image:
+        pages.insert(0, (movie.sum(axis=0).astype(np.uint8).tobytes(), 1, 8))
+    for data, compression, bits in pages:
         offset = len(out)
         out += data + b"\0" * (len(data) % 2)
-        tags = [(256, w), (257, h), (258, 1), (259, 65000), (262, 1), (273, offset), (277, 1), (278, h), (279, len(data))]
+        tags = [(256, w), (257, h), (258, bits), (259, compression), (262, 1), (273, offset), (277, 1), (278, h), (279, len(data))]
         out[link : link + 4] = len(out).to_bytes(4, "little")
         out += len(tags).to_bytes(2, "little")
         for tag, value in tags:
@@ -62,9 +63,10 @@ def _write_eer(path, movie: np.ndarray) -> None:
     path.write_bytes(out)
 
 
-def test_eer_frames_are_summed_in_groups(tmp_path):
+@pytest.mark.parametrize("final_image", [False, True])
+def test_eer_frames_are_summed_in_groups(tmp_path, final_image):
     events = np.random.default_rng(0).random((7, 16, 32)) < 0.05
-    _write_eer(tmp_path / "m.eer", events)
+    _write_eer(tmp_path / "m.eer", events, final_image=final_image)
     movie = open_movie(tmp_path / "m.eer", eer_fractions=3)
     assert (movie.n_frames, movie.frames_per_item, movie.shape) == (3, 2, (16, 32))
     expected = events[:6].reshape(3, 2, 16, 32).sum(axis=1)[:, ::-1]
