@@ -53,15 +53,15 @@ def ribosome() -> Molecule:
 
 
 def chiral_molecule(seed: int = 0, n_beads: int = 400, radius_angst: float = 60.0, mass_da: float = 4.0e5) -> Molecule:
-    """A one-handed cluster for tests: a thick right-handed helix with one heavy lobe and a side arm. No symmetry."""
+    """A one-handed cluster for tests, no symmetry: a thick staircase x, y, z (a right-handed screw) with a heavy end."""
     rng = np.random.default_rng([seed, 7041])
-    n_lobe, n_arm = n_beads // 4, n_beads // 6
-    turn = rng.uniform(0, 1.25, n_beads - n_lobe - n_arm)
-    angle = 2 * np.pi * turn
-    helix = np.stack([0.6 * np.cos(angle), 0.6 * np.sin(angle), 1.4 * (turn / 1.25) - 0.7], axis=1)
-    lobe = np.array([0.55, 0.2, 0.6]) + 0.18 * rng.standard_normal((n_lobe, 3))
-    arm = np.array([-0.2, -0.9, -0.3]) * rng.uniform(0, 1, (n_arm, 1))
-    xyz = radius_angst * (np.concatenate([helix, lobe, arm]) + 0.05 * rng.standard_normal((n_beads, 3)))
+    corners = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [1, 1, 1.0]])
+    n_lobe = n_beads // 5
+    along = np.sort(rng.uniform(0, 3, n_beads - n_lobe))
+    step = np.minimum(along.astype(int), 2)
+    stairs = corners[step] + (along - step)[:, None] * (corners[step + 1] - corners[step])
+    lobe = corners[3] + 0.12 * rng.standard_normal((n_lobe, 3))
+    xyz = 1.1 * radius_angst * (np.concatenate([stairs, lobe]) + 0.07 * rng.standard_normal((n_beads, 3)))
     return _molecule("chiral", xyz, np.full(n_beads, mass_da / n_beads))
 
 

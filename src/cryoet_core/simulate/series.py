@@ -25,7 +25,7 @@ def simulate_series(settings: SimulationSettings, series: str, seed: int, folder
     truth/{<series>.star, particles.star, outside.star, truth.json}. The camera depends on ``seed`` alone, so all series of a run share
     its gain; everything else also on the series' name. ``progress`` wraps the list of views.
 
-    Returns numbers for a summary. Raises ValueError when the particles do not fit into the slab.
+    Returns numbers for a summary. Raises UserInputError E-SIM-01 when the particles do not fit into the slab.
     """
     folder = Path(folder)
     frames_dir, truth_dir = folder / "frames", folder / "truth"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from cryoet_core.errors import UserInputError
 from cryoet_core.simulate.geometry import random_euler
 from cryoet_core.simulate.molecules import PROTEIN_ANGST3_PER_DA, Molecule, chiral_molecule, decoy, ribosome
 from cryoet_core.simulate.physics import POTENTIAL_V_ANGST3_PER_DA
@@ -61,7 +62,7 @@ def outer_half_sizes(settings: SimulationSettings) -> tuple[float, float]:
 def _place(n, radii, region, half_z, taken, rng, tries=4000):
     """Random sequential placement: (n, 3) positions, no two spheres of ``radii`` overlapping, ``taken`` grows.
 
-    ``region(rng)`` draws an (x, y). Raises ValueError when there is no room left.
+    ``region(rng)`` draws an (x, y). Raises UserInputError E-SIM-01 when there is no room left.
     """
     placed = []
     for radius in radii[:n]:
@@ -76,7 +77,10 @@ def _place(n, radii, region, half_z, taken, rng, tries=4000):
                 placed.append(point)
                 break
         else:
-            raise ValueError(f"no room for particle {len(placed) + 1} of {n} in the slab: fewer or a thicker slab")
+            raise UserInputError(
+                "E-SIM-01", "the particles do not fit into the slab", field="simulate.n_particles", found=f"{n} particles",
+                expected=f"about {len(placed)}", fix="fewer particles or decoys, a larger image or a thicker slab",
+            )  # fmt: skip
     return np.array(placed).reshape(-1, 3)
 
 
