@@ -1,0 +1,107 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cryoet_core.config import load_config
+from cryoet_core.errors import UserInputError
+from cryoet_core.workflow import Run
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = sorted(p for p in (ROOT / "config").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_shipped_configs_are_valid(path):
+    load_config(yaml.safe_load(path.read_text()), str(path))
+
+
+def test_defaults_file_holds_exactly_the_defaults():
+    values = yaml.safe_load((ROOT / "config/default.yaml").read_text())
+    assert load_config(values) == load_config({})
+
+
+def test_generated_files_are_in_sync():
+    outcome = subprocess.run([sys.executable, ROOT / "tools/sync.py", "--check"], capture_output=True, text=True)
+    assert outcome.returncode == 0, outcome.stdout
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"preprocess_tilt_series": {"binnning": 4}}, "preprocess_tilt_series.binnning.*did you mean 'binning'"),
+        ({"align_tilt_serie": {}}, "did you mean 'align_tilt_series'"),
+        ({"averaging": [{"name": "a", "refine": {"symetry": "C1"}}]}, "averaging.0.refine.symetry.*'symmetry'"),
+        ({"match_template": {"n_sigma": "many"}}, "match_template.n_sigma.*found 'many'"),
+        ({"preprocess_tilt_series": {"binning": 0}}, "preprocess_tilt_series.binning.*found 0"),
+    ],
+)
+def test_wrong_configs_name_the_key_and_the_way_out(values, message):
+    with pytest.raises(UserInputError, match=f"(?s){message}"):
+        load_config(values)
+
+
+def test_several_problems_are_told_at_once():
+    with pytest.raises(UserInputError, match="(?s)2 problems.*bining.*n_sigm"):
+        load_config({"preprocess_tilt_series": {"bining": 1}, "match_template": {"n_sigm": 1}})
+
+
+def test_zero_is_a_value_and_empty_is_not():
+    config = load_config(yaml.safe_load("import_tilt_series: {tilt_axis_deg: 0, pixel_size_angst: }"))
+    assert config.import_tilt_series.tilt_axis_deg == 0.0
+    assert config.import_tilt_series.pixel_size_angst is None
+
+
+def test_params_do_not_depend_on_how_a_number_is_written():
+    runs = [
+        Run(load_config({"data": {"simulate": True}, "correct_motion": {"b_factor_angst2": value}}))
+        for value in (-500, -500.0, "-5e2")
+    ]
+    assert runs[0].step_params("correct_motion") == runs[1].step_params("correct_motion")
+    assert runs[0].step_params("correct_motion") == runs[2].step_params("correct_motion")
+
+
+def test_the_tutorials_values_are_in_chlamy():
+    config = load_config(yaml.safe_load((ROOT / "config/chlamy.yaml").read_text()))
+    assert config.import_tilt_series.tilt_axis_deg == -95.0
+    assert config.correct_motion.b_factor_angst2 == -500
+    assert (config.exclude_views.first_negative, config.exclude_views.last_positive) == (7, 4)
+    assert config.reconstruct_tomogram.radial_cutoff == 0.35
+    assert [r.extract_subtomos.crop_px for r in config.averaging] == [32, 64]
+    assert config.averaging[1].extract_subtomos.max_dose_e_per_a2 == 50
+    assert [r.refine.mask_diameter_angst for r in config.averaging] == [350, 350]
+
+
+@pytest.mark.parametrize("data", [{}, {"simulate": True, "mdoc": "*.mdoc"}])
+def test_data_must_come_from_one_place(data):
+    with pytest.raises(UserInputError, match="E-CFG-06"):
+        Run(load_config({"data": data}))
+
+
+def test_series_are_found_by_glob(tmp_path):
+    for name in ("TS_1.mrc.mdoc", "TS_2.mdoc"):
+        (tmp_path / name).touch()
+    run = Run(load_config({"data": {"mdoc": f"{tmp_path}/*.mdoc"}}))
+    assert run.tilt_series == ["TS_1", "TS_2"]
+    assert run.series_source("TS_1")["movies_dir"] == str(tmp_path)
+    with pytest.raises(UserInputError, match="E-CFG-07.*TS_9"):
+        Run(load_config({"data": {"mdoc": f"{tmp_path}/*.mdoc", "tilt_series": ["TS_9"]}}))
+
+
+def test_hostile_names_are_refused(tmp_path):
+    (tmp_path / "a; touch x.mdoc").touch()
+    with pytest.raises(UserInputError, match="E-NAME-01"):
+        Run(load_config({"data": {"mdoc": f"{tmp_path}/*.mdoc"}}))
+
+
+def test_stack_without_angles_is_refused(tmp_path):
+    (tmp_path / "TS_1.mrc").touch()
+    with pytest.raises(UserInputError, match="E-TS-04.*TS_1.rawtlt"):
+        Run(load_config({"data": {"stacks": f"{tmp_path}/*.mrc"}}))
+    (tmp_path / "TS_1.rawtlt").touch()
+    run = Run(load_config({"data": {"stacks": f"{tmp_path}/*.mrc"}}))
+    assert run.series_source("TS_1") == {
+        "kind": "stack", "stack": f"{tmp_path}/TS_1.mrc", "tilts": f"{tmp_path}/TS_1.rawtlt",
+    }

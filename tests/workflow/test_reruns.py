@@ -1,0 +1,110 @@
+"""Which jobs an edit of the config reruns: the real rules and config, with scripts that only write their outputs."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+STUB = """from pathlib import Path
+for output in map(Path, snakemake.output):
+    output.parent.mkdir(parents=True, exist_ok=True)
+    if output.suffix:
+        output.write_text(snakemake.rule)
+    else:
+        output.mkdir()
+"""
+PER_SERIES = ["import_tilt_series", "correct_motion", "estimate_ctf", "exclude_views", "erase_xrays", "align_tilt_series"]
+TOMOGRAM = ["correct_ctf", "preprocess_tilt_series", "reconstruct_tomogram"]
+PICKING = ["match_template"]
+ROUND = ["extract_subtomos", "refine", "reconstruct_particle", "postprocess", "relion_project"]
+END = ["report", "all"]
+
+
+def snakemake(folder, *arguments):
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, env={**os.environ, "COLUMNS": "200"})
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    for name in ("Snakefile", "workflow", "config", "profiles"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, folder / name)
+    for script in (folder / "workflow/scripts").glob("*.py"):
+        script.write_text(STUB)
+    outcome = snakemake(folder, "--quiet", "all")
+    assert outcome.returncode == 0, outcome.stderr[-3000:]
+    return folder
+
+
+def planned(folder, edit=None):
+    """rule -> number of jobs of a dry run with ``edit`` merged over the demo's config."""
+    arguments = ["-n"]
+    if edit is not None:
+        (folder / "edit.yaml").write_text(yaml.safe_dump(edit))
+        arguments += ["--configfile", "config/config.yaml", "edit.yaml"]
+    outcome = snakemake(folder, *arguments)
+    assert outcome.returncode == 0, outcome.stderr[-3000:]
+    table = re.search(r"Job stats:\n.*?\n-.*?\n(.*?)\ntotal", outcome.stdout + outcome.stderr, re.S)
+    if table is None:
+        assert "Nothing to be done" in outcome.stdout + outcome.stderr
+        return {}
+    return {row.split()[0]: int(row.split()[1]) for row in table[1].splitlines()}
+
+
+def test_a_second_run_does_nothing(run):
+    assert planned(run) == {}
+
+
+def test_a_fresh_clone_of_scripts_reruns_nothing(run):
+    for script in (run / "workflow/scripts").glob("*.py"):
+        script.touch()
+    assert planned(run) == {}
+
+
+@pytest.mark.parametrize(
+    "edit, rules",
+    [
+        ({"estimate_ctf": {"window_px": 256}}, PER_SERIES[2:] + TOMOGRAM + PICKING + ROUND + ["initial_model"] + END),
+        ({"correct_ctf": {"mode": "multiply"}}, TOMOGRAM + PICKING + ROUND + ["initial_model"] + END),
+        ({"reconstruct_tomogram": {"sirt_iterations": 5}}, TOMOGRAM[2:] + PICKING + ROUND + ["initial_model"] + END),
+        ({"match_template": {"n_sigma": 5.0}}, PICKING + ROUND + ["initial_model"] + END),
+        ({"resize_reference": {"mask_edge_px": 4.0}}, ["resize_reference"] + PICKING + ROUND + ["initial_model"] + END),
+    ],
+    ids=lambda v: next(iter(v)) if isinstance(v, dict) else "",
+)
+def test_an_edit_reruns_its_step_and_what_follows(run, edit, rules):
+    assert set(planned(run, edit)) == set(rules)
+
+
+def test_an_edit_of_the_last_round_leaves_the_first_alone(run):
+    config = yaml.safe_load((run / "config/config.yaml").read_text())
+    config["averaging"][-1].setdefault("refine", {})["symmetry"] = "C2"
+    jobs = planned(run, {"averaging": config["averaging"]})
+    assert jobs == dict.fromkeys(["refine", "reconstruct_particle", "postprocess", "relion_project", *END], 1)
+
+
+def test_a_new_round_only_adds_its_own_jobs(run):
+    config = yaml.safe_load((run / "config/config.yaml").read_text())
+    extra = {**config["averaging"][-1], "name": "extra"}
+    jobs = planned(run, {"averaging": [*config["averaging"], extra]})
+    assert set(jobs) == {*ROUND, *END}
+
+
+def test_threads_device_and_memory_are_not_results(run):
+    assert planned(run, {"device": "cpu"}) == {}
+
+
+def test_an_unknown_key_stops_the_run_with_one_sentence(run):
+    (run / "edit.yaml").write_text("match_template: {n_sigmas: 5}\n")
+    outcome = snakemake(run, "-n", "--configfile", "config/config.yaml", "edit.yaml")
+    assert outcome.returncode != 0
+    text = outcome.stdout + outcome.stderr
+    assert "did you mean 'n_sigma'?" in text and "Traceback" not in text
