@@ -1,0 +1,286 @@
+"""import_tilt_series against an acquisition written by hand."""
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cryoet_core.config.import_tilt_series import ImportTiltSeries
+from cryoet_core.errors import UserInputError
+from cryoet_core.io.acquisition import Given, wrap_degrees
+from cryoet_core.io.images import load_images
+from cryoet_core.io.import_series import import_movies, import_stack
+from cryoet_core.io.mrc import write_mrc
+from cryoet_core.metadata import read_tilt_series
+
+# dose-symmetric: angle, minutes after 18:00, in order of acquisition
+ACQUIRED = [0.0, 4.0, -4.0, -8.0, 8.0, 12.0, -12.0]
+TITLE = "[T =     Tilt axis angle = 84.8, binning = 1  spot = 6  camera = 1]"
+
+
+def section(number, acquired, *, name=None, **changes):
+    keys = {
+        "TiltAngle": f"{ACQUIRED[acquired] + 0.01:.2f}", "ExposureDose": "3.4", "PixelSpacing": "3.5",
+        "RotationAngle": "174.8", "NumSubFrames": "2",
+        "SubFramePath": name or f"X:\\data\\frames\\TS_01_{acquired + 1:03d}_{ACQUIRED[acquired]}.mrc",
+        "DateTime": f"09-Mar-23  18:{acquired:02d}:12",
+    } | changes
+    lines = [f"{k} = {v}" for k, v in keys.items() if v is not None]
+    return "\n".join([f"[ZValue = {number}]", *lines, ""])
+
+
+def write_mdoc(folder, sections, head="PixelSpacing = 3.5\nVoltage = 300\nImageSize = 12 8\n", title=TITLE):
+    path = folder / "TS_01.mdoc"
+    path.write_text("\n".join([head, title, "", *sections]))
+    return path
+
+
+def write_movies(folder, shape=(2, 8, 12)):
+    for i, angle in enumerate(ACQUIRED):
+        write_mrc(folder / f"TS_01_{i + 1:03d}_{angle}.mrc", np.full(shape, i), 3.5, stack=True, dtype="uint8")
+
+
+@pytest.fixture
+def movies(tmp_path):
+    write_movies(tmp_path)
+    return tmp_path
+
+
+def sections_by_angle(**changes):
+    """Sections numbered by angle, as in a sorted stack: section number is not the order of acquisition."""
+    order = np.argsort(ACQUIRED)
+    return [section(n, int(a), **changes) for n, a in enumerate(order)]
+
+
+def test_movies_are_sorted_and_keyed(movies):
+    result = import_movies("TS_01", write_mdoc(movies, sections_by_angle()), None, Given())
+    tilts = result.series.tilts
+    assert tilts["nominal_tilt_deg"].is_monotonic_increasing
+    assert tilts["tilt_id"].tolist() == [7, 4, 3, 1, 2, 5, 6]
+    assert tilts["pre_exposure_e_per_a2"].tolist() == pytest.approx([3.4 * (i - 1) for i in (7, 4, 3, 1, 2, 5, 6)])
+    assert [Path(m).name for m in tilts["movie"]][3] == "TS_01_001_0.0.mrc"
+    assert (tilts["n_frames"] == 2).all() and "image" not in tilts
+    series = result.series
+    assert (series.voltage_kv, series.pixel_size_angst, series.movie_pixel_size_angst) == (300.0, 3.5, 3.5)
+    assert series.image_size_px == (12, 8) and series.tomogram_size_px == (0, 0, 0) and series.handedness == -1
+    assert tilts["z_rot_deg"].eq(84.8).all() and tilts["y_tilt_deg"].equals(tilts["nominal_tilt_deg"])
+    for column in ("x_tilt_deg", "x_shift_angst", "y_shift_angst", "defocus_u_angst", "excluded"):
+        assert (tilts[column] == 0).all()
+    np.testing.assert_allclose(tilts["ctf_scale"], np.cos(np.deg2rad(tilts["nominal_tilt_deg"])))
+    assert result.sources["tilt_axis"] == "mdoc title" and result.sources["order"] == "mdoc DateTime"
+    assert result.warnings == []
+
+
+def test_order_of_sections_does_not_matter(movies):
+    sections = sections_by_angle()
+    expected = import_movies("TS_01", write_mdoc(movies, sections), None, Given()).series.tilts
+    for seed in range(3):
+        random.Random(seed).shuffle(sections)
+        assert import_movies("TS_01", write_mdoc(movies, sections), None, Given()).series.tilts.equals(expected)
+
+
+def test_order_without_times(movies):
+    by_dose = [section(n, int(a), DateTime=None, PriorRecordDose=f"{3.4 * a:.1f}")
+               for n, a in enumerate(np.argsort(ACQUIRED))]
+    result = import_movies("TS_01", write_mdoc(movies, by_dose), None, Given())
+    assert result.series.tilts["tilt_id"].tolist() == [7, 4, 3, 1, 2, 5, 6]
+    assert result.sources["order"] == "mdoc PriorRecordDose"
+    by_number = [section(a, a, DateTime=None) for a in range(7)]
+    result = import_movies("TS_01", write_mdoc(movies, by_number), None, Given())
+    assert result.series.tilts["tilt_id"].tolist() == [7, 4, 3, 1, 2, 5, 6]
+    assert "order of the sections" in result.warnings[0]
+
+
+@pytest.mark.parametrize("given, title, rotation, axis, source", [
+    (None, TITLE, "174.8", 84.8, "mdoc title"),
+    (None, "", "174.8", 84.8, "mdoc RotationAngle - 90"),
+    (None, "", "3.35", -86.65, "mdoc RotationAngle - 90"),
+    (None, "", "-96.9", 173.1, "mdoc RotationAngle - 90"),
+    (None, "[T = TiltAxisAngle = -91.81  Binning = 1]", "0", 1.81, "mdoc title (Tomography 5)"),
+    (0.0, TITLE, "174.8", 0.0, "config tilt_axis_deg"),
+    (-95.0, TITLE, "174.8", -95.0, "config tilt_axis_deg"),
+])
+def test_tilt_axis_and_its_source(movies, given, title, rotation, axis, source):
+    mdoc = write_mdoc(movies, sections_by_angle(RotationAngle=rotation), title=title)
+    result = import_movies("TS_01", mdoc, None, Given(tilt_axis_deg=given))
+    assert result.series.tilts["z_rot_deg"].iloc[0] == pytest.approx(axis, abs=1e-9)
+    assert result.sources["tilt_axis"] == source
+    assert bool(result.warnings) == (given is not None)  # both given values are > 10 degrees from the mdoc's
+
+
+def test_tomo5_can_be_forced(movies):
+    mdoc = write_mdoc(movies, sections_by_angle())
+    assert import_movies("TS_01", mdoc, None, Given(tomo5=True)).series.tilts["z_rot_deg"].iloc[0] == pytest.approx(
+        -174.8)
+    assert wrap_degrees(-180.0) == 180.0 and wrap_degrees(185.0) == -175.0 and wrap_degrees(10.0) == 10.0
+
+
+def test_dose_sources(movies):
+    def imported(given=None, **changes):
+        mdoc = write_mdoc(movies, sections_by_angle(**changes))
+        return import_movies("TS_01", mdoc, None, given or Given())
+
+    zero = imported(ExposureDose="0", FrameDosesAndNumber="0.5 4 1.5 2")
+    assert zero.series.tilts["exposure_e_per_a2"].eq(5).all() and "FrameDosesAndNumber" in zero.sources["exposure"]
+    rate = imported(ExposureDose="0", DoseRate="24.5", ExposureTime="1.5", Binning="1")
+    assert rate.series.tilts["exposure_e_per_a2"].iloc[0] == pytest.approx(24.5 * 1.5 / 3.5**2)
+    given = imported(Given(dose_per_tilt_e_per_a2=2.0, initial_dose_e_per_a2=10.0))
+    assert given.series.tilts["pre_exposure_e_per_a2"].tolist() == [22, 16, 14, 10, 12, 18, 20]
+    with pytest.raises(UserInputError, match="E-MDOC-08.*dose_per_tilt_e_per_a2"):
+        imported(ExposureDose="0")
+
+
+def test_prior_dose_is_used_and_checked(movies):
+    sections = [section(n, int(a), PriorRecordDose=f"{5 + 4 * a}") for n, a in enumerate(np.argsort(ACQUIRED))]
+    result = import_movies("TS_01", write_mdoc(movies, sections), None, Given())
+    assert result.series.tilts["pre_exposure_e_per_a2"].tolist() == [29, 17, 13, 5, 9, 21, 25]
+    assert "more than 10 %" in result.warnings[0]
+    result = import_movies("TS_01", write_mdoc(movies, sections), None, Given(initial_dose_e_per_a2=0.0))
+    assert result.series.tilts["pre_exposure_e_per_a2"].min() == 0
+
+
+def test_repeated_tilt_keeps_the_last(movies):
+    write_mrc(movies / "again.mrc", np.zeros((2, 8, 12)), 3.5, stack=True, dtype="uint8")
+    again = section(7, 3, name="again.mrc", DateTime="09-Mar-23  19:00:00")
+    result = import_movies("TS_01", write_mdoc(movies, [*sections_by_angle(), again]), None, Given())
+    tilts = result.series.tilts
+    bad = tilts[tilts["excluded"] == 1]
+    assert len(tilts) == 8 and bad["tilt_id"].tolist() == [4]
+    assert bad["exclude_reason"].tolist() == ["recorded again as tilt_id 8"]
+    assert len(result.warnings) == 1
+
+
+def test_super_resolution_movies_halve_the_pixel(tmp_path):
+    write_movies(tmp_path, (2, 16, 24))
+    result = import_movies("TS_01", write_mdoc(tmp_path, sections_by_angle()), None, Given())
+    assert result.series.pixel_size_angst == 1.75 and "ImageSize" in result.sources["pixel_size"]
+    given = import_movies("TS_01", write_mdoc(tmp_path, sections_by_angle()), None, Given(pixel_size_angst=3.5))
+    assert given.series.pixel_size_angst == 3.5
+
+
+def test_movies_elsewhere_and_in_another_case(tmp_path):
+    (tmp_path / "frames").mkdir()
+    write_movies(tmp_path / "frames")
+    (tmp_path / "frames/TS_01_001_0.0.mrc").rename(tmp_path / "frames/ts_01_001_0.0.MRC")
+    result = import_movies("TS_01", write_mdoc(tmp_path, sections_by_angle()), tmp_path / "frames", Given())
+    assert result.series.tilts["movie"].iloc[3].endswith("frames/ts_01_001_0.0.MRC")
+
+
+@pytest.mark.parametrize("make, message", [
+    (lambda s: s[:1], "E-MDOC-04"),
+    (lambda s: [*s[:3], s[3].replace("TiltAngle", "Tilt")], r"E-MDOC-06.*ZValue = 3\] TiltAngle"),
+    (lambda s: [*s[:3], s[3].replace("SubFramePath", "Path")], r"E-MDOC-06.*ZValue = 3\] SubFramePath"),
+    (lambda s: [*s[:3], s[3].replace("TiltAngle = 0.01", "TiltAngle = 150")], r"E-MDOC-09.*found 150"),
+    (lambda s: [*s[:3], s[3].replace("_001_", "_01_")], "E-MDOC-02.*TS_01_001_0.0.mrc"),
+    (lambda s: [*s[:3], s[3], s[3]], "E-MDOC-05"),
+])
+def test_errors_say_what_and_where(movies, make, message):
+    with pytest.raises(UserInputError, match=message):
+        import_movies("TS_01", write_mdoc(movies, make(sections_by_angle())), None, Given())
+
+
+def test_missing_values_name_the_config_key(movies):
+    mdoc = write_mdoc(movies, sections_by_angle(PixelSpacing=None, RotationAngle=None), head="", title="")
+    for given, key in ((Given(), "voltage_kv"), (Given(voltage_kv=300.0), "pixel_size_angst"),
+                       (Given(voltage_kv=300.0, pixel_size_angst=2.0), "tilt_axis_deg")):
+        with pytest.raises(UserInputError, match=f"E-MDOC-08.*import_tilt_series.{key}"):
+            import_movies("TS_01", mdoc, None, given)
+    with pytest.raises(UserInputError, match="E-FILE-02"):
+        import_movies("TS_01", mdoc, movies / "nowhere", Given())
+
+
+def test_movies_of_different_size(movies):
+    write_mrc(movies / "TS_01_004_-8.0.mrc", np.zeros((2, 8, 10)), 3.5, stack=True, dtype="uint8")
+    with pytest.raises(UserInputError, match="E-MOVIE-04.*TS_01_004"):
+        import_movies("TS_01", write_mdoc(movies, sections_by_angle()), None, Given())
+
+
+STACK = Given(voltage_kv=300.0, tilt_axis_deg=0.0)
+
+
+@pytest.fixture
+def stack(tmp_path):
+    images = np.arange(5, dtype=np.float32)[:, None, None] * np.ones((5, 6, 8), np.float32)
+    write_mrc(tmp_path / "TS.mrc", images, 10.0, stack=True, dtype="float16")
+    rows = [(0, 60, 117, 5), (1, -30, 50, 4), (2, 0, 0, 1), (3, 30, 30, 3), (4, -3, 3, 2)]
+    text = "section\ttilt_deg\tprior_dose_e_per_a2\tacquisition_order\tmovie\n"
+    (tmp_path / "TS.tsv").write_text(text + "".join("\t".join(map(str, r)) + "\tx.tif\n" for r in rows))
+    (tmp_path / "TS.rawtlt").write_text("60\n-30\n0\n30\n-3\n")
+    return tmp_path
+
+
+def test_stack_with_a_table(stack):
+    result = import_stack("TS", stack / "TS.mrc", stack / "TS.tsv", STACK)
+    tilts = result.series.tilts
+    assert tilts["nominal_tilt_deg"].tolist() == [-30, -3, 0, 30, 60]
+    assert tilts["tilt_id"].tolist() == [4, 2, 1, 3, 5]
+    assert tilts["pre_exposure_e_per_a2"].tolist() == [50, 3, 0, 30, 117]
+    assert tilts["exposure_e_per_a2"].tolist() == [67, 27, 3, 20, 23.5]
+    assert load_images(result.series).mean(axis=(1, 2)).tolist() == [1, 4, 2, 3, 0]
+    assert "movie" not in tilts and result.series.pixel_size_angst == 10.0
+    assert result.sources["pixel_size"] == "header of the stack" and result.sources["tilt_axis"] == "config tilt_axis_deg"
+
+
+def test_stack_with_angles_only(stack):
+    given = Given(voltage_kv=300.0, tilt_axis_deg=0.0, dose_per_tilt_e_per_a2=3.0, pixel_size_angst=9.5)
+    result = import_stack("TS", stack / "TS.mrc", stack / "TS.rawtlt", given)
+    assert result.series.tilts["tilt_id"].tolist() == [4, 2, 1, 3, 5]
+    assert result.series.tilts["pre_exposure_e_per_a2"].tolist() == [9, 3, 0, 6, 12]
+    assert "dose-symmetric" in result.warnings[0] and result.series.pixel_size_angst == 9.5
+
+
+def test_stack_refusals(stack):
+    (stack / "short.tlt").write_text("0\n1\n")
+    (stack / "bad.tsv").write_text("section\ttilt_deg\n0\tx\n")
+    (stack / "names.tsv").write_text("a\tb\n0\t1\n")
+    for tilts, given, message in (
+        ("short.tlt", STACK, "E-STACK-02.*2 angles.*expected 5"), ("bad.tsv", STACK, "E-TSV-02.*tilt_deg, row 1"),
+        ("names.tsv", STACK, "E-TSV-01.*tilt_deg"), ("TS.rawtlt", STACK, "E-STACK-01.*dose_per_tilt"),
+        ("TS.tsv", Given(tilt_axis_deg=0.0), "E-STACK-01.*voltage_kv"),
+        ("TS.tsv", Given(voltage_kv=300.0), "E-STACK-01.*tilt_axis_deg"),
+    ):
+        with pytest.raises(UserInputError, match=message):
+            import_stack("TS", stack / "TS.mrc", stack / tilts, given)
+
+
+def test_config_section_and_given_values_have_the_same_keys():
+    assert ImportTiltSeries().model_dump() == vars(Given())
+
+
+RUN_SCRIPT = """
+import json, sys
+from types import SimpleNamespace as N
+class Files(dict):
+    __getattr__ = dict.__getitem__
+job = json.loads(sys.argv[1])
+config = N(rule="import_tilt_series", input=Files(job["input"]), output=Files(job["output"]), wildcards=Files(ts="TS_01"),
+           params=N(source=job["source"], get=lambda k, d=None: job["config"]), log=[], threads=1, config={}, resources={})
+class Wildcards(Files):
+    def __iter__(self): return iter(self.values())
+config.wildcards = Wildcards(ts="TS_01")
+exec(compile(open(job["script"]).read(), job["script"], "exec"), {"snakemake": config})
+"""
+
+
+@pytest.mark.parametrize("config, code", [({}, 0), ({"tilt_axis_deg": 0.0}, 0), ({"pixel_size": 1.0}, 2)])
+def test_script(movies, config, code):
+    mdoc = write_mdoc(movies, sections_by_angle())
+    job = {"script": str(Path(__file__).parents[2] / "workflow/scripts/import_tilt_series.py"), "config": config,
+           "input": {"mdoc": str(mdoc)}, "source": {"kind": "mdoc", "mdoc": str(mdoc), "movies_dir": str(movies)},
+           "output": {"table": "out/TS_01.star", "summary": "out/summary.json"}}
+    done = subprocess.run([sys.executable, "-c", RUN_SCRIPT, json.dumps(job)], cwd=movies, capture_output=True, text=True,
+                          timeout=60)
+    assert done.returncode == code, done.stderr
+    if code:
+        assert "E-CFG-01" in done.stderr and not (movies / "out").exists()
+        return
+    series = read_tilt_series(movies / "out/TS_01.star")
+    summary = json.loads((movies / "out/summary.json").read_text())
+    assert len(series) == summary["n_tilts"] == 7
+    assert summary["tilt_axis_deg"] == config.get("tilt_axis_deg", 84.8) == series.tilts["z_rot_deg"].iloc[0]
+    assert summary["sources"]["pixel_size"] == "mdoc PixelSpacing"
+    assert ("config tilt_axis_deg" in done.stderr or "tilt axis" in done.stderr) == bool(config)
