@@ -18,58 +18,19 @@ from cryoet_core.errors import UserInputError
 from cryoet_core.geometry.rotations import euler_to_matrix
 from cryoet_core.geometry.tilt_geometry import TiltGeometry
 from cryoet_core.io.star import find_block, read_star, write_star
+from cryoet_core.io.table_labels import (
+    PARTICLE_LABELS,
+    TILT_LABELS,
+    column_to_label,
+    from_star,
+    label_to_column,
+    to_star,
+)
 
-TILT_LABELS = {
-    "tilt_id": "tlTiltId",
-    "movie": "rlnMicrographMovieName",
-    "image": "rlnMicrographName",
-    "image_even": "rlnMicrographNameEven",
-    "image_odd": "rlnMicrographNameOdd",
-    "n_frames": "rlnTomoTiltMovieFrameCount",
-    "nominal_tilt_deg": "rlnTomoNominalStageTiltAngle",
-    "nominal_axis_deg": "rlnTomoNominalTiltAxisAngle",
-    "pre_exposure_e_per_a2": "rlnMicrographPreExposure",
-    "exposure_e_per_a2": "tlExposure",
-    "defocus_u_angst": "rlnDefocusU",
-    "defocus_v_angst": "rlnDefocusV",
-    "defocus_angle_deg": "rlnDefocusAngle",
-    "phase_shift_deg": "rlnPhaseShift",
-    "ctf_max_resolution_angst": "rlnCtfMaxResolution",
-    "ctf_score": "rlnCtfFigureOfMerit",
-    "ctf_scale": "rlnCtfScalefactor",
-    "x_tilt_deg": "rlnTomoXTilt",
-    "y_tilt_deg": "rlnTomoYTilt",
-    "z_rot_deg": "rlnTomoZRot",
-    "x_shift_angst": "rlnTomoXShiftAngst",
-    "y_shift_angst": "rlnTomoYShiftAngst",
-    "excluded": "tlExcluded",
-    "exclude_reason": "tlExcludeReason",
-}
-PARTICLE_LABELS = {
-    "tomo_name": "rlnTomoName",
-    "particle_name": "rlnTomoParticleName",
-    "x_angst": "rlnCenteredCoordinateXAngst",
-    "y_angst": "rlnCenteredCoordinateYAngst",
-    "z_angst": "rlnCenteredCoordinateZAngst",
-    "rot_deg": "rlnAngleRot",
-    "tilt_deg": "rlnAngleTilt",
-    "psi_deg": "rlnAnglePsi",
-    "origin_x_angst": "rlnOriginXAngst",
-    "origin_y_angst": "rlnOriginYAngst",
-    "origin_z_angst": "rlnOriginZAngst",
-    "subtomogram_rot_deg": "rlnTomoSubtomogramRot",
-    "subtomogram_tilt_deg": "rlnTomoSubtomogramTilt",
-    "subtomogram_psi_deg": "rlnTomoSubtomogramPsi",
-    "random_subset": "rlnRandomSubset",
-    "optics_group": "rlnOpticsGroup",
-    "image_name": "rlnImageName",
-    "ctf_image": "rlnCtfImage",
-    "visible_frames": "rlnTomoVisibleFrames",
-    "score": "rlnLCCmax",
-    "log_likelihood": "rlnLogLikeliContribution",
-    "max_probability": "rlnMaxValueProbDistribution",
-    "class_number": "rlnClassNumber",
-}
+__all__ = ["PARTICLE_LABELS", "TILT_LABELS", "Particles", "TiltSeries", "column_to_label", "label_to_column",
+           "read_particles", "read_tilt_series", "series_from_tables", "tilt_star_table", "write_particles",
+           "write_tilt_series"]
+
 TILT_REQUIRED = ("tilt_id", "nominal_tilt_deg", "pre_exposure_e_per_a2", "x_tilt_deg", "y_tilt_deg", "z_rot_deg",
                  "x_shift_angst", "y_shift_angst", "excluded", "exclude_reason")
 GEOMETRY_COLUMNS = ("x_tilt_deg", "y_tilt_deg", "z_rot_deg", "x_shift_angst", "y_shift_angst")
@@ -79,47 +40,14 @@ COLUMN_RANGES = {
     "tilt_id": (1, 1e6), "n_frames": (0, 1e6), "nominal_tilt_deg": (-90, 90), "nominal_axis_deg": (-360, 360),
     "pre_exposure_e_per_a2": (0, 1000), "exposure_e_per_a2": (0, 1000), "defocus_u_angst": (-5e5, 5e5),
     "defocus_v_angst": (-5e5, 5e5), "defocus_angle_deg": (-360, 360), "phase_shift_deg": (-360, 360),
-    "x_tilt_deg": (-90, 90), "y_tilt_deg": (-90, 90), "z_rot_deg": (-360, 360),
+    "x_tilt_deg": (-90, 90), "y_tilt_deg": (-120, 120), "z_rot_deg": (-360, 360),
     "x_shift_angst": (-1e5, 1e5), "y_shift_angst": (-1e5, 1e5), "excluded": (0, 1),
 }
 FIELD_RANGES = {
     "voltage_kv": (60, 1250), "spherical_aberration_mm": (0, 10), "amplitude_contrast": (0, 1),
     "pixel_size_angst": (0.1, 200), "movie_pixel_size_angst": (0.1, 50),
 }
-_SNAKE = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*$")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")
-
-
-def column_to_label(column: str, labels: dict[str, str]) -> str:
-    """STAR label of a Python column: the table's own, else "peak_sigma" -> "tlPeakSigma" (rln labels as they are)."""
-    if column in labels:
-        return labels[column]
-    if column.startswith("rln"):
-        return column
-    if not _SNAKE.match(column):
-        raise UserInputError("E-TAB-03", "column names are lower case with underscores", field=column)
-    words = column.split("_")
-    return "tl" + "".join(f"_{w}" if w[0].isdigit() else w.capitalize() for w in words)
-
-
-def label_to_column(label: str, labels: dict[str, str]) -> str:
-    """Inverse of column_to_label; unknown labels of other programs stay as they are."""
-    for column, known in labels.items():
-        if known == label:
-            return column
-    if label.startswith("tl") and label[2:3].isupper():
-        return re.sub(r"(?<!^)([A-Z])", r"_\1", label[2:]).lower()
-    return label
-
-
-def _to_star(table: pd.DataFrame, labels: dict[str, str]) -> pd.DataFrame:
-    known = [c for c in labels if c in table.columns]
-    columns = known + [c for c in table.columns if c not in labels]
-    return table[columns].rename(columns={c: column_to_label(c, labels) for c in columns})
-
-
-def _from_star(table: pd.DataFrame, labels: dict[str, str]) -> pd.DataFrame:
-    return table.rename(columns={label: label_to_column(label, labels) for label in table.columns})
 
 
 def _require(table: pd.DataFrame, columns: tuple[str, ...], where: str, labels: dict[str, str]) -> None:
@@ -270,7 +198,7 @@ def series_from_tables(row: dict, tilts: pd.DataFrame) -> TiltSeries:
         handedness=int(round(float(row["rlnTomoHand"]))),
         image_size_px=(int(row.get("tlImageSizeX", 0)), int(row.get("tlImageSizeY", 0))),
         tomogram_size_px=tuple(int(row.get(f"rlnTomoSize{a}", 0)) for a in "XYZ"),
-        tilts=_from_star(tilts, TILT_LABELS),
+        tilts=from_star(tilts, TILT_LABELS),
         optics_group_name=str(row.get("rlnOpticsGroupName", "")),
     )
 
@@ -281,7 +209,7 @@ GLOBAL_REQUIRED = ("rlnTomoName", "rlnVoltage", "rlnSphericalAberration", "rlnAm
 
 def tilt_star_table(series: TiltSeries) -> pd.DataFrame:
     """The tilt table with STAR labels, known columns first."""
-    return _to_star(series.tilts, TILT_LABELS)
+    return to_star(series.tilts, TILT_LABELS)
 
 
 def read_tilt_series(path: str | os.PathLike) -> TiltSeries:
@@ -377,7 +305,7 @@ def read_particles(path: str | os.PathLike) -> Particles:
     optics = pd.DataFrame([optics]) if isinstance(optics, dict) else optics
     general = blocks.get("general", {})
     flag = general.get("rlnTomoSubTomosAre2DStacks", 0) if isinstance(general, dict) else 0
-    return Particles(_from_star(table, PARTICLE_LABELS), optics, bool(flag)).validate(os.fspath(path))
+    return Particles(from_star(table, PARTICLE_LABELS), optics, bool(flag)).validate(os.fspath(path))
 
 
 def write_particles(particles: Particles, path: str | os.PathLike) -> None:
@@ -386,5 +314,5 @@ def write_particles(particles: Particles, path: str | os.PathLike) -> None:
     blocks: dict = {"general": {"rlnTomoSubTomosAre2DStacks": int(particles.are_2d_stacks)}}
     if len(particles.optics):
         blocks["optics"] = particles.optics
-    blocks["particles"] = _to_star(particles.table, PARTICLE_LABELS)
+    blocks["particles"] = to_star(particles.table, PARTICLE_LABELS)
     write_star(path, blocks)
