@@ -8,6 +8,7 @@ import pytest
 from cryoet_core.simulate import physics
 from cryoet_core.simulate.geometry import euler_matrix, mid_plane_depth, random_euler, view_matrix
 from cryoet_core.simulate.imaging import Microscope
+from cryoet_core.simulate.molecules import Molecule
 
 
 # ---- geometry ---------------------------------------------------------------------------------------------------
@@ -56,6 +57,22 @@ def test_a_bead_appears_at_its_place_and_is_dark(clean, view, beads_at, y_tilt, 
     weight = dark * near
     assert ((weight * x).sum() / weight.sum() - 64) * 4 == pytest.approx(uv[0] + shift[0], abs=0.1)
     assert ((weight * y).sum() / weight.sum() - 48) * 4 == pytest.approx(uv[1] + shift[1], abs=0.1)
+
+
+def test_a_turned_molecule_is_its_beads_turned(clean, view, beads_at):
+    """x_tomogram = position + A . x_molecule: one molecule of three beads looks like three beads put there by hand."""
+    xyz = np.array([[60, 0, 0], [0, 40, 10], [-60, -40, -10]], np.float32)
+    euler, position = np.array([[37.0, 64.0, -118.0]]), np.array([[20.0, -15.0, 30.0]])
+    settings = replace(clean, amplitude_contrast=1.0)
+    look = view(y_tilt_deg=-35.0, z_rot_deg=86.0, x_shift_angst=9.0, frame_shifts_angst=np.array([[0.0, 0.0]]))
+    apart = beads_at(position + xyz @ euler_matrix(*euler[0]).T, mass_da=2000)
+    whole = replace(
+        beads_at(position), species=(Molecule("three", xyz, np.full(3, 2000, np.float32)),), euler=euler
+    )  # fmt: skip
+    images = [Microscope(s, settings).frames(look, np.random.default_rng(0))[0] for s in (apart, whole)]
+    contrast = 1 - images[0].min()
+    assert contrast > 0.05
+    assert np.abs(images[0] - images[1]).max() < 0.03 * contrast
 
 
 def test_contrast_is_twice_the_phase(clean, view, beads_at):
