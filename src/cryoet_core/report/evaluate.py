@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from cryoet_core.fsc import fourier_shell_correlation, resolution_at
+from cryoet_core.geometry import rotation_vector_to_matrix
 from cryoet_core.masks import soft_sphere
-from cryoet_core.metadata import Particles
 from cryoet_core.picking.evaluate import match_picks
 from cryoet_core.report.movies import motion_tracks
 from cryoet_core.report.results import Results
-from cryoet_core.subtomo.evaluate import align_map_to, pose_errors
+from cryoet_core.subtomo.evaluate import align_map_to, correlation, match_particles, mirror, pose_errors, resample_map
 from cryoet_core.tilt_series.evaluate import alignment_error
 
 SPECIES = "ribosome"
@@ -66,46 +66,58 @@ def alignment_errors(results: Results, ts: str):
     return {
         "alignment_error_angst_rms": float(error.rms_angst),
         "alignment_error_bin4_px_rms": float(error.rms_angst / bin4),
-        "axis_error_deg": float(error.axis_error_deg),
-        "tilt_offset_error_deg": float(error.tilt_offset_error_deg),
+        "axis_error_deg": float(error.axis_deg),
+        "tilt_offset_error_deg": float(error.tilt_offset_deg),
     }, error
 
 
-def into_truth_frame(particles: Particles, error) -> Particles:
-    """Positions and orientations moved by the rigid transform of the alignment: X' = rotation . X + shift."""
-    return particles.with_poses(
-        particles.positions_angst @ error.rotation.T + error.translation_angst, error.rotation @ particles.rotations
-    )
+def into_truth_frame(particles, error):
+    """(positions_angst (n, 3), rotations (n, 3, 3)) in the truth's frame.
+
+    ``error`` found X_here = R X_true + t when it compared the alignments; this is undone.
+    """
+    back = rotation_vector_to_matrix(error.rotation_vector_deg).T
+    return (particles.positions_angst - error.translation_angst) @ back.T, back @ particles.rotations
+
+
+def true_species(results: Results, ts: str):
+    """The true particles of the wanted species."""
+    truth = results.true_particles(ts)
+    return truth.select(truth.table["species"].to_numpy() == SPECIES)
 
 
 def pick_errors(results: Results, ts: str, error) -> dict:
     """Precision and recall of the picks against the true particles of the wanted species."""
-    picks = into_truth_frame(results.picks(ts), error)
-    truth = results.true_particles(ts)
-    wanted = truth.select(truth.table["species"].to_numpy() == SPECIES)
-    match = match_picks(picks, wanted, MAX_PICK_DISTANCE_ANGST)
+    rotation = rotation_vector_to_matrix(error.rotation_vector_deg).T
+    shift = -rotation @ error.translation_angst
+    truth = true_species(results, ts)
+    match = match_picks(results.picks(ts), truth, MAX_PICK_DISTANCE_ANGST, rotation=rotation, shift_angst=shift)
     return {
-        "picks": len(picks.table),
         "precision": float(match.precision),
         "recall": float(match.recall),
-        "pick_angle_error_deg_median": float(np.median(match.angular_errors_deg)) if len(match.angular_errors_deg) else None,
+        "pick_distance_angst_median": match.median_distance_angst,
+        "pick_angle_error_deg_median": match.median_angle_deg,
     }
 
 
 def particle_errors(results: Results, name: str, alignments: dict) -> dict:
     """Median pose errors of the refined particles of a round, all series, after the average's own rigid frame."""
     refined = results.refined(name)
-    parts, truths = [], []
+    parts = []
     for ts in results.series:
-        truth = results.true_particles(ts)
-        rows = (refined.table["tomo_name"] == ts).to_numpy()
-        parts.append(into_truth_frame(refined.select(rows), alignments[ts]))
-        truths.append(truth.select(truth.table["species"].to_numpy() == SPECIES))
-    errors = pose_errors(Particles.concatenate(parts), Particles.concatenate(truths), MAX_PICK_DISTANCE_ANGST)
+        truth = true_species(results, ts)
+        here = refined.select((refined.table["tomo_name"] == ts).to_numpy())
+        positions, rotations = into_truth_frame(here, alignments[ts])
+        index, true_index = match_particles(positions, truth.positions_angst, MAX_PICK_DISTANCE_ANGST)
+        parts.append(
+            (rotations[index], positions[index], truth.rotations[true_index], truth.positions_angst[true_index])
+        )
+    errors = pose_errors(*(np.concatenate(p) for p in zip(*parts, strict=True)))
     return {
-        "matched_particles": int(len(errors.angles_deg)),
-        "pose_error_deg_median": float(np.median(errors.angles_deg)),
-        "position_error_angst_median": float(np.median(errors.positions_angst)),
+        "matched_particles": len(errors.angle_deg),
+        "pose_error_deg_median": errors.median_angle_deg,
+        "position_error_angst_median": errors.median_position_angst,
+        "poses_within_20_deg": float(np.mean(errors.angle_deg < 20)),
     }
 
 
@@ -117,14 +129,12 @@ def compare_map(volume, pixel_size_angst: float, truth, truth_pixel_angst: float
     """
     box = volume.shape[0]
     mask = soft_sphere(volume.shape, mask_diameter_angst / 2 / pixel_size_angst, 3)
+    resampled = resample_map(truth, truth_pixel_angst, box, pixel_size_angst)
     out = {}
-    for label, density in (("truth", truth), ("mirrored", truth[:, :, ::-1])):
-        moved = align_map_to(density, truth_pixel_angst, volume, pixel_size_angst)
-        curve = fourier_shell_correlation(volume, moved, mask)
-        out[f"fsc_{label}"] = curve
-        a, b = volume * mask, moved * mask
-        out[f"correlation_{label}"] = float(np.corrcoef(a[mask > 0], b[mask > 0])[0, 1])
-        if label == "truth":
-            out["truth_in_frame"] = moved
-            out["resolution_truth_0.5_angst"] = resolution_at(curve, pixel_size_angst, box, 0.5)
+    for label, density in (("truth", resampled), ("mirrored", mirror(resampled))):
+        moved = align_map_to(density, volume).map
+        out[f"fsc_{label}"] = fourier_shell_correlation(volume, moved, mask)
+        out[f"correlation_{label}"] = correlation(volume * mask, moved * mask, mask)
+        out.setdefault("truth_in_frame", moved)
+    out["resolution_truth_0.5_angst"] = resolution_at(out["fsc_truth"], pixel_size_angst, box, 0.5)
     return out
