@@ -6,7 +6,7 @@ Ultramicroscopy 135:24 (phase randomisation). The choices follow RELION's postpr
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -95,7 +95,7 @@ def postprocess(half1, half2, pixel_size_angst: float, config, rng, *, mask=None
     mean = 0.5 * (half1 + half2)
     unmasked = asnumpy(fourier_shell_correlation(half1, half2))
     mask, source = _choose_mask(mean, unmasked, pixel_size_angst, config, mask, warnings)
-    fsc = corrected_fsc(half1, half2, mask, rng)
+    fsc = _with_zero_shell(corrected_fsc(half1, half2, mask, rng))
     resolution = resolution_at(fsc.corrected, pixel_size_angst, n, config.fsc_threshold)
     without = resolution_at(fsc.unmasked, pixel_size_angst, n, config.fsc_threshold)
     _judge(fsc, resolution, without, warnings)
@@ -126,6 +126,12 @@ def _check_shapes(half1, half2, mask):
             found=", ".join(map(str, sorted(shapes))),
             fix="give a mask made from this map",
         )
+
+
+def _with_zero_shell(fsc: CorrectedFsc) -> CorrectedFsc:
+    """The curves with 1 in shell 0, where the correlation of two means is nothing but a sign."""
+    names = ("unmasked", "masked", "randomised", "corrected")
+    return replace(fsc, **{name: np.concatenate([[1.0], getattr(fsc, name)[1:]]) for name in names})
 
 
 def _judge(fsc, resolution, without, warnings):

@@ -1,0 +1,155 @@
+"""Postprocessing against maps whose FSC, mask and B-factor are known."""
+
+import numpy as np
+import pytest
+
+from cryoet_core.config.postprocess import Postprocess
+from cryoet_core.errors import UserInputError
+from cryoet_core.fourier import radial_frequency
+from cryoet_core.masks import soft_sphere
+from cryoet_core.subtomo.postprocess import (
+    automatic_mask,
+    fit_bfactor,
+    fsc_table,
+    fsc_weight,
+    guinier_table,
+    otsu_threshold,
+    postprocess,
+    read_mtf,
+    sharpen,
+)
+
+N, PIXEL = 48, 3.0
+
+
+def particle(rng, radius=14):
+    """White density inside a ball: a particle with flat power."""
+    return (rng.standard_normal((N, N, N)) * soft_sphere((N,) * 3, radius, 2) + 2 * soft_sphere((N,) * 3, radius, 2)).astype(
+        np.float32
+    )
+
+
+def half_maps(rng, noise_at):
+    """Two maps of one particle with noise that grows so that signal and noise are equal (FSC 0.5) at shell ``noise_at``."""
+    signal = particle(rng)
+    k = radial_frequency((N,) * 3, 1.0 / N)
+    spectrum = np.fft.rfftn(signal)
+    reference = np.abs(spectrum[(k > 2) & (k < N / 2)]).std()
+    halves = []
+    for _ in range(2):
+        noise = np.fft.rfftn(rng.standard_normal((N, N, N)))
+        noise *= reference / np.abs(noise).std() * (k / noise_at) ** 4
+        halves.append(np.fft.irfftn(spectrum + noise, s=(N,) * 3, axes=(0, 1, 2)).astype(np.float32))
+    return signal, halves
+
+
+def test_resolution_is_where_the_noise_takes_over(rng):
+    _, (a, b) = half_maps(rng, 12)
+    result = postprocess(a, b, PIXEL, Postprocess(mask_diameter_angst=95.0), rng)
+    at_half = N * PIXEL / result.resolution_half_angst
+    assert 11 < at_half < 16.5  # the mask removes noise outside the particle: a little beyond shell 12
+    assert result.resolution_angst < result.resolution_half_angst
+    assert result.resolution_angst < result.resolution_unmasked_angst
+    assert result.sharpening.source in ("none", "fitted")
+    assert result.mask_source == "sphere"
+    assert result.fsc.corrected[0] == 1
+
+
+def test_pure_noise_has_no_resolution(rng):
+    a, b = (rng.standard_normal((N, N, N)).astype(np.float32) for _ in range(2))
+    result = postprocess(a, b, PIXEL, Postprocess(mask_diameter_angst=90.0), rng)
+    assert not result.resolution_angst < 4 * N * PIXEL / 8
+    assert result.fsc.corrected[4:].max() < 0.3
+
+
+def test_map_is_weighted_and_ends_at_the_resolution(rng):
+    _, (a, b) = half_maps(rng, 12)
+    result = postprocess(a, b, PIXEL, Postprocess(mask_diameter_angst=95.0, bfactor_angst2=0.0), rng)
+    spectrum = np.abs(np.fft.rfftn(result.map))
+    shell = radial_frequency((N,) * 3, 1.0 / N)
+    limit = N * PIXEL / result.resolution_angst
+    assert spectrum[shell > limit + 2].max() < 1e-3 * spectrum[shell < 4].max()
+    mean = np.abs(np.fft.rfftn(0.5 * (a + b)))
+    low = (shell > 1) & (shell < 5)
+    assert np.median(spectrum[low] / mean[low]) == pytest.approx(1, abs=0.05)
+
+
+def test_automatic_mask_covers_the_particle_and_little_more(rng):
+    truth = soft_sphere((N,) * 3, 12, 1)
+    volume = (truth + 0.3 * rng.standard_normal((N, N, N))).astype(np.float32)
+    mask = automatic_mask(volume, PIXEL, lowpass_angst=15.0)
+    assert mask[truth > 0.9].min() > 0.9
+    r = np.linalg.norm(np.mgrid[:N, :N, :N] - N // 2, axis=0)
+    assert mask[r > 12 + 2 + 4 + 3].max() == 0
+
+
+def test_mask_of_the_result_comes_from_the_map(rng):
+    signal, (a, b) = half_maps(rng, 16)
+    result = postprocess(a, b, PIXEL, Postprocess(), rng)
+    assert result.mask_source == "map"
+    assert result.mask[soft_sphere((N,) * 3, 12, 1) > 0.99].mean() > 0.95
+    assert not result.warnings
+
+
+def test_given_mask_is_used_and_must_fit(rng):
+    _, (a, b) = half_maps(rng, 12)
+    mask = soft_sphere((N,) * 3, 16, 3)
+    assert postprocess(a, b, PIXEL, Postprocess(), rng, mask=mask).mask_source == "file"
+    with pytest.raises(UserInputError, match="E-POST-01"):
+        postprocess(a, b, PIXEL, Postprocess(), rng, mask=mask[:20, :20, :20])
+
+
+@pytest.mark.parametrize("bfactor", [-80.0, -200.0])
+def test_bfactor_is_fitted_and_undone(bfactor, rng):
+    pixel = 1.5
+    flat = rng.standard_normal((64, 64, 64)).astype(np.float32)
+    blurred = sharpen(flat, pixel, bfactor_angst2=-bfactor)
+    guinier = guinier_table(blurred, pixel, np.ones(33))
+    fitted = fit_bfactor(guinier, 3.1)
+    assert fitted == pytest.approx(bfactor, rel=0.05)
+    again = sharpen(blurred, pixel, bfactor_angst2=fitted)
+    assert np.corrcoef(again.ravel(), flat.ravel())[0, 1] > 0.99
+
+
+def test_bfactor_is_not_fitted_at_low_resolution(rng):
+    _, (a, b) = half_maps(rng, 12)
+    result = postprocess(a, b, 8.0, Postprocess(mask_diameter_angst=250.0), rng)
+    assert result.sharpening.source == "none" and result.sharpening.bfactor_angst2 == 0
+    given = postprocess(a, b, 8.0, Postprocess(mask_diameter_angst=250.0, bfactor_angst2=-150.0), rng)
+    assert given.sharpening.source == "given" and given.sharpening.bfactor_angst2 == -150
+    with pytest.raises(ValueError, match="shells"):
+        fit_bfactor(result.guinier, 20.0)
+
+
+def test_fsc_weight_is_the_figure_of_merit():
+    weight = fsc_weight([1, 1, 0.5, 0.143, -0.1, 0.4])
+    assert weight == pytest.approx([1, 1, np.sqrt(2 / 3), np.sqrt(0.286 / 1.143), 0, 0])
+
+
+def test_otsu_separates_two_classes(rng):
+    values = np.concatenate([rng.normal(0, 1, 5000), rng.normal(8, 1, 500)])
+    assert 2 < otsu_threshold(values) < 6
+
+
+def test_mtf_file_divides_the_map(tmp_path, rng):
+    path = tmp_path / "mtf.star"
+    rows = "\n".join(f"{k:.3f} {np.exp(-3 * k):.6f}" for k in np.linspace(0, 0.5, 26))
+    path.write_text(f"data_\n\nloop_\n_rlnResolutionInversePixel\n_rlnMtfValue\n{rows}\n")
+    mtf = read_mtf(path, 2.0)
+    assert mtf(0.1) == pytest.approx(np.exp(-0.6), rel=1e-3)
+    flat = rng.standard_normal((32, 32, 32)).astype(np.float32)
+    divided = sharpen(flat, 2.0, mtf=mtf)
+    k = radial_frequency((32,) * 3, 2.0)
+    ring = (k > 0.15) & (k < 0.16)
+    ratio = np.median(np.abs(np.fft.rfftn(divided))[ring] / np.abs(np.fft.rfftn(flat))[ring])
+    assert ratio == pytest.approx(np.exp(3 * 2 * 0.155), rel=0.05)
+
+
+def test_fsc_table_has_relions_labels(rng):
+    _, (a, b) = half_maps(rng, 12)
+    result = postprocess(a, b, PIXEL, Postprocess(mask_diameter_angst=95.0), rng)
+    table = fsc_table(result, PIXEL)
+    assert len(table) == N // 2 + 1
+    assert table["rlnAngstromResolution"].iloc[24] == pytest.approx(2 * PIXEL)
+    assert table["rlnFourierShellCorrelationCorrected"].to_numpy() == pytest.approx(result.fsc.corrected)
+    assert result.summary()["mask_fraction"] == pytest.approx(result.mask.mean(), rel=1e-4)
