@@ -115,7 +115,7 @@ def extract_points_cases():
 
 
 def insert_slices_cases():
-    for n, pad, radius in [(8, 1, 3), (9, 1, 4), (8, 2, 4), (6, 1, 3), (1, 1, 0)]:
+    for n, pad, radius in [(8, 1, 3), (11, 1, 4), (9, 1, 4), (8, 2, 3), (8, 2, 4), (6, 1, 3), (1, 1, 0)]:
         turns = np.concatenate([np.eye(3)[None], random_rotations(3)])
         slices = complex_((4, n, n // 2 + 1))
         weights = rng(9).uniform(0, 1, slices.shape).astype(np.float32)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from cryoet_core.backend import is_gpu_array
 from cryoet_core.kernels import extract_slices_cpu, extract_slices_gpu
-from cryoet_core.kernels.validation import dense, host, output, transform_box
+from cryoet_core.kernels.validation import dense, orthogonal, output, transform_box
 
 
 def extract_slices(volume_ft, rotations, radius_px, size=None, pad=1, out=None):
@@ -29,11 +29,11 @@ def extract_slices(volume_ft, rotations, radius_px, size=None, pad=1, out=None):
 
     Raises
     ------
-    ValueError when a shape does not fit.
+    ValueError when a shape does not fit or a matrix is not orthogonal.
     """
     volume_ft = dense("volume_ft", volume_ft, 3, "complex64")
     n = transform_box("volume_ft", volume_ft.shape)
-    rotations = host("rotations", rotations, (None, 3, 3))
+    rotations = orthogonal(rotations)
     size = n // pad if size is None else int(size)
     shape = (len(rotations), size, size // 2 + 1)
     out = output(out, shape, "complex64", volume_ft, zero=False)

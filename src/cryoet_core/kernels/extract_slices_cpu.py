@@ -14,11 +14,10 @@ def extract_slices(volume_ft, rotations, radius_px, pad, out):
     """See :func:`cryoet_core.kernels.extract_slices.extract_slices`; overwrites ``out``."""
     pairs, target = _pairs(volume_ft), _pairs(out)
     scaled = np.ascontiguousarray(rotations[:, :2] * pad)
-    inside = radius_px * pad <= volume_ft.shape[0] // 2 - 1 and volume_ft.shape[0] >= 4
-    fill, source = (slice_block_inside, pairs.reshape(-1)) if inside else (slice_block, pairs)
-    shape = np.array(volume_ft.shape)
+    inner_px = min(radius_px, (volume_ft.shape[0] // 2 - 1) / pad)
     for_blocks(
-        lambda a, b: fill(source, shape, scaled[a:b], radius_px, target[a:b]), spans(0, len(rotations), 64)
+        lambda a, b: slice_block(pairs, scaled[a:b], radius_px, inner_px, target[a:b]),
+        spans(0, len(rotations), 64),
     )
 
 
@@ -68,42 +67,36 @@ def sample(pairs, kx, ky, kz):
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz"})
-def slice_block(pairs, shape, rows, radius_px, out):
-    """Fill out (m, size, size//2 + 1, 2); ``rows`` (m, 2, 3) are the image axes times the oversampling."""
-    m, size, half, _ = out.shape
-    for i in range(m):
-        ax, ay, az = np.float32(rows[i, 0, 0]), np.float32(rows[i, 0, 1]), np.float32(rows[i, 0, 2])
-        bx, by, bz = np.float32(rows[i, 1, 0]), np.float32(rows[i, 1, 1]), np.float32(rows[i, 1, 2])
-        for j in range(size):
-            q = j if j < (size + 1) // 2 else j - size
-            rest = radius_px * radius_px + 1e-6 - q * q
-            line = out[i, j]
-            end = min(half, int(math.sqrt(rest)) + 1) if rest >= 0 else 0
-            ky = np.float32(q)
-            for p in range(end):
-                kx = np.float32(p)
-                re, im = sample(pairs, kx * ax + ky * bx, kx * ay + ky * by, kx * az + ky * bz)
-                line[p, 0] = re
-                line[p, 1] = im
-            line[end:] = 0
+def row_end(radius_px, q, half):
+    """How many pixels (kx = 0, 1, ...) of row ``q`` lie within the radius."""
+    rest = radius_px * radius_px + 1e-6 - q * q
+    return min(half, int(math.sqrt(rest)) + 1) if rest >= 0 else 0
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz"})
-def slice_block_inside(flat, shape, rows, radius_px, out):
-    """The same where no sample reaches the border: rows cut where kx changes sign, no tests per pixel."""
+def slice_block(pairs, rows, radius_px, inner_px, out):
+    """Fill out (m, size, size//2 + 1, 2); ``rows`` (m, 2, 3) are the image axes times the oversampling.
+
+    Within ``inner_px`` no sample needs a neighbour that is not stored: rows are cut where kx changes sign and
+    sampled without a test per pixel.
+    """
     m, size, half, _ = out.shape
+    flat = pairs.reshape(-1)
     for i in range(m):
         for j in range(size):
             q = j if j < (size + 1) // 2 else j - size
-            rest = radius_px * radius_px + 1e-6 - q * q
-            end = min(half, int(math.sqrt(rest)) + 1) if rest >= 0 else 0
+            end = row_end(radius_px, q, half)
+            inner = row_end(inner_px, q, half) if inner_px > 0 else 0
             start, step = q * rows[i, 1, 0], rows[i, 0, 0]
-            turn = end if step == 0 else min(max(math.ceil(-start / step), 0.0), float(end))
-            turn = int(turn)
-            first_negative = start < 0 or (start == 0 and step < 0)
-            line_inside(flat, shape, rows[i], q, 0, turn, -1.0 if first_negative else 1.0, out[i, j])
-            line_inside(flat, shape, rows[i], q, turn, end, -1.0 if step < 0 else 1.0, out[i, j])
-            out[i, j, end:] = 0
+            turn = inner if step == 0 else int(min(max(math.ceil(-start / step), 0.0), float(inner)))
+            line = out[i, j]
+            line_inside(flat, pairs.shape, rows[i], q, 0, turn, -1.0 if start < 0 else 1.0, line)
+            line_inside(flat, pairs.shape, rows[i], q, turn, inner, -1.0 if step < 0 else 1.0, line)
+            for p in range(inner, end):
+                kx, ky = p * rows[i, 0, 0] + q * rows[i, 1, 0], p * rows[i, 0, 1] + q * rows[i, 1, 1]
+                kz = p * rows[i, 0, 2] + q * rows[i, 1, 2]
+                line[p, 0], line[p, 1] = sample(pairs, np.float32(kx), np.float32(ky), np.float32(kz))
+            line[end:] = 0
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz"})

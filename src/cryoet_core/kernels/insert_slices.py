@@ -19,7 +19,7 @@ import numpy as np
 
 from cryoet_core.backend import array_namespace, is_gpu_array
 from cryoet_core.kernels import insert_slices_cpu, insert_slices_gpu
-from cryoet_core.kernels.validation import dense, host, in_place
+from cryoet_core.kernels.validation import dense, in_place, orthogonal
 
 
 def new_accumulator(n, pad=1, xp=np):
@@ -60,7 +60,7 @@ def insert_slices(slices, weights, rotations, n, *, radius_px, pad=1, out=None):
     m, h, half = slices.shape
     if half != h // 2 + 1 or weights.shape != slices.shape:
         raise ValueError(f"slices and weights must both be (m, h, h//2 + 1), found {slices.shape}, {weights.shape}")
-    rotations = host("rotations", rotations, (m, 3, 3))
+    rotations = orthogonal(rotations, m)
     xp = array_namespace(slices, weights)
     accumulator = new_accumulator(n, pad, xp) if out is None else out
     box = int(n) * int(pad)

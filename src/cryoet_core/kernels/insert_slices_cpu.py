@@ -11,15 +11,21 @@ from numba import njit
 def insert_slices(slices, weights, rotations, radius_px, pad, accumulator):
     """See :func:`cryoet_core.kernels.insert_slices.insert_slices`; adds to ``accumulator``."""
     pairs = slices.view(np.float32).reshape(*slices.shape, 2)
-    insert_all(pairs, weights, np.ascontiguousarray(rotations[:, :2] * pad), radius_px, accumulator)
+    inner_px = max(0.0, (accumulator.shape[0] // 2 - 1) / pad)
+    insert_all(pairs, weights, np.ascontiguousarray(rotations[:, :2] * pad), radius_px, inner_px, accumulator)
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz"})
-def insert_all(pairs, weights, rows, radius_px, accumulator):
-    """Insert every pixel within the radius; ``rows`` (m, 2, 3) are the image axes times the oversampling."""
+def insert_all(pairs, weights, rows, radius_px, inner_px, accumulator):
+    """Insert every pixel within the radius; ``rows`` (m, 2, 3) are the image axes times the oversampling.
+
+    Within ``inner_px`` no sample reaches the border of the box.
+    """
+    flat, box = accumulator.reshape(-1), accumulator.shape[0]
     m, size, half, _ = pairs.shape
     for i in range(m):
-        a, b = rows[i, 0], rows[i, 1]
+        ax, ay, az = rows[i, 0, 0], rows[i, 0, 1], rows[i, 0, 2]
+        bx, by, bz = rows[i, 1, 0], rows[i, 1, 1], rows[i, 1, 2]
         for j in range(size):
             q = j if j < (size + 1) // 2 else j - size
             rest = radius_px * radius_px + 1e-6 - q * q
@@ -31,13 +37,45 @@ def insert_all(pairs, weights, rows, radius_px, accumulator):
                     continue
                 if p == 0 or 2 * p == size:  # the mate is another pixel of this column: half each
                     re, im, w = 0.5 * re, 0.5 * im, 0.5 * w
-                x, y, z = p * a[0] + q * b[0], p * a[1] + q * b[1], p * a[2] + q * b[2]
+                x, y, z = p * ax + q * bx, p * ay + q * by, p * az + q * bz
                 if x < 0:
                     x, y, z, im = -x, -y, -z, -im
-                splat(accumulator, x, y, z, re, im, w)
+                if x >= 1 and p * p + q * q <= inner_px * inner_px:
+                    splat_inside(flat, box, x, y, z, re, im, w)
+                else:
+                    splat(accumulator, x, y, z, re, im, w)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz"}, inline="always")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz"})
+def splat_inside(flat, box, x, y, z, re, im, w):
+    """Add one sample whose eight neighbours are all stored and whose mate does not reach the plane x = 0."""
+    y += box // 2
+    z += box // 2
+    ix, iy, iz = int(x), min(int(y), box - 2), min(int(z), box - 2)
+    fx, fy, fz = x - ix, y - iy, z - iz
+    jump_y, one = np.uint64(4 * (box // 2 + 1)), np.uint64(1)
+    jump_z = jump_y * np.uint64(box)
+    first = np.uint64(iz) * jump_z + np.uint64(iy) * jump_y + np.uint64(4) * np.uint64(ix)
+    both = fy * fz
+    corners = (
+        (1.0 - fy - fz + both, np.uint64(0)),
+        (fy - both, jump_y),
+        (fz - both, jump_z),
+        (both, jump_y + jump_z),
+    )
+    re1, im1, w1 = fx * re, fx * im, fx * w
+    re0, im0, w0 = re - re1, im - im1, w - w1
+    for t, jump in corners:
+        k = first + jump
+        flat[k] += t * re0
+        flat[k + one] += t * im0
+        flat[k + np.uint64(2)] += t * w0
+        flat[k + np.uint64(4)] += t * re1
+        flat[k + np.uint64(5)] += t * im1
+        flat[k + np.uint64(6)] += t * w1
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz"})
 def splat(accumulator, x, y, z, re, im, w):
     """Add one sample (x >= 0) to its eight neighbours, and its mate where that reaches the plane x = 0."""
     n, _, half, _ = accumulator.shape

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from cryoet_core.backend import is_gpu_array
 from cryoet_core.kernels import rotate_volume_cpu, rotate_volume_gpu
-from cryoet_core.kernels.validation import dense, host, output
+from cryoet_core.kernels.validation import dense, orthogonal, output
 
 
 def rotate_volume(volume, rotations, radius_px=None, out=None):
@@ -27,7 +27,7 @@ def rotate_volume(volume, rotations, radius_px=None, out=None):
     ValueError when a shape does not fit.
     """
     volume = dense("volume", volume, 3)
-    rotations = host("rotations", rotations, (None, 3, 3))
+    rotations = orthogonal(rotations)
     out = output(out, (len(rotations), *volume.shape), "float32", volume, zero=False)
     radius = float(sum(volume.shape)) if radius_px is None else float(radius_px)
     implementation = rotate_volume_gpu if is_gpu_array(volume) else rotate_volume_cpu
