@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from pydantic import field_validator
+
 from cryoet_core.config.base import StepModel, key
 
 
@@ -31,5 +33,14 @@ class AlignTiltSeries(StepModel):
     tilt_offset: Literal["auto", "off"] | float = key(
         "auto", meaning="tilt-angle offset: auto = measure and correct (levels the specimen), off, or a value in degrees"
     )
+    x_tilt: Literal["off", "auto"] = key(
+        "off", meaning="auto = also level the specimen about x (thick or sloping specimens), kept as a tilt about x of all views"
+    )
     update_px: float = key(0.2, unit="px", meaning="sweeps end when no shift changes by more (pixels of the binned views)", gt=0)
     max_sweeps: int = key(8, meaning="at most this many final sweeps", ge=3)
+
+    @field_validator("tilt_offset", "x_tilt", mode="before")
+    @classmethod
+    def _yaml_off(cls, value):
+        """YAML reads a bare off as false."""
+        return {False: "off", True: "auto"}[value] if isinstance(value, bool) else value

@@ -262,3 +262,27 @@ def _result(geometry, included, state, correlation, error, prior, pixel_size_ang
         pixel_size_angst=pixel_size_angst,
         history=state.history,
     )
+
+
+def settings_from_config(config) -> AlignmentSettings:
+    """Settings from config.align_tilt_series.AlignTiltSeries."""
+    return AlignmentSettings(
+        pixel_size_angst=config.pixel_size_angst,
+        resolution_angst=config.resolution_angst,
+        highpass_angst=config.highpass_angst,
+        max_shift_angst=config.max_shift_angst,
+        clip_sigma=config.clip_sigma,
+        refine_axis=config.tilt_axis == "refine",
+        axis_range_deg=config.axis_range_deg,
+        refine_offset=config.tilt_offset == "auto",
+        level_x=config.x_tilt == "auto",
+        thickness_angst=config.thickness_angst,
+        update_px=config.update_px,
+        max_sweeps=config.max_sweeps,
+    )
+
+
+def given_geometry(geometry: TiltGeometry, config) -> TiltGeometry:
+    """The geometry that alignment starts from: a given tilt offset applied, shifts zero."""
+    offset = config.tilt_offset if isinstance(config.tilt_offset, (int, float)) else 0.0
+    return refine.turned(geometry.replace(x_shift_angst=0.0, y_shift_angst=0.0), offset_deg=float(offset))

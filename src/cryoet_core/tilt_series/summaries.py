@@ -1,0 +1,98 @@
+"""The numbers that the tilt-series steps report."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cryoet_core.tilt_series.slab_model import SlabPrior
+
+
+def exclusion_summary(series, darkness, statistics) -> dict:
+    """Every view with its numbers; every excluded one with its reason."""
+    rows = series.tilts
+    return {
+        "n_views": len(series),
+        "n_excluded": int((~series.included).sum()),
+        "excluded": [
+            {"tilt_id": int(r.tilt_id), "nominal_tilt_deg": float(r.nominal_tilt_deg), "reason": str(r.exclude_reason)}
+            for r in rows[~series.included].itertuples()
+        ],
+        "darkness_judged": bool(np.isfinite(darkness.intensity).all()),
+        "views": {
+            "tilt_id": rows["tilt_id"].to_numpy(),
+            "mean": statistics.mean,
+            "std": statistics.std,
+            "intensity_over_law": darkness.intensity,
+            "mean_over_std_over_law": darkness.contrast,
+        },
+    }
+
+
+def xray_summary(series, found) -> dict:
+    """Replaced pixels per view; views with more than 0.1 % are named."""
+    per_view = found.masks.reshape(len(series), -1).sum(axis=1)
+    fraction = per_view / found.defects.size
+    return {
+        "n_pixels": int(per_view.sum()),
+        "n_defect_pixels": int(found.defects.sum()),
+        "pixels_per_view": per_view,
+        "tilt_id": series.tilts["tilt_id"].to_numpy(),
+        "median_fraction": float(np.median(fraction[series.included])),
+        "views_over_0.1_percent": series.tilts["tilt_id"].to_numpy()[fraction > 1e-3],
+    }
+
+
+def alignment_summary(series, result) -> dict:
+    """Of a finished alignment; per-view entries are null for excluded views."""
+    geometry = result.geometry
+    offset = geometry.y_tilt_deg - series.tilts["nominal_tilt_deg"].to_numpy(float)
+    return {
+        "aligned": True,
+        "tilt_axis_deg": float(np.mean(geometry.z_rot_deg)),
+        "axis_change_deg": result.axis_change_deg,
+        "axis_error_deg": result.axis_error_deg,
+        "tilt_offset_deg": float(offset.mean()),
+        "tilt_offset_error_deg": result.tilt_offset_error_deg,
+        "x_tilt_deg": result.x_tilt_deg,
+        "thickness_angst": result.thickness_angst,
+        "working_pixel_size_angst": result.pixel_size_angst,
+        "median_shift_error_angst": float(np.nanmedian(result.shift_error_angst)),
+        "median_correlation": float(np.nanmedian(result.correlation)),
+        "weak_views": weak_views(series, result),
+        "views": {
+            "tilt_id": series.tilts["tilt_id"].to_numpy(),
+            "tilt_deg": geometry.y_tilt_deg,
+            "x_shift_angst": np.where(series.included, geometry.x_shift_angst, np.nan),
+            "y_shift_angst": np.where(series.included, geometry.y_shift_angst, np.nan),
+            "correlation": result.correlation,
+            "shift_error_angst": result.shift_error_angst,
+        },
+        "signal_fraction": _curve(result.signal_fraction),
+        "history": result.history,
+    }
+
+
+def _curve(prior: SlabPrior) -> dict:
+    return {"frequency_per_angst": prior.frequency, "signal_fraction": prior.signal_fraction}
+
+
+def weak_views(series, result, n_sigma: float = 5.0) -> list[int]:
+    """tilt_ids whose leave-one-out correlation lies far below a smooth trend over the tilt angle."""
+    used = np.isfinite(result.correlation)
+    tilt, value = result.geometry.y_tilt_deg[used], result.correlation[used]
+    trend = np.polyval(np.polyfit(tilt, value, 4), tilt) if used.sum() > 8 else np.full(used.sum(), np.median(value))
+    residual = value - trend
+    scale = max(1.4826 * float(np.median(np.abs(residual))), 0.01)
+    return series.tilts["tilt_id"].to_numpy()[used][residual < -n_sigma * scale].astype(int).tolist()
+
+
+def ctf_correction_summary(series, settings, corrected, n_copies) -> dict:
+    """How many views were corrected and in how many defocus copies."""
+    return {
+        "mode": settings.mode,
+        "n_views": len(series),
+        "n_corrected": int(np.sum(corrected)),
+        "defocus_tolerance_angst": settings.defocus_tolerance_angst,
+        "defocus_copies_per_view": n_copies,
+        "tilt_id": series.tilts["tilt_id"].to_numpy(),
+    }

@@ -1,0 +1,25 @@
+# Chapter 6: where every view looks at the specimen from.
+rule align_tilt_series:
+    input:
+        table=rules.erase_xrays.output.table,
+        stack=rules.erase_xrays.output.stack,
+    output:
+        table=result("align_tilt_series/{ts}/{ts}.star"),
+        xf=result("align_tilt_series/{ts}/{ts}.xf"),
+        tlt=result("align_tilt_series/{ts}/{ts}.tlt"),
+        xtilt=result("align_tilt_series/{ts}/{ts}.xtilt"),
+        aln=result("align_tilt_series/{ts}/{ts}.aln"),
+        summary=result("align_tilt_series/{ts}/summary.json"),
+    log:
+        result("logs/align_tilt_series/{ts}.log"),
+    benchmark:
+        result("benchmarks/align_tilt_series/{ts}.tsv")
+    threads: 1
+    resources:
+        gpu=step_gpu("align_tilt_series"),
+        mem_mb=step_memory_mb("align_tilt_series", 4000),
+        runtime=120,
+    params:
+        **step_params("align_tilt_series"),
+    script:
+        "../scripts/align_tilt_series.py"

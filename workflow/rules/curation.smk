@@ -1,0 +1,49 @@
+# Chapter 4-5: which views take part, and clean images.
+rule exclude_views:
+    input:
+        table=rules.estimate_ctf.output.table,
+        stack=rules.correct_motion.output.stack,
+        file=RUN.config.exclude_views.file or [],
+    output:
+        table=result("exclude_views/{ts}/{ts}.star"),
+        summary=result("exclude_views/{ts}/summary.json"),
+    log:
+        result("logs/exclude_views/{ts}.log"),
+    benchmark:
+        result("benchmarks/exclude_views/{ts}.tsv")
+    threads: 1
+    resources:
+        gpu=step_gpu("exclude_views"),
+        mem_mb=step_memory_mb("exclude_views", 2000),
+        runtime=30,
+    params:
+        **step_params("exclude_views"),
+    script:
+        "../scripts/exclude_views.py"
+
+
+rule erase_xrays:
+    input:
+        table=rules.exclude_views.output.table,
+        stack=rules.correct_motion.output.stack,
+        even=rules.correct_motion.output.even,
+        odd=rules.correct_motion.output.odd,
+    output:
+        table=result("erase_xrays/{ts}/{ts}.star"),
+        stack=result("erase_xrays/{ts}/{ts}.mrc"),
+        even=result("erase_xrays/{ts}/{ts}_even.mrc"),
+        odd=result("erase_xrays/{ts}/{ts}_odd.mrc"),
+        summary=result("erase_xrays/{ts}/summary.json"),
+    log:
+        result("logs/erase_xrays/{ts}.log"),
+    benchmark:
+        result("benchmarks/erase_xrays/{ts}.tsv")
+    threads: 1
+    resources:
+        gpu=step_gpu("erase_xrays"),
+        mem_mb=step_memory_mb("erase_xrays", 4000),
+        runtime=60,
+    params:
+        **step_params("erase_xrays"),
+    script:
+        "../scripts/erase_xrays.py"

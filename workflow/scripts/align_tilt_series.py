@@ -1,0 +1,30 @@
+"""Raw views -> shifts, tilt axis and tilt offset; also as IMOD and AreTomo files."""
+
+from cryoet_core.config.align_tilt_series import AlignTiltSeries
+from cryoet_core.io import imod
+from cryoet_core.io.aretomo import write_aln
+from cryoet_core.io.images import load_images
+from cryoet_core.metadata import read_tilt_series, write_tilt_series
+from cryoet_core.step import step
+from cryoet_core.tilt_series.align import align_tilt_series, given_geometry, settings_from_config
+from cryoet_core.tilt_series.summaries import alignment_summary
+
+with step(snakemake) as s:  # noqa: F821
+    config = s.model(AlignTiltSeries)
+    series = read_tilt_series(s.input.table)
+    geometry = given_geometry(series.geometry, config)
+    pixel, size = series.pixel_size_angst, series.image_size_px
+    summary = {"aligned": False}
+    if not config.skip:
+        images = s.to_device(load_images(series))
+        result = align_tilt_series(images, geometry, pixel, settings_from_config(config), series.included, log=s.log.info)
+        geometry = result.geometry
+        summary = alignment_summary(series, result)
+    series = series.with_geometry(geometry)
+    write_tilt_series(series, s.output.table)
+    imod.write_xf(s.output.xf, imod.geometry_to_xf(geometry, pixel, size))
+    imod.write_tlt(s.output.tlt, geometry.y_tilt_deg)
+    imod.write_tlt(s.output.xtilt, geometry.x_tilt_deg)
+    # AreTomo knows no tilt about x; it is one rotation of the whole specimen, so without it the views stay consistent.
+    write_aln(s.output.aln, geometry.replace(x_tilt_deg=0.0), pixel, size, series.included)
+    s.write_summary(summary)
