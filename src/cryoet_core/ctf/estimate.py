@@ -17,7 +17,7 @@ from cryoet_core.metadata import TiltSeries
 
 MIN_RADII = 16
 SURE_GAIN = 12.0  # a peak of this log-likelihood anywhere in the search range is not noise
-NEAR_GAIN, NEAR_ANGST = 4.5, 1500.0  # nor is a smaller one this close to what the neighbours say
+NEAR_GAIN, NEAR_ANGST = 8.0, 1500.0  # nor is a smaller one this close to what the neighbours say
 
 
 @dataclass(frozen=True)

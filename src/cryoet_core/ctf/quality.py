@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.ndimage import uniform_filter1d
+from scipy.ndimage import map_coordinates, uniform_filter1d
 
-from cryoet_core.ctf.model import Optics, ctf_1d, ctf_2d
+from cryoet_core.ctf.model import Optics, ctf_2d
 from cryoet_core.ctf.score import ViewScore, smooth_background
 from cryoet_core.fourier import radial_frequency
 
@@ -72,8 +72,8 @@ def _full_plane(half, n):
 def spectrum_picture(mean_power, pixel_size_angst: float, defocus_u, defocus_v, angle_deg, phase_deg, optics: Optics):
     """256 x 256 float32: left half the measured power, right half |CTF|, origin at (128, 128), edge = Nyquist.
 
-    The measured half is divided by its smooth radial background and scaled so that +-3 robust standard deviations fill
-    0 to 1; the fitted half is |CTF|. Row index grows with +ky.
+    The measured half is divided by its smooth radial background, averaged over +-6 degrees along the rings, and scaled so
+    that +-3 robust standard deviations fill 0 to 1; the fitted half is |CTF|. Row index grows with +ky.
     """
     n = mean_power.shape[0]
     k = radial_frequency((n, n))
@@ -86,7 +86,11 @@ def spectrum_picture(mean_power, pixel_size_angst: float, defocus_u, defocus_v, 
     curve[:2] = profile[:2].max()
     relative = mean_power / np.maximum(curve[np.minimum(shell, n // 2)], 1e-30) - 1
     fitted = np.abs(ctf_2d((n, n), pixel_size_angst, defocus_u, defocus_v, angle_deg, optics, phase_deg))
+    relative[0, 0] = relative[0, 1]
     measured, fitted = (_to_picture(_full_plane(half, n)) for half in (relative, fitted))
+    measured = _smooth_along_rings(measured)
+    radius = np.hypot(*(np.mgrid[:PICTURE_PX, :PICTURE_PX] - PICTURE_PX // 2))
+    measured = measured * np.sqrt(np.maximum(radius, 12.0))  # fewer values were averaged near the origin
     inside = _to_picture(_full_plane(((k > 0.03) & (k < 0.45)).astype(np.float32), n)) > 0.5
     values = measured[inside]
     spread = 1.4826 * np.median(np.abs(values - np.median(values))) + 1e-12
@@ -94,6 +98,20 @@ def spectrum_picture(mean_power, pixel_size_angst: float, defocus_u, defocus_v, 
     out = measured
     out[:, PICTURE_PX // 2 :] = fitted[:, PICTURE_PX // 2 :]
     return out.astype(np.float32)
+
+
+def _smooth_along_rings(picture, half_width_deg: float = 6.0):
+    """Average a centred picture along circles: rings of weak contrast become visible, astigmatism stays."""
+    n_angles, centre = 360, PICTURE_PX // 2
+    angle = 2 * np.pi * np.arange(n_angles) / n_angles
+    radius = np.arange(0, int(1.5 * centre))
+    at = [centre + radius * f(angle)[:, None] for f in (np.sin, np.cos)]
+    polar = map_coordinates(picture, at, order=1, mode="nearest")
+    polar = uniform_filter1d(polar, int(2 * half_width_deg) + 1, axis=0, mode="wrap")
+    y, x = np.mgrid[:PICTURE_PX, :PICTURE_PX] - centre
+    back = [np.rad2deg(np.arctan2(y, x)) % 360, np.hypot(y, x)]
+    polar = np.concatenate([polar, polar[:1]])
+    return map_coordinates(polar, back, order=1, mode="nearest").astype(np.float32)
 
 
 def _to_picture(plane):
@@ -105,13 +123,6 @@ def _to_picture(plane):
         padded = np.pad(plane, ((0, 1), (0, 1)), mode="edge")
         smooth = 0.25 * (padded[:-1, :-1] + padded[1:, :-1] + padded[:-1, 1:] + padded[1:, 1:])
         return smooth[::2, ::2].astype(np.float32)
-    from scipy.ndimage import map_coordinates
-
     at = (np.arange(PICTURE_PX) - PICTURE_PX // 2) * n / PICTURE_PX + n // 2
     grid = np.meshgrid(at, at, indexing="ij")
     return map_coordinates(plane.astype(np.float32), grid, order=1, mode="nearest")
-
-
-def theoretical_rings(k, defocus, optics, phase_deg):
-    """|CTF| without astigmatism, for plots."""
-    return np.abs(ctf_1d(k, defocus, optics, phase_deg))

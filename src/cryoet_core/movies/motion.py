@@ -28,7 +28,7 @@ from cryoet_core.movies.pair_correlation import (
 STEP_PRIOR_ANGST = 2.0  # typical movement between frames; the tail is that of a Student t with 2 degrees of freedom
 START_SMOOTHING_ANGST = (20.0, 8.0, 0.0)
 MAX_NODES = 16
-MIN_GAIN = 0.5  # standard deviations that a track must gain on frequencies it was not fitted to
+MIN_SIGNIFICANCE = 3.0  # standard deviations a track must gain on frequencies it was not fitted to
 _CANDIDATES = 6
 
 
@@ -38,7 +38,7 @@ class MotionTrack:
 
     movement_px : (n_frames, 2) x, y, movie pixels, content of each frame relative to the mean over frames.
     model : "free", "line" or "none". accepted : model is not "none".
-    held_out_gain : rise of the objective on frequencies the track was not fitted to, standard deviations of noise.
+    held_out_gain : rise of the objective on frequencies the track was not fitted to, standard deviations of its noise.
     correlation_before, correlation_after : mean pair correlation, standard deviations of its noise.
     predicted_error_px : rms error of one coordinate expected from the curvature of the objective (nan: unknown).
     """
@@ -149,13 +149,14 @@ def node_matrix(n_frames: int, n_nodes: int) -> np.ndarray:
 
 
 def signal_scale(pairs: PairMaps, movement) -> float:
-    """Mean pair correlation in standard deviations of noise: what one unit of the objective weighs in log-likelihood.
+    """What one unit of the objective weighs in log-likelihood near ``movement``.
 
-    For weights w and a pair of noise variance V the best Gaussian approximation of the log-likelihood is C * E[C] / V.
+    The position of a maximum with curvature H whose gradient has variance V is known to V / H^2, which is what a
+    log-likelihood of curvature H^2 / V says: the scale is H / V, averaged over frames.
     """
     if not len(pairs.first):
         return 0.0
-    return max(0.0, pairs.value(movement) / (pairs.noise**2).sum())
+    return max(0.0, float(pairs.curvature(movement).sum() / pairs.gradient_variance().sum()))
 
 
 def refine_track(pairs: PairMaps, start, basis, tau_px: float) -> np.ndarray:
@@ -183,13 +184,14 @@ def _fit(pairs: PairMaps, basis, tau_px, smoothing_px, start=None):
     return max(tracks, key=lambda t: scale * pairs.value(t) + _step_prior(t, tau_px)[0])
 
 
-def _held_out_gain(halves, basis, tau_px, start):
-    """Objective gained on each half of the frequencies by the track fitted to the other half, noise sd of the total."""
-    gain, zero = 0.0, np.zeros_like(start)
+def _held_out_gain(halves, basis, tau_px, smoothing_px):
+    """Objective gained on each half of the frequencies by the track fitted to the other half: (gain, in noise sd)."""
+    gain, variance, zero = 0.0, 0.0, np.zeros((halves[0].n_frames, 2))
     for fitted, tested in (halves, halves[::-1]):
-        track = _fit(fitted, basis, tau_px, (), start=start)
+        track = _fit(fitted, basis, tau_px, smoothing_px)  # its own start: nothing of the tested half leaks in
         gain += tested.value(track) - tested.value(zero)
-    return gain / np.sqrt(sum((h.noise**2).sum() for h in halves))
+        variance += tested.noise_of_gain(track) ** 2
+    return gain, gain / max(np.sqrt(variance), 1e-6)
 
 
 def _line_basis(n_frames):
@@ -231,20 +233,20 @@ def estimate_track(
     smoothing = [s / pixel_size_angst for s in START_SMOOTHING_ANGST]
     bases = {"free": node_matrix(n, n_nodes or n), "line": _line_basis(n)}
     track = _fit(pairs, bases["free"], tau, smoothing)
-    gains = {name: _held_out_gain((one, two), basis, tau, track) for name, basis in bases.items()}
-    model = max(gains, key=gains.get)
-    if gains[model] < MIN_GAIN:
-        return _summary(pairs, np.zeros((n, 2)), "none", gains[model])
+    gains = {name: _held_out_gain((one, two), basis, tau, smoothing) for name, basis in bases.items()}
+    model = max(gains, key=lambda name: gains[name][0])
+    significance = gains[model][1]
+    if significance < MIN_SIGNIFICANCE:
+        return _summary(pairs, np.zeros((n, 2)), "none", significance)
     if model == "line":
         track = _fit(pairs, bases["line"], tau, smoothing, start=track)
-    return _summary(pairs, track, model, gains[model])
+    return _summary(pairs, track, model, significance)
 
 
 def _summary(pairs: PairMaps, movement, model, gain) -> MotionTrack:
     unit = np.sqrt((pairs.noise**2).sum())
-    scale = signal_scale(pairs, movement)
-    bend = scale * pairs.curvature(movement)
-    error = float(np.sqrt(np.mean(1 / bend))) if (bend > 0).all() else float("nan")
+    bend = pairs.curvature(movement)
+    error = float(np.sqrt((pairs.gradient_variance() / bend**2).mean())) if (bend > 0).all() else float("nan")
     return MotionTrack(
         movement, model, float(gain), pairs.value(np.zeros_like(movement)) / unit, pairs.value(movement) / unit, error
     )

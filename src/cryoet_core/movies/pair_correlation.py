@@ -73,6 +73,7 @@ class PairMaps:
     maps : (n_pairs, m, m) float64, C_fg sampled at ``axis_px`` (m,) in pixels of the movie, [y, x].
     first, second : (n_pairs,) frame indices. n_frames : number of frames.
     noise : (n_pairs,) standard deviation of a map where there is no signal.
+    noise_correlation : (m, m) correlation of that noise with itself at a distance, 1 at the centre (None: white).
     """
 
     maps: np.ndarray
@@ -81,10 +82,13 @@ class PairMaps:
     axis_px: np.ndarray
     n_frames: int
     noise: np.ndarray
+    noise_correlation: np.ndarray | None = None
 
     def __post_init__(self):
         self._splines = [RectBivariateSpline(self.axis_px, self.axis_px, m, s=0) for m in self.maps]
         self.reach_px = float(self.axis_px[-1])
+        likeness = self.noise_correlation
+        self._noise = None if likeness is None else RectBivariateSpline(self.axis_px, self.axis_px, likeness, s=0)
 
     def value_and_gradient(self, movement_px):
         """sum over pairs of C_fg(m_g - m_f) and its gradient.
@@ -103,6 +107,20 @@ class PairMaps:
     def value(self, movement_px) -> float:
         delta = np.clip(movement_px[self.second] - movement_px[self.first], -self.reach_px, self.reach_px)
         return float(sum(s.ev(y, x) for s, (x, y) in zip(self._splines, delta, strict=True)))
+
+    def noise_of_gain(self, movement_px) -> float:
+        """Standard deviation, without signal, of value(movement) - value(no movement); neighbouring values are alike."""
+        delta = np.clip(movement_px[self.second] - movement_px[self.first], -self.reach_px, self.reach_px)
+        alike = np.zeros(len(delta)) if self._noise is None else self._noise.ev(delta[:, 1], delta[:, 0])
+        return float(np.sqrt((2 * self.noise**2 * np.clip(1 - alike, 0, None)).sum()))
+
+    def gradient_variance(self):
+        """(n_frames, 2): variance, without signal, of the gradient of the sum along x and y of each frame."""
+        bend = -np.array([float(self._noise.ev(0, 0, dy=2)), float(self._noise.ev(0, 0, dx=2))])
+        per_frame = np.zeros(self.n_frames)
+        np.add.at(per_frame, self.first, self.noise**2)
+        np.add.at(per_frame, self.second, self.noise**2)
+        return per_frame[:, None] * bend
 
     def curvature(self, movement_px):
         """Minus the second derivatives of the sum along x and y of each frame, (n_frames, 2)."""
@@ -152,7 +170,10 @@ def pair_maps(spectra, band, scale_xy, weights, *, reach_px: float, subset=None)
             noise.append(float(xp.sqrt(0.5 * (used**2 * power[f] * power[g]).sum(dtype=xp.float64))))
             first.append(f)
             second.append(g)
+    mean_power = sum(power) / len(power)
+    alike = asnumpy((ey @ ((used**2 * mean_power**2).astype(xp.complex64) @ ex.T)).real).astype(np.float64)
     noise = np.array(noise)
     unit = np.median(noise) if len(noise) else 1.0
     stack = np.array(maps).reshape(len(maps), len(axis), len(axis)) / unit
-    return PairMaps(stack, np.array(first, int), np.array(second, int), axis, len(spectra), noise / unit)
+    return PairMaps(stack, np.array(first, int), np.array(second, int), axis, len(spectra), noise / unit,
+                    alike / alike[half, half])
