@@ -234,7 +234,6 @@ def test_result_does_not_depend_on_the_number_of_threads():
             "whole",
         ),
         (lambda: kernels.extract_slices(complex_((4, 4, 4)), np.eye(3)[None], 2), "n//2"),
-        (lambda: kernels.extract_slices(hermitian_ft(4), 1.5 * np.eye(3)[None], 2), "orthogonal"),
         (lambda: kernels.extract_points(hermitian_ft(4), real((5, 2))), "coords"),
         (
             lambda: kernels.insert_slices(complex_((1, 4, 4)), real((1, 4, 4)), np.eye(3)[None], 4, radius_px=1),

@@ -106,6 +106,8 @@ def extract_slices_cases():
     for n, size, pad, radius in SLICES:
         turns = np.concatenate([np.eye(3)[None], random_rotations(3)])
         yield (hermitian_ft(n), turns, radius), {"size": size, "pad": pad}
+    for scale in (0.4, 1.7):  # a change of pixel size carried by the matrices
+        yield (hermitian_ft(12), scale * random_rotations(3), 5), {"size": 12}
 
 
 def extract_points_cases():
@@ -121,12 +123,18 @@ def insert_slices_cases():
         weights = rng(9).uniform(0, 1, slices.shape).astype(np.float32)
         weights[1], slices[1] = 0, 0
         yield (slices, weights, turns, n), {"radius_px": radius, "pad": pad}
+    for scale in (0.4, 1.7):
+        slices = complex_((4, 10, 6))
+        weights = rng(10).uniform(0, 1, slices.shape).astype(np.float32)
+        yield (slices, weights, scale * turns, 10), {"radius_px": 5}
 
 
 def rotate_volume_cases():
     turns = np.concatenate([np.eye(3)[None], random_rotations(2)])
     for shape, radius in [((8, 8, 8), None), ((9, 9, 9), 3.5), ((5, 8, 41), None), ((1, 1, 1), None), ((1, 6, 3), 2)]:
         yield (real(shape), turns), {"radius_px": radius}
+    for scale in (0.5, 2.0):
+        yield (real((10, 10, 10)), scale * turns), {"radius_px": None}
 
 
 def phase_shift_accumulate_cases():

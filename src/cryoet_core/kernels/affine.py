@@ -23,3 +23,15 @@ def index_map(rows, shifts_px, shape, offset_px, image_shape):
 def swap_to_fast_axis(coefficients):
     """Which images should be transposed so that a step along x moves mostly along their contiguous axis, (n,) bool."""
     return np.abs(coefficients[:, 1, 0]) > np.abs(coefficients[:, 0, 0])
+
+
+def stretch(rows):
+    """(largest length factor, smallest area factor) of the plane maps k -> kx rows[i, 0] + ky rows[i, 1].
+
+    ``rows`` (m, 2, 3); both are 1 for rotations, and the values of the oversampling for oversampled transforms.
+    """
+    gram = np.einsum("nij,nkj->nik", rows, rows)
+    a, b, c = gram[:, 0, 0], gram[:, 0, 1], gram[:, 1, 1]
+    longest = np.sqrt((a + c) / 2 + np.hypot((a - c) / 2, b))
+    area = np.sqrt(np.maximum(a * c - b * b, 0.0))
+    return float(longest.max(initial=0.0)), float(area.min(initial=np.inf))

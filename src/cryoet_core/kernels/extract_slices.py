@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from cryoet_core.backend import is_gpu_array
 from cryoet_core.kernels import extract_slices_cpu, extract_slices_gpu
-from cryoet_core.kernels.validation import dense, orthogonal, output, transform_box
+from cryoet_core.kernels.validation import dense, host, output, transform_box
 
 
 def extract_slices(volume_ft, rotations, radius_px, size=None, pad=1, out=None):
@@ -21,7 +21,7 @@ def extract_slices(volume_ft, rotations, radius_px, size=None, pad=1, out=None):
     Parameters
     ----------
     volume_ft : complex64 (N, N, N//2 + 1), layout above.
-    rotations : (m, 3, 3) volume to image, acting on (x, y, z).
+    rotations : (m, 3, 3) volume to image, acting on (x, y, z); a scale in them scales k.
     radius_px : largest radius sampled, Fourier px of the slice (not oversampled).
     size : box of the image, px; N // pad when None.
     pad : oversampling of the volume transform.
@@ -29,11 +29,11 @@ def extract_slices(volume_ft, rotations, radius_px, size=None, pad=1, out=None):
 
     Raises
     ------
-    ValueError when a shape does not fit or a matrix is not orthogonal.
+    ValueError when a shape does not fit.
     """
     volume_ft = dense("volume_ft", volume_ft, 3, "complex64")
     n = transform_box("volume_ft", volume_ft.shape)
-    rotations = orthogonal(rotations)
+    rotations = host("rotations", rotations, (None, 3, 3))
     size = n // pad if size is None else int(size)
     shape = (len(rotations), size, size // 2 + 1)
     out = output(out, shape, "complex64", volume_ft, zero=False)

@@ -7,6 +7,7 @@ import math
 import numpy as np
 from numba import njit
 
+from cryoet_core.kernels.affine import stretch
 from cryoet_core.kernels.threads import for_blocks, spans
 
 
@@ -14,7 +15,7 @@ def extract_slices(volume_ft, rotations, radius_px, pad, out):
     """See :func:`cryoet_core.kernels.extract_slices.extract_slices`; overwrites ``out``."""
     pairs, target = _pairs(volume_ft), _pairs(out)
     scaled = np.ascontiguousarray(rotations[:, :2] * pad)
-    inner_px = min(radius_px, (volume_ft.shape[0] // 2 - 1) / pad)
+    inner_px = min(radius_px, (volume_ft.shape[0] // 2 - 1) / max(stretch(scaled)[0], 1e-6))
     for_blocks(
         lambda a, b: slice_block(pairs, scaled[a:b], radius_px, inner_px, target[a:b]),
         spans(0, len(rotations), 64),

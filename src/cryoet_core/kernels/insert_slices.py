@@ -19,7 +19,7 @@ import numpy as np
 
 from cryoet_core.backend import array_namespace, is_gpu_array
 from cryoet_core.kernels import insert_slices_cpu, insert_slices_gpu
-from cryoet_core.kernels.validation import dense, in_place, orthogonal
+from cryoet_core.kernels.validation import dense, host, in_place
 
 
 def new_accumulator(n, pad=1, xp=np):
@@ -44,7 +44,7 @@ def insert_slices(slices, weights, rotations, n, *, radius_px, pad=1, out=None):
     ----------
     slices : complex64 (m, h, w//2 + 1), rfft2 layout with even or odd h = w.
     weights : float32 (m, h, w//2 + 1); pixels whose weight and value are both zero are skipped.
-    rotations : (m, 3, 3) volume to image, acting on (x, y, z).
+    rotations : (m, 3, 3) volume to image, acting on (x, y, z); a scale in them scales k.
     n : box of the volume before oversampling, px; the images have the same box.
     radius_px : largest radius inserted, Fourier px.
     pad : whole-number oversampling.
@@ -60,7 +60,7 @@ def insert_slices(slices, weights, rotations, n, *, radius_px, pad=1, out=None):
     m, h, half = slices.shape
     if half != h // 2 + 1 or weights.shape != slices.shape:
         raise ValueError(f"slices and weights must both be (m, h, h//2 + 1), found {slices.shape}, {weights.shape}")
-    rotations = orthogonal(rotations, m)
+    rotations = host("rotations", rotations, (m, 3, 3))
     xp = array_namespace(slices, weights)
     accumulator = new_accumulator(n, pad, xp) if out is None else out
     box = int(n) * int(pad)

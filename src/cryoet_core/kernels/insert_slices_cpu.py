@@ -7,12 +7,15 @@ import math
 import numpy as np
 from numba import njit
 
+from cryoet_core.kernels.affine import stretch
+
 
 def insert_slices(slices, weights, rotations, radius_px, pad, accumulator):
     """See :func:`cryoet_core.kernels.insert_slices.insert_slices`; adds to ``accumulator``."""
     pairs = slices.view(np.float32).reshape(*slices.shape, 2)
-    inner_px = max(0.0, (accumulator.shape[0] // 2 - 1) / pad)
-    insert_all(pairs, weights, np.ascontiguousarray(rotations[:, :2] * pad), radius_px, inner_px, accumulator)
+    rows = np.ascontiguousarray(rotations[:, :2] * pad)
+    inner_px = max(0.0, (accumulator.shape[0] // 2 - 1) / max(stretch(rows)[0], 1e-6))
+    insert_all(pairs, weights, rows, radius_px, inner_px, accumulator)
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz"})
@@ -84,7 +87,7 @@ def splat(accumulator, x, y, z, re, im, w):
     fx, fy, fz = x - ix, y - iy, z - iz
     iy += centre
     iz += centre
-    if ix >= half or iy < -1 or iz < -1 or iy >= n or iz >= n:
+    if ix >= half or iy < -1 or iz < -1 or iy > n or iz > n:
         return
     for dz in range(2):
         for dy in range(2):

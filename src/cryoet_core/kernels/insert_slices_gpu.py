@@ -6,21 +6,24 @@ import numpy as np
 
 from cryoet_core.backend import array_namespace
 from cryoet_core.kernels import cuda
+from cryoet_core.kernels.affine import stretch
 
-TERMS_PER_SLICE = 64  # a plane meets the cube of side two around a grid point in fewer pixels, mates included
+TERMS_PER_SLICE = 64  # a plane of unit pixels has fewer in the cube of side two around a grid point, mates included
 
 
 def insert_slices(slices, weights, rotations, radius_px, pad, accumulator):
     """See :func:`cryoet_core.kernels.insert_slices.insert_slices`; adds to ``accumulator``."""
     xp = array_namespace(slices)
     m, size, _ = slices.shape
-    data_scale = cuda.fixed_scale(float(abs(slices).max()), TERMS_PER_SLICE * m)
-    weight_scale = cuda.fixed_scale(float(abs(weights).max()), TERMS_PER_SLICE * m)
+    rows = rotations[:, :2] * pad
+    n_terms = int(min(2 * slices.size, TERMS_PER_SLICE * m / min(1.0, max(stretch(rows)[1], 1e-12))))
+    data_scale = cuda.fixed_scale(float(abs(slices).max()), n_terms)
+    weight_scale = cuda.fixed_scale(float(abs(weights).max()), n_terms)
     sums = xp.zeros(accumulator.shape, xp.int64)
     arguments = (
         slices,
         weights,
-        cuda.to_namespace(xp, rotations[:, :2] * pad, np.float64),
+        cuda.to_namespace(xp, rows, np.float64),
         sums,
         np.float64(radius_px * radius_px + 1e-6),
         np.float64(data_scale),

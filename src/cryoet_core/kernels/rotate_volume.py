@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from cryoet_core.backend import is_gpu_array
 from cryoet_core.kernels import rotate_volume_cpu, rotate_volume_gpu
-from cryoet_core.kernels.validation import dense, orthogonal, output
+from cryoet_core.kernels.validation import dense, host, output
 
 
 def rotate_volume(volume, rotations, radius_px=None, out=None):
@@ -18,7 +18,7 @@ def rotate_volume(volume, rotations, radius_px=None, out=None):
     Parameters
     ----------
     volume : (nz, ny, nx) real; upsample it beforehand where trilinear interpolation is not accurate enough.
-    rotations : (m, 3, 3), acting on (x, y, z), orthogonal.
+    rotations : (m, 3, 3), acting on (x, y, z); out(X) = volume(R^T X), so s * R magnifies sampling by s.
     radius_px : voxels farther than this from the centre are set to zero and not computed; None for all.
     out : float32 (m, nz, ny, nx) to write into (overwritten), or None.
 
@@ -27,7 +27,7 @@ def rotate_volume(volume, rotations, radius_px=None, out=None):
     ValueError when a shape does not fit.
     """
     volume = dense("volume", volume, 3)
-    rotations = orthogonal(rotations)
+    rotations = host("rotations", rotations, (None, 3, 3))
     out = output(out, (len(rotations), *volume.shape), "float32", volume, zero=False)
     radius = float(sum(volume.shape)) if radius_px is None else float(radius_px)
     implementation = rotate_volume_gpu if is_gpu_array(volume) else rotate_volume_cpu

@@ -35,15 +35,6 @@ def rotation_rows(rotations, n):
     return host("rotations", rotations, (n, 2, 3))
 
 
-def orthogonal(rotations, n=None):
-    """Rotation matrices (n, 3, 3) float64; ValueError unless R R^T = 1 (loops without border tests rely on it)."""
-    rotations = host("rotations", rotations, (n, 3, 3))
-    off = np.abs(np.einsum("nij,nkj->nik", rotations, rotations) - np.eye(3)).max(initial=0.0)
-    if off > 1e-4:
-        raise ValueError(f"rotations must be orthogonal matrices, found R R^T off by {off:.2g}")
-    return rotations
-
-
 def volume_shape(shape):
     """(nz, ny, nx) as positive Python ints."""
     shape = tuple(int(s) for s in shape)
