@@ -42,6 +42,7 @@ class Step:
         self.input, self.output = snakemake.input, snakemake.output
         self.wildcards = snakemake.wildcards
         self.params = dict(snakemake.params.get("config", {}))
+        self.seed = snakemake.params.get("seed", 0)
         self.config = snakemake.config
         self.threads = snakemake.threads
         self.device = "cpu"
@@ -54,7 +55,7 @@ class Step:
         """Random numbers that depend on the run's seed, the step and ``identity`` (names), never on order or threads."""
         text = "/".join([self.name, *map(str, identity)])
         digest = hashlib.sha256(text.encode()).digest()
-        return np.random.default_rng([int(self.config.get("seed", 0)), int.from_bytes(digest[:8], "little")])
+        return np.random.default_rng([int(self.seed), int.from_bytes(digest[:8], "little")])
 
     def to_device(self, array):
         """Move an array to the job's device."""
