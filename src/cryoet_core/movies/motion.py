@@ -75,24 +75,34 @@ def _step_prior(movement, tau):
     return float(-1.5 * np.log1p(excess).sum()), gradient
 
 
+def _add_moved(total, image, rows: int, columns: int):
+    """total += image moved by whole samples, nothing coming in from outside."""
+    n = len(total)
+    if max(abs(rows), abs(columns)) >= n:
+        return
+    to, source = (
+        tuple(slice(max(0, sign * d), n + min(0, sign * d)) for d in (rows, columns)) for sign in (1, -1)
+    )
+    total[to] += image[source]
+
+
 def _frame_map(pairs: PairMaps, maps, frame: int, movement):
-    """Correlation of ``frame`` with the sum of the others at their present ``movement``, sampled like the maps."""
+    """Correlation of ``frame`` with the sum of the others at their present ``movement``, to the nearest sample."""
     total = np.zeros(maps.shape[1:])
     step = pairs.axis_px[1] - pairs.axis_px[0]
-    grid = np.stack(np.meshgrid(*[np.arange(maps.shape[1], dtype=float)] * 2, indexing="ij"))
+    offsets = np.rint(movement / step).astype(int)
     for image, f, g in zip(maps, pairs.first, pairs.second, strict=True):
-        if frame not in (f, g):
-            continue
-        other = movement[f if frame == g else g]
-        oriented = image if frame == g else image[::-1, ::-1]  # C_fg(delta) = C_gf(-delta)
-        offset = other[::-1] / step
-        total += map_coordinates(oriented, grid - offset[:, None, None], order=1, mode="constant")
+        if frame in (f, g):
+            oriented = image if frame == g else image[::-1, ::-1]  # C_fg(delta) = C_gf(-delta)
+            x, y = offsets[f if frame == g else g]
+            _add_moved(total, oriented, int(y), int(x))
     return total
 
 
 def _candidates(image, axis, current):
     """Positions (n, 2) x, y and heights (robust standard deviations) of the best peaks; ``current`` is one of them."""
-    spread = 1.4826 * np.median(np.abs(image - np.median(image)))
+    sample = image[::3, ::3]
+    spread = 1.4826 * np.median(np.abs(sample - np.median(sample)))
     peaks = (image == maximum_filter(image, size=5)) & (image > 0)
     rows, columns = np.nonzero(peaks)
     best = np.argsort(image[rows, columns])[::-1][:_CANDIDATES]
