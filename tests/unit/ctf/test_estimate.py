@@ -1,0 +1,168 @@
+import numpy as np
+import pytest
+from rings import ctf_image, flat_series, tilted_image
+
+from cryoet_core.ctf.estimate import CtfSettings, ctf_summary, estimate_ctf, series_with_ctf
+from cryoet_core.ctf.fit import compare_hands, fit_series, smooth_path
+from cryoet_core.ctf.score import prepare_view
+from cryoet_core.ctf.spectra import PolarGrid, tile_starts, usable_window, view_spectra
+from cryoet_core.errors import DataQualityError, UserInputError
+
+PIXEL, SHAPE = 3.5, (512, 576)
+SETTINGS = CtfSettings(window_px=256, defocus_range_angst=(5000, 60000))
+
+
+def _noisy(rng, image, ratio=1.0):
+    return (image / image.std() + ratio * rng.standard_normal(image.shape)).astype(np.float32)
+
+
+def _angle_distance(a, b):
+    return abs((a - b + 90) % 180 - 90)
+
+
+@pytest.mark.parametrize(
+    "u, v, angle", [(31000, 29500, 20.0), (31000, 29500, 110.0), (18500, 17000, 160.0), (52000, 51000, 65.0)]
+)
+def test_planted_defocus_and_astigmatism(rng, u, v, angle):
+    image = _noisy(rng, ctf_image(rng.standard_normal(SHAPE), PIXEL, u, v, angle))
+    series = flat_series([0.0], SHAPE, PIXEL)
+    estimate = estimate_ctf(series, [image], SETTINGS)
+    row = series_with_ctf(series, estimate).tilts.iloc[0]
+    assert row.defocus_u_angst >= row.defocus_v_angst
+    assert 0.5 * (row.defocus_u_angst + row.defocus_v_angst) == pytest.approx(0.5 * (u + v), abs=100)
+    assert row.defocus_u_angst - row.defocus_v_angst == pytest.approx(u - v, abs=250)
+    assert 0 <= row.defocus_angle_deg < 180
+    assert _angle_distance(row.defocus_angle_deg, angle) < 6
+    assert row.ctf_score > 0.7 and row.ctf_max_resolution_angst < 12 and row.ctf_restrained == 0
+    assert row.defocus_error_angst < 100
+
+
+def test_errors_agree_with_the_predicted_ones(rng):
+    tilts = np.zeros(10)
+    true = rng.uniform(29500, 30500, len(tilts))
+    images = [_noisy(rng, ctf_image(rng.standard_normal((320, 320)), PIXEL, z, z, 0), 3.0) for z in true]
+    fit = estimate_ctf(flat_series(np.arange(10) * 0.1, (320, 320), PIXEL), images, SETTINGS).fit
+    scaled = (fit.defocus_angst - true) / fit.error_angst
+    assert 0.4 < np.sqrt(np.mean(scaled**2)) < 2.0
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_tilted_plane_and_its_sign(rng, sign):
+    tilts = [-55.0, -40.0, 0.0, 30.0, 50.0]
+    true = np.array([30400.0, 30000, 29700, 30100, 30600])
+    images = [
+        _noisy(rng, tilted_image(rng, SHAPE, PIXEL, z, t, sign, astigmatism=800, angle_deg=35))
+        for z, t in zip(true, tilts, strict=True)
+    ]
+    series = flat_series(tilts, SHAPE, PIXEL)
+    estimate = estimate_ctf(series, images, SETTINGS)
+    assert estimate.evidence.decided == sign and estimate.fit.handedness == sign
+    assert np.abs(estimate.fit.defocus_angst - true).max() < 200
+    assert np.hypot(*estimate.fit.astigmatism) == pytest.approx(800, abs=200)
+    obeyed = estimate_ctf(series, images, CtfSettings(256, defocus_range_angst=(5000, 60000), handedness=-sign))
+    assert obeyed.fit.handedness == -sign  # a given value is obeyed even against the evidence
+    assert obeyed.fit.gain.sum() < estimate.fit.gain.sum() - 20
+
+
+def test_a_view_without_rings_takes_its_neighbours_value(rng):
+    true = np.array([20000.0, 21000, 22000, 23000, 24000])
+    images = [_noisy(rng, ctf_image(rng.standard_normal(SHAPE), PIXEL, z, z, 0)) for z in true]
+    images[2] = rng.standard_normal(SHAPE).astype(np.float32)
+    series = flat_series([-4.0, -2.0, 0.0, 2.0, 4.0], SHAPE, PIXEL)
+    estimate = estimate_ctf(series, images, SETTINGS)
+    assert estimate.restrained.tolist() == [False, False, True, False, False]
+    assert estimate.fit.defocus_angst[2] == pytest.approx(22000, abs=200)
+    assert estimate.score[2] < 0.5 < estimate.score[0]
+    table = series_with_ctf(series, estimate)
+    assert table.tilts["ctf_restrained"].tolist() == [0, 0, 1, 0, 0]
+    summary = ctf_summary(table, estimate)
+    assert summary["n_restrained"] == 1 and summary["fitted"]
+
+
+def test_rows_in_any_order_give_the_same_values(rng):
+    true = np.array([20000.0, 20500, 21000])
+    images = [_noisy(rng, ctf_image(rng.standard_normal((256, 256)), PIXEL, z, z, 0)) for z in true]
+    forward = estimate_ctf(flat_series([-2.0, 0.0, 2.0], (256, 256), PIXEL), images, SETTINGS)
+    order = [2, 0, 1]
+    mixed = estimate_ctf(flat_series([2.0, -2.0, 0.0], (256, 256), PIXEL), [images[i] for i in order], SETTINGS)
+    assert np.allclose(mixed.fit.defocus_angst, forward.fit.defocus_angst[order], atol=1)
+
+
+def test_phase_shift(rng):
+    true = [15000.0, 15300.0, 14800.0]
+    images = [_noisy(rng, ctf_image(rng.standard_normal((384, 384)), PIXEL, z, z, 0, phase_deg=70.0), 0.5) for z in true]
+    settings = CtfSettings(256, defocus_range_angst=(8000, 25000), fit_phase_shift=True)
+    fit = estimate_ctf(flat_series([-2.0, 0.0, 2.0], (384, 384), PIXEL), images, settings).fit
+    assert fit.phase_deg == pytest.approx(70, abs=12)
+    assert np.abs(fit.defocus_angst - true).max() < 400
+
+
+def test_no_rings_at_all_is_an_error(rng):
+    images = [rng.standard_normal((256, 256)).astype(np.float32) for _ in range(3)]
+    with pytest.raises(DataQualityError, match="E-CTF-03.*defocus_angst"):
+        estimate_ctf(flat_series([-2.0, 0.0, 2.0], (256, 256), PIXEL), images, SETTINGS)
+
+
+def test_coarse_pixels_need_a_given_defocus(rng):
+    images = [rng.standard_normal((256, 256)).astype(np.float32)] * 2
+    series = flat_series([-3.0, 3.0], (256, 256), 16.0)
+    with pytest.raises(UserInputError, match="E-CTF-02.*defocus_angst"):
+        estimate_ctf(series, images, SETTINGS)
+    estimate = estimate_ctf(series, images, CtfSettings(256, defocus_angst=17000.0))
+    table = series_with_ctf(series, estimate).tilts
+    assert (table["defocus_u_angst"] == 17000).all() and (table["defocus_v_angst"] == 17000).all()
+    assert (table["defocus_angle_deg"] == 0).all() and estimate.evidence is None
+    assert not ctf_summary(series, estimate)["fitted"]
+
+
+def test_score_gradient(rng):
+    image = _noisy(rng, tilted_image(rng, SHAPE, PIXEL, 30000, 40, -1))
+    grid = PolarGrid.create(256, PIXEL, 40)
+    series = flat_series([40.0], SHAPE, PIXEL)
+    spectra = view_spectra(image, PIXEL, series.geometry.depth_plane()[0], grid, 256)
+    assert len(spectra.depth_angst) > 2
+    view = prepare_view(spectra, grid, slice(5, 90), 256 * PIXEL, series.optics)
+    at, step = np.array([29900.0, 150.0, -80.0, 0.1]), np.array([1.0, 1.0, 1.0, 1e-4])
+    _, gradient = view.evaluate(at[0], -1, *at[1:], 100.0)
+    for i in range(4):
+        moved = [at + sign * step * (np.arange(4) == i) for sign in (1, -1)]
+        high, low = (view.evaluate(m[0], -1, *m[1:], 100.0)[0] for m in moved)
+        assert gradient[i] == pytest.approx((high - low) / (2 * step[i]), rel=1e-3, abs=1e-6)
+
+
+def test_pictures_show_measured_rings_where_the_fit_has_them(rng):
+    image = _noisy(rng, ctf_image(rng.standard_normal(SHAPE), PIXEL, 20000, 20000, 0), 0.3)
+    picture = estimate_ctf(flat_series([0.0], SHAPE, PIXEL), [image], SETTINGS).pictures[0]
+    assert picture.shape == (256, 256) and picture.dtype == np.float32
+    assert picture.min() >= 0 and picture.max() <= 1
+    left, right = picture[:, 1:128][:, ::-1], picture[::-1, 129:]
+    y, x = np.mgrid[-128:128, 1:128]
+    ring = (np.hypot(x, y) > 20) & (np.hypot(x, y) < 70)
+    left = np.roll(left, 0, axis=0)
+    assert np.corrcoef(left[ring], np.roll(right, 1, axis=0)[ring])[0, 1] > 0.6
+
+
+def test_tiles_cover_the_image_with_half_overlap():
+    starts = tile_starts(960, 512)
+    assert starts[0] == 0 and starts[-1] == 448 and np.diff(starts).max() <= 256
+    assert tile_starts(300, 512).tolist() == [0]
+    assert usable_window((301, 640), 512) == 300
+
+
+def test_smooth_path_follows_neighbours_where_a_view_knows_nothing():
+    grid = np.arange(10000, 20000, 100.0)
+    curves = np.array([50 - ((grid - z) / 200) ** 2 for z in (14000, 14200, 14400)])
+    curves[1] = 0
+    assert smooth_path(curves, grid)[1] == pytest.approx(14200, abs=250)
+
+
+def test_hand_is_not_decided_without_tilt(rng):
+    images = [_noisy(rng, ctf_image(rng.standard_normal((256, 256)), PIXEL, 20000, 20000, 0)) for _ in range(2)]
+    series = flat_series([0.0, 0.5], (256, 256), PIXEL)
+    grid = PolarGrid.create(256, PIXEL, 40)
+    spectra = [view_spectra(i, PIXEL, s, grid, 256) for i, s in zip(images, series.geometry.depth_plane(), strict=True)]
+    data = [
+        [prepare_view(s, grid, slice(5, 90), 256 * PIXEL, series.optics, radial=r) for s in spectra] for r in (True, False)
+    ]
+    fits, evidence = fit_series(*data, (10000, 30000))
+    assert evidence.decided == 0 and compare_hands(fits[1], fits[-1]) == evidence
