@@ -6,18 +6,25 @@ FOLDER holds frames/, tilt_series/, tomograms.star, particles_min.star, particle
 Extract2D, Extract3D (relion_tomo_subtomo --bin 2 --b 64 --crop 32, with and without --stack2d) and Rec
 (relion_tomo_reconstruct_particle --bin 2 --b 64 --crop 32 --sym C1 --SNR -1). Prints, per file: correlation, grey ratio
 (least squares, ours / RELION), and the relative difference |ours - RELION| / |RELION|.
+
+The maps are compared twice: with the library's insertion (every pixel shared among eight voxels, the adjoint of slicing)
+and with RELION's (every voxel within one plane distance gathers from the slice), which is written here only to show that
+nothing else differs. Against the true map of a phantom the first is as good with many views, better with few.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 
 import numpy as np
+from numba import njit
 
 from cryoet_core.io.images import load_named_images
 from cryoet_core.io.mrc import read_mrc
 from cryoet_core.io.star import find_block, read_star
+from cryoet_core.kernels.insert_slices import new_accumulator
 from cryoet_core.metadata import read_particles, series_from_tables
 from cryoet_core.subtomo.extract import ExtractionSettings, extract_stacks, extract_volumes
 from cryoet_core.subtomo.reconstruct import HalfSums, insert_series, reconstruct_maps
@@ -76,15 +83,69 @@ def check_volumes(folder, series, images, cut_from_raw):
         show(f"3D multiplicity {row + 1}", volume.multiplicity, multiplicity)
 
 
+@njit
+def gather(slices, weights, rotations, radii, out):
+    """Voxel-driven insertion: (1 - distance to the plane) times bilinear interpolation; adds to ``out`` (N, N, N//2+1, 4)."""
+    _, h, half = slices.shape
+    n = out.shape[0]
+    for i in range(len(slices)):
+        m, limit = rotations[i], radii[i] * radii[i]
+        for z in range(n):
+            for y in range(n):
+                qy, qz = y - n // 2, z - n // 2
+                rest = limit - qy * qy - qz * qz
+                if rest < 0:
+                    continue
+                for x in range(min(n // 2, int(math.sqrt(rest))) + 1):
+                    distance = abs(m[2, 0] * x + m[2, 1] * qy + m[2, 2] * qz)
+                    u = m[0, 0] * x + m[0, 1] * qy + m[0, 2] * qz
+                    v = m[1, 0] * x + m[1, 1] * qy + m[1, 2] * qz
+                    if distance >= 1 or abs(u) >= half or abs(v) >= h / 2 + 1:
+                        continue
+                    sign = 1.0
+                    if u < 0:
+                        u, v, sign = -u, -v, -1.0
+                    if v < 0:
+                        v += h
+                    x0, y0 = int(u), int(v)
+                    fx, fy = u - x0, v - y0
+                    x0, y0 = min(x0, half - 1), min(y0, h - 1)
+                    x1 = x0 + 1 if x0 + 1 < half else half - 2
+                    y1 = (y0 + 1) % h
+                    g = 1 - distance
+                    for row, column, share in (
+                        (y0, x0, (1 - fy) * (1 - fx)),
+                        (y0, x1, (1 - fy) * fx),
+                        (y1, x0, fy * (1 - fx)),
+                        (y1, x1, fy * fx),
+                    ):
+                        value = slices[i, row, column]
+                        out[z, y, x, 0] += g * share * value.real
+                        out[z, y, x, 1] += g * share * sign * value.imag
+                        out[z, y, x, 2] += g * share * weights[i, row, column]
+
+
+class GatheredSums(HalfSums):
+    """HalfSums with RELION's insertion (C1, no padding)."""
+
+    def add(self, half, slices, weights, rotations):
+        if self.accumulators[half] is None:
+            self.accumulators[half] = new_accumulator(self.box_px)
+        radii = np.count_nonzero(weights[:, 0], axis=1)  # the columns of row 0 that the dose weight leaves
+        gather(slices, weights, np.ascontiguousarray(rotations), radii, self.accumulators[half])
+        self.n_images[half] += len(slices)
+
+
 def check_reconstruction(folder, series, images, cut_from_raw):
     particles = read_particles(folder / "particles_true.star")
-    label = "cut from raw views" if cut_from_raw else "views binned once"
     settings = ExtractionSettings(binning=2, box_px=64, crop_px=32, cut_from_raw=cut_from_raw)
-    sums = HalfSums(settings)
-    insert_series(sums, images, series, particles)
-    maps = reconstruct_maps(sums)
-    for name in ("half1", "half2", "merged"):
-        show(f"{name}.mrc, {label}", getattr(maps, name), read_mrc(folder / "Rec" / f"{name}.mrc")[0])
+    for kind, insertion in ((HalfSums, "own insertion"), (GatheredSums, "RELION's insertion")):
+        sums = kind(settings)
+        insert_series(sums, images, series, particles)
+        maps = reconstruct_maps(sums)
+        label = f"{insertion}, {'raw' if cut_from_raw else 'binned once'}"
+        for name in ("half1", "half2", "merged"):
+            show(f"{name}.mrc, {label}", getattr(maps, name), read_mrc(folder / "Rec" / f"{name}.mrc")[0])
 
 
 def main(folder):
