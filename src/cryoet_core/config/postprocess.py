@@ -20,9 +20,9 @@ class Postprocess(StepModel):
     )
     mask_threshold: float | None = key(None, meaning="grey value of the mask's surface; empty = automatic (Otsu)")
     mask_dilate_angst: float | None = key(
-        None, unit="A", meaning="the mask is grown by this; empty = 2 pixels", ge=0
+        None, unit="A", meaning="the mask is grown by this; empty = 1 to 2 pixels by box size", ge=0
     )
-    mask_edge_angst: float | None = key(None, unit="A", meaning="soft edge of the mask; empty = 4 pixels", gt=0)
+    mask_edge_angst: float | None = key(None, unit="A", meaning="soft edge of the mask; empty = 2 to 4 pixels by box size", gt=0)
     bfactor_angst2: float | None = key(
         None, unit="A^2", meaning="B-factor to apply (negative sharpens); empty = fitted if the map reaches 10 A, else 0"
     )

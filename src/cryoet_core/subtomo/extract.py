@@ -144,6 +144,12 @@ def _phase_shift(shape, move_xy_px, xp):
     return xp.exp(-2j * np.pi * (kx * move[:, 0] + ky * move[:, 1])).astype(xp.complex64)
 
 
+def _bin_views(images, binning: int):
+    """Bin view by view, so that only one padded view and its transform are in memory besides the result."""
+    xp = array_namespace(images)
+    return images if binning == 1 else xp.stack([bin_images(image, binning) for image in images])
+
+
 class ViewSource:
     """Tilt images ready for cutting: binned once, or raw when every box is binned on its own.
 
@@ -153,7 +159,7 @@ class ViewSource:
 
     def __init__(self, images, pixel_size_angst: float, binning: int, box_px: int, from_raw: bool, disc_first=False):
         self.binning, self.box_px, self.from_raw, self.disc_first = binning, box_px, from_raw, disc_first
-        self.images = images if from_raw else bin_images(images, binning)
+        self.images = images if from_raw else _bin_views(images, binning)
         self.pixel_size_angst = pixel_size_angst if from_raw else pixel_size_angst * binning
 
     def spectra(self, views: ParticleViews, rows):

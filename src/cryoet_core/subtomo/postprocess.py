@@ -149,12 +149,13 @@ def _judge(fsc, resolution, without, warnings):
 
 def _choose_mask(volume, unmasked_fsc, pixel, config, given, warnings):
     """The mask and where it is from: "file", "sphere" or "map"."""
-    edge = 4.0 if config.mask_edge_angst is None else config.mask_edge_angst / pixel
+    n = volume.shape[0]
+    edge = float(np.clip(n / 10, 2, 4)) if config.mask_edge_angst is None else config.mask_edge_angst / pixel
+    dilate = float(np.clip(n / 24, 1, 2)) if config.mask_dilate_angst is None else config.mask_dilate_angst / pixel
     if given is not None:
         return given, "file"
     if config.mask_diameter_angst is not None:
         return _sphere(volume, config.mask_diameter_angst / (2 * pixel), edge), "sphere"
-    n = volume.shape[0]
     reached = resolution_at(unmasked_fsc, pixel, n, 0.143)
     cutoff = config.mask_lowpass_angst or max(15.0, 3 * pixel, 1.5 * reached if np.isfinite(reached) else 8 * pixel)
     mask = automatic_mask(
@@ -162,7 +163,7 @@ def _choose_mask(volume, unmasked_fsc, pixel, config, given, warnings):
         pixel,
         lowpass_angst=cutoff,
         threshold=config.mask_threshold,
-        dilate_px=2.0 if config.mask_dilate_angst is None else config.mask_dilate_angst / pixel,
+        dilate_px=dilate,
         edge_px=edge,
     )
     inside = float(mask.mean())

@@ -106,6 +106,7 @@ def insert_series(sums: HalfSums, images, series, particles, *, cutoff_fraction=
         settings.cut_from_raw,
         disc_first=settings.circle_crop,
     )
+    xp = array_namespace(images)
     rotations = series.geometry.rotation[views.view] @ particles.rotations[views.particle]
     half_of_image = half_sets(particles)[views.particle]
     for rows in batches(len(views), settings, budget_mb):
@@ -113,7 +114,8 @@ def insert_series(sums: HalfSums, images, series, particles, *, cutoff_fraction=
         for half in (0, 1):
             mine = np.flatnonzero(half_of_image[rows] == half)
             if mine.size:
-                sums.add(half, slices[mine], weights[mine], rotations[rows][mine])
+                index = xp.asarray(mine)
+                sums.add(half, slices[index], weights[index], rotations[rows][mine])
         if progress:
             progress(rows.stop, len(views))
 
