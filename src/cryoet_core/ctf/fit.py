@@ -162,7 +162,7 @@ class HandEvidence:
         votes = self.votes_plus + self.votes_minus
         sign = 1 if self.difference > 0 else -1
         ours = self.votes_plus if sign > 0 else self.votes_minus
-        clear = abs(self.difference) >= self.MIN_DIFFERENCE and votes >= 4 and ours >= self.MIN_SHARE * votes
+        clear = abs(self.difference) >= self.MIN_DIFFERENCE and votes >= 2 and ours >= self.MIN_SHARE * votes
         return sign if clear else 0
 
 

@@ -1,0 +1,29 @@
+"""Run workflow/scripts/<name>.py in this process as Snakemake would."""
+
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+
+SCRIPTS = Path(__file__).parents[2] / "workflow" / "scripts"
+
+
+class Names(SimpleNamespace):
+    """Named files, params or wildcards of a rule."""
+
+    def get(self, name, default=None):
+        return getattr(self, name, default)
+
+    def __iter__(self):
+        return iter(vars(self).values())
+
+
+def run_script(name, inputs, outputs, config, ts="TS_01", seed=1, **params):
+    """Outputs' folders are made first, as Snakemake does."""
+    for path in outputs.values():
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    snakemake = SimpleNamespace(
+        rule=name, input=Names(**inputs), output=Names(**outputs), wildcards=Names(ts=ts),
+        params=Names(config=config, seed=seed, **params), config={"seed": seed, "device": "cpu"}, threads=1,
+        resources=Names(gpu=0), log=[],
+    )
+    runpy.run_path(str(SCRIPTS / f"{name}.py"), init_globals={"snakemake": snakemake})
