@@ -45,8 +45,8 @@ class AlignmentSettings:
 class Alignment:
     """Result for all n views; per-view arrays are NaN for views that took no part.
 
-    geometry : TiltGeometry of all views. axis_change_deg, tilt_offset_deg : added to what was given, with the standard errors
-    of the likelihood. thickness_angst : of the slab that predicts the views best. correlation : (n,) leave-one-out.
+    geometry : TiltGeometry of all views. axis_change_deg, tilt_offset_deg : added to what was given; their errors are the
+    likelihood's widths with only the shifts following, a lower bound (a wrong axis is mostly a turned specimen). thickness_angst : of the slab that predicts the views best. correlation : (n,) leave-one-out.
     shift_error_angst : (n,) standard error predicted by the model. history : one dict per stage.
     """
 

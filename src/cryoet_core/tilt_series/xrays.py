@@ -105,8 +105,9 @@ def find_faint_spots(image, settings: XraySettings):
     passed = smooth[rows, columns] - ring.mean(axis=1) > settings.peak_criterion_sigma * ring.std(axis=1)
     mask[rows[passed], columns[passed]] = True
     near = ndimage.binary_dilation(mask, disc_mask(settings.maximum_radius_px))
-    local_sigma = local_statistics(image, settings.scan_size_px)[1]
-    return near & ((smooth - mean > settings.grow_criterion_sigma * sigma) | (image - mean > 3 * local_sigma))
+    own_mean, own_sigma = local_statistics(image, settings.scan_size_px)
+    height = (image - own_mean) / own_sigma
+    return near & ((height > 3) | ((height > 2) & (smooth - mean > settings.grow_criterion_sigma * sigma)))
 
 
 def disc_mask(radius_px: float) -> np.ndarray:

@@ -1,0 +1,161 @@
+"""Alignment against truth, on series projected without the library."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from synthetic_series import blob_series
+
+from cryoet_core.config.align_tilt_series import AlignTiltSeries
+from cryoet_core.errors import DataQualityError
+from cryoet_core.geometry.tilt_geometry import TiltGeometry
+from cryoet_core.tilt_series import slab_model
+from cryoet_core.tilt_series.align import (
+    AlignmentSettings,
+    align_tilt_series,
+    alignment_binning,
+    given_geometry,
+    settings_from_config,
+)
+from cryoet_core.tilt_series.coarse import solve_links
+from cryoet_core.tilt_series.evaluate import geometry_error, specimen_grid
+from cryoet_core.tilt_series.plane import plane_spectra, prepare_views, resample_to_plane
+from cryoet_core.tilt_series.refine_alignment import add_plane_shift, parabola_search, recentre, scoring_steps, turned
+
+PIXEL = 14.0
+
+
+@pytest.fixture(scope="module")
+def series():
+    images, tilts, shifts = blob_series(np.random.default_rng(5), noise=1.0)
+    truth = TiltGeometry(0.0, tilts + 2.0, 86.0, shifts[:, 0], shifts[:, 1])
+    return images, TiltGeometry.nominal(tilts, 84.0), truth
+
+
+@pytest.fixture(scope="module")
+def aligned(series):
+    images, nominal, _ = series
+    return align_tilt_series(images, nominal, PIXEL, AlignmentSettings())
+
+
+def test_alignment_reaches_truth(series, aligned):
+    error = geometry_error(aligned.geometry, series[2], specimen_grid((550, 550, 300)))
+    assert error.rms_angst < 4.0
+    assert abs(error.axis_deg) < 0.3
+    assert abs(error.tilt_offset_deg) < 1.5
+    start = geometry_error(series[1], series[2], specimen_grid((550, 550, 300)))
+    assert start.rms_angst > 50
+
+
+def test_alignment_reports_what_it_did(aligned):
+    assert aligned.correlation.min() > 0.1
+    assert 350 < aligned.thickness_angst < 900
+    assert 0 < np.median(aligned.shift_error_angst) < 10
+    assert aligned.history[-1]["largest_update_angst"] < 0.2 * aligned.pixel_size_angst
+
+
+def test_specimen_centre_stays_near_the_field_centre(aligned):
+    moved = recentre(aligned.geometry)
+    np.testing.assert_allclose(moved.shift_angst, aligned.geometry.shift_angst, atol=1e-6)
+
+
+def test_excluded_views_are_as_if_never_there(series):
+    images, nominal, _ = series
+    included = np.ones(len(nominal), bool)
+    included[[0, 5]] = False
+    spoilt = images.copy()
+    spoilt[~included] = 1e6
+    settings = AlignmentSettings(refine_axis=False, refine_offset=False, thickness_angst=600.0, resolution_angst=60.0)
+    part = align_tilt_series(images[included], nominal.select(included), PIXEL, settings)
+    whole = align_tilt_series(spoilt, nominal, PIXEL, settings, included)
+    np.testing.assert_array_equal(whole.geometry.shift_angst[included], part.geometry.shift_angst)
+    np.testing.assert_array_equal(whole.geometry.shift_angst[~included], 0)
+    assert np.isnan(whole.correlation[~included]).all()
+
+
+def test_too_few_views_are_refused(series):
+    images, nominal, _ = series
+    included = np.arange(len(nominal)) < 4
+    with pytest.raises(DataQualityError, match="E-TS-01"):
+        align_tilt_series(images, nominal, PIXEL, AlignmentSettings(), included)
+
+
+def test_plane_view_of_a_point_is_at_its_coordinates():
+    geometry = TiltGeometry(0.0, [0.0, 40.0], 86.0, [30.0, -50.0], [-20.0, 10.0])
+    point = np.array([[200.0, -150.0, 0.0]])
+    uv = geometry.project(point)[0][:, 0]
+    v, u = np.mgrid[0:96, 0:96] - 48
+    images = np.stack([np.exp(-((u * 10 - x) ** 2 + (v * 10 - y) ** 2) / (2 * 25.0**2)) for x, y in uv]).astype(np.float32)
+    plane = resample_to_plane(prepare_views(images, 10.0, 86.0), geometry)
+    ny, nx = plane.shape[1:]
+    for view in plane:
+        y, x = np.mgrid[0:ny, 0:nx]
+        total = view.sum()
+        found = np.array([(x * view).sum() / total - nx // 2, (y * view).sum() / total - ny // 2]) * 10
+        np.testing.assert_allclose(found, point[0, :2], atol=1.0)
+
+
+def test_covariance_is_that_of_a_slab(rng):
+    """Uniform random points in a slab: the correlation of V at two kz is sinc(T dkz)."""
+    thickness, kx = 500.0, 1 / 150
+    z = rng.uniform(-thickness / 2, thickness / 2, 200_000)
+    parallax = np.array([0.0, 0.2, 0.5])
+    measured = [np.exp(2j * np.pi * kx * z * (p - parallax[0])).mean().real for p in parallax]
+    expected = slab_model.view_covariance(parallax, np.array([kx]), thickness)[0, 0]
+    np.testing.assert_allclose(measured, expected, atol=0.01)
+
+
+def test_gradient_of_badness_is_the_shift_step(series):
+    """The Newton step from a small error brings the badness down and the shift back."""
+    images, _, truth = series
+    views = prepare_views(images - images.mean(), PIXEL, 86.0)
+    data = plane_spectra(views, truth, max_frequency=1 / 50)
+    prior = slab_model.estimate_signal_fraction(data, 600.0, 1 / 500, 1 / 50)
+    settled = add_plane_shift(truth, scoring_steps(data, prior, 50.0, steps=6)[0])
+    error = np.zeros((len(truth), 2))
+    error[7] = 6.0, -5.0
+    data = plane_spectra(views, add_plane_shift(settled, error), max_frequency=1 / 50)
+    total, _, _ = scoring_steps(data, prior, 50.0, steps=6)
+    back = total - total.mean(axis=0) + error - error.mean(axis=0)
+    assert np.abs(back).max() < 0.6
+
+
+def test_turning_the_specimen_changes_only_the_rigid_part():
+    truth = TiltGeometry(0.0, np.arange(-60, 61, 10.0), 85.0, 3.0, -4.0)
+    error = geometry_error(turned(truth, offset_deg=3.0), truth, specimen_grid((1000, 1000, 300)))
+    assert error.rms_angst < 1e-3
+    assert error.tilt_offset_deg == pytest.approx(3.0)
+    worse = geometry_error(turned(truth, axis_deg=0.5), truth, specimen_grid((1000, 1000, 300)))
+    assert worse.rms_angst > 2.0
+
+
+def test_links_with_a_wrong_peak_are_outvoted(rng):
+    position = rng.normal(0, 50, (12, 2))
+    pairs = np.array([(i + s, i) for s in (1, 2, 3) for i in range(12 - s)])
+    measured = position[pairs[:, 0]] - position[pairs[:, 1]] + rng.normal(0, 0.5, (len(pairs), 2))
+    measured[4] += 300
+    found, residual = solve_links(pairs, measured, np.full(len(pairs), 8.0), 12)
+    np.testing.assert_allclose(found, position - position.mean(axis=0), atol=2.0)
+    assert residual[4] > 200
+
+
+def test_parabola_search_finds_the_minimum_outside_its_first_step():
+    x, width = parabola_search(lambda x: 4 * (x - 3.3) ** 2, 1.0, iterations=6)
+    assert x == pytest.approx(3.3, abs=0.05)
+    assert width == pytest.approx(np.sqrt(1 / 4), rel=0.01)
+
+
+def test_settings_come_from_the_config():
+    config = AlignTiltSeries(tilt_offset=False, tilt_axis="keep")
+    settings = settings_from_config(config)
+    assert not settings.refine_offset and not settings.refine_axis
+    assert set(config.model_dump()) >= {f.name for f in dataclasses.fields(settings)} - {
+        "refine_axis", "refine_offset", "level_x"}
+    start = given_geometry(TiltGeometry(0.0, [0.0, 10.0], 85.0, 5.0, 5.0), AlignTiltSeries(tilt_offset=-4))
+    np.testing.assert_allclose(start.y_tilt_deg, [-4, 6])
+    np.testing.assert_allclose(start.shift_angst, 0)
+
+
+@pytest.mark.parametrize(("pixel", "binning"), [(3.5, 4), (10.0, 2), (1.91, 8), (14.0, 1), (20.0, 1)])
+def test_binning_comes_near_the_wanted_pixel(pixel, binning):
+    assert alignment_binning(pixel, 14.0) == binning
