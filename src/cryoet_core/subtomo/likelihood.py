@@ -63,9 +63,12 @@ class FrequencyList:
         return xp.take(transform.reshape(*transform.shape[:-2], -1), index, axis=-1)
 
     def scatter(self, values):
-        """Inverse of :meth:`gather`: (..., K) -> (..., n, n//2 + 1), zeros elsewhere, both mates of column kx = 0."""
+        """Inverse of :meth:`gather`: (..., K) -> (..., b, b//2 + 1), zeros elsewhere, both mates of column kx = 0.
+
+        b is the smallest even size that holds the list with room to spare, at most the box.
+        """
         xp = array_namespace(values)
-        n = self.box_px
+        n = min(self.box_px, 2 * (int(max(self.kx.max(), self.ky.max())) + 1))
         out = xp.zeros((*values.shape[:-1], n * (n // 2 + 1)), dtype=values.dtype)
         out[..., xp.asarray((self.ky % n) * (n // 2 + 1) + self.kx)] = values
         edge = np.flatnonzero(self.kx == 0)
