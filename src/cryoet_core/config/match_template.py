@@ -13,15 +13,22 @@ class MatchTemplate(StepModel):
     version: ClassVar[int] = 1
     max_particles: int = key(800, meaning="at most this many particles per tomogram", ge=1)
     n_sigma: float = key(6.0, meaning="a pick's score is this many robust standard deviations above the median score", ge=0)
+    max_false_fraction: float | None = key(
+        0.05, gt=0, le=1,
+        meaning="expected share of false picks, from the competition with the mirrored reference; picks beyond it are dropped "
+        "when the reference shows a hand; empty = n_sigma alone decides",
+    )
     min_distance_angst: float | None = key(
         None, unit="A", meaning="smallest distance of two particles; empty or -1 = half the particle diameter"
     )
     particle_diameter_angst: float | None = key(None, unit="A", meaning="empty = measured from the reference", gt=0)
     symmetry: str = key("C1", meaning="point group of the reference")
     angular_step_deg: float | None = key(
-        None, unit="deg", meaning="step of the orientation search; empty = resolution / diameter (Crowther)", gt=0, le=60
+        None, unit="deg", gt=0, le=60,
+        meaning="step of the first search over orientations; the peaks are refined to a ninth of it; "
+        "empty = 1.3 x resolution / diameter (Crowther), at most 15",
     )
-    low_pass_angst: float | None = key(None, unit="A", meaning="resolution of the search; empty = three tomogram pixels", gt=0)
+    low_pass_angst: float | None = key(None, unit="A", meaning="resolution of the search; empty = 2.4 tomogram pixels", gt=0)
     whitening: bool = key(True, meaning="give all frequencies of the tomogram equal noise power")
     ctf: Literal["phase_flipped", "raw", "none"] = key(
         "phase_flipped", meaning="how the views' CTF was treated before reconstruction; none = ignore the CTF"

@@ -1,0 +1,149 @@
+"""Around a peak: finer orientations, sub-voxel positions, and the same for the mirrored template."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from cryoet_core.backend import array_namespace, asnumpy
+from cryoet_core.geometry import local_rotations
+from cryoet_core.picking.eigen import EigenTemplates, norm_matrix
+from cryoet_core.picking.peaks import parabola_offset
+from cryoet_core.picking.scores import FilteredTomogram, template_norms
+from cryoet_core.picking.template import Template, rotated_rows
+from cryoet_core.picking.transfer import MatchFilters
+
+REACH = 2  # voxels that a peak may move
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search looks with and in; ``eigen`` holds the coefficients of ``rotations`` (m, 3, 3), ``step_deg`` apart."""
+
+    filtered: FilteredTomogram
+    template: Template
+    filters: MatchFilters
+    eigen: EigenTemplates
+    rotations: np.ndarray
+    step_deg: float
+
+
+@dataclass(frozen=True)
+class Pick:
+    """position_px (z, y, x) float64 index; rotation (3, 3) reference -> tomogram; exact score."""
+
+    position_px: np.ndarray
+    rotation: np.ndarray
+    score: float
+
+
+class Neighbourhoods:
+    """Views into a filtered tomogram: what the template's mask sees at the shifted positions around a peak."""
+
+    def __init__(self, filtered: FilteredTomogram, template: Template, reach: int = REACH):
+        self.xp = array_namespace(filtered.matched)
+        self.matched, self.norm, self.half, self.reach = filtered.matched, filtered.norm, template.half, reach
+        side = 2 * template.half + 1
+        self.inside = template.inside
+        self.offsets = np.stack(np.meshgrid(*[np.arange(-reach, reach + 1)] * 3, indexing="ij"), -1).reshape(-1, 3)
+        self.side = side
+
+    def patches(self, peak):
+        """(n_offsets, n_voxels) of the matched tomogram and (n_offsets,) norms around voxel ``peak`` (z, y, x).
+
+        Outside the tomogram the values are 0 and the norm is infinite.
+        """
+        xp, grow = self.xp, self.half + self.reach
+        block = _block(self.matched, peak, grow, 0.0)
+        norms = _block(self.norm, peak, self.reach, np.inf)
+        result = xp.empty((len(self.offsets), int(self.inside.sum())), dtype=xp.float32)
+        for i, (z, y, x) in enumerate(self.offsets + self.reach):
+            result[i] = block[z : z + self.side, y : y + self.side, x : x + self.side][self.inside]
+        return result, norms.reshape(-1)
+
+
+def _block(volume, centre, reach, fill):
+    xp = array_namespace(volume)
+    window, padding = [], []
+    for c, n in zip(centre, volume.shape, strict=True):
+        a, b = int(c) - reach, int(c) + reach + 1
+        window.append(slice(max(a, 0), min(b, n)))
+        padding.append((max(-a, 0), max(b - n, 0)))
+    return xp.pad(volume[tuple(window)], padding, constant_values=fill)
+
+
+def _approximate_norms(rows, eigen: EigenTemplates):
+    """|G T| of rows (m, n_voxels) from the eigen-templates, scaled up by the energy these leave out."""
+    c = rows @ eigen.basis.T
+    inner = ((c @ eigen.norm_matrix.astype(c.dtype)) * c).sum(axis=1)
+    energy = (rows * rows).sum(axis=1) / (c * c).sum(axis=1)
+    return (inner * energy) ** 0.5
+
+
+def refine_peak(search: Search, peak, rotation, reach: int = REACH) -> Pick:
+    """Best orientation on two ever finer local grids (down to step/9) and position within ``reach`` voxels of ``peak``."""
+    template, xp = search.template, array_namespace(search.filtered.matched)
+    near = Neighbourhoods(search.filtered, template, reach)
+    patches, norms = near.patches(peak)
+    best = rotation
+    for size in (search.step_deg, search.step_deg / 3):
+        candidates = local_rotations(size, size / 3) @ best
+        rows = rotated_rows(template, candidates)
+        table = (rows / _approximate_norms(rows, search.eigen)[:, None]) @ patches.T / norms
+        best = candidates[int(xp.argmax(table)) // table.shape[1]]
+    row = rotated_rows(template, best[None])
+    line = asnumpy(row @ patches.T / (template_norms(row, template, search.filters)[:, None] * norms))[0]
+    offset, score = _sub_voxel(line.reshape((2 * reach + 1,) * 3))
+    return Pick(np.asarray(peak, dtype=np.float64) + offset - reach, best, score)
+
+
+def _sub_voxel(cube):
+    """Position (z, y, x) of the maximum of a small cube, parabola per axis, and its value at the voxel."""
+    top = np.array(np.unravel_index(int(np.argmax(cube)), cube.shape))
+    offset = top.astype(np.float64)
+    for axis in range(3):
+        if 0 < top[axis] < cube.shape[axis] - 1:
+            unit = np.eye(3, dtype=int)[axis]
+            offset[axis] += parabola_offset(cube[tuple(top - unit)], cube[tuple(top)], cube[tuple(top + unit)])
+    return offset, float(cube[tuple(top)])
+
+
+def best_start(search: Search, peak, reach: int):
+    """(voxel (z, y, x), orientation of the grid) that fit best within ``reach`` voxels of ``peak`` along each axis."""
+    xp, eigen = array_namespace(search.filtered.matched), search.eigen
+    near = Neighbourhoods(search.filtered, search.template, reach)
+    patches, norms = near.patches(peak)
+    scores = (eigen.coefficients @ (eigen.basis @ patches.T)) / norms
+    rotation, place = divmod(int(xp.argmax(scores)), scores.shape[1])
+    return np.asarray(peak) + near.offsets[place], search.rotations[rotation]
+
+
+def mirrored_search(search: Search) -> Search:
+    """The search with the mirror image of the template.
+
+    A mirrored template in the tomogram scores as the template does in the mirrored tomogram (x reversed, with the filters
+    mirrored too), so nothing but views of the same arrays is needed.
+    """
+    filters = MatchFilters(_mirror_x(search.filters.whiten), _mirror_x(search.filters.expect), search.filters.box)
+    xp = array_namespace(search.eigen.basis)
+    inner = norm_matrix(search.eigen.basis, search.template, filters)
+    c = search.eigen.coefficients
+    c = c / xp.sqrt(((c @ inner.astype(c.dtype)) * c).sum(axis=1, keepdims=True))
+    field = FilteredTomogram(search.filtered.matched[:, :, ::-1], search.filtered.norm[:, :, ::-1])
+    return replace(
+        search, filtered=field, filters=filters, eigen=replace(search.eigen, coefficients=c, norm_matrix=inner)
+    )
+
+
+def mirrored_score(mirrored: Search, position_px, reach: int) -> float:
+    """Refined score of the mirrored template at its best place within ``reach`` voxels of ``position_px`` (z, y, x)."""
+    z, y, x = np.rint(position_px).astype(int)
+    peak = np.array([z, y, mirrored.filtered.matched.shape[2] - 1 - x])
+    return refine_peak(mirrored, *best_start(mirrored, peak, reach)).score
+
+
+def _mirror_x(filter_box):
+    """G(-kx, ky, kz) of a real symmetric filter on the half-complex grid: G(kx, -ky, -kz)."""
+    xp = array_namespace(filter_box)
+    return xp.roll(filter_box[::-1, ::-1], (1, 1), axis=(0, 1))

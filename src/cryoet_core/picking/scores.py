@@ -1,0 +1,233 @@
+"""Score map of template matching: the best local correlation over all orientations, by FFT or by eigen-templates.
+
+For the whitened tomogram W, the filter G (what the tomogram keeps of a particle) and the rotated template T_r::
+
+    score_r(x) = <T_r, G W>(x) / (|G T_r| |W|(x))        |W|(x): norm of W - mean under the mask about x
+
+a correlation coefficient between -1 and 1 of the expected and the seen particle. The filter stays on the tomogram's side, so
+templates of one orientation are the same for all tomograms and only the norm |G T_r| depends on the tilts.
+
+Route "fft": one product and one inverse FFT per orientation (exact). Route "low_rank": templates are written as sums of K
+eigen-templates; K correlations by FFT, then matrix products over voxels, so the number of FFTs does not grow with the
+angular sampling. Sources: Roseman 2003 (local correlation); Galaz-Montoya-like eigen-template reduction after
+Uenohara & Kanade 1997.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.fft import next_fast_len
+
+from cryoet_core.backend import array_namespace, fft_module
+from cryoet_core.kernels.max_update import max_update
+from cryoet_core.masks import soft_sphere
+from cryoet_core.picking.eigen import EigenTemplates
+from cryoet_core.picking.template import Template, embed, rotated_rows
+from cryoet_core.picking.transfer import MatchFilters, on_grid
+
+ROTATIONS_PER_PRODUCT = 512
+VOXELS_PER_PRODUCT = 4096
+NO_SCORE = -1.0
+
+
+@dataclass(frozen=True)
+class FilteredTomogram:
+    """``matched`` G W and ``norm`` |W|(x) under the mask, both (z, y, x) float32; bright particles."""
+
+    matched: object
+    norm: object
+
+
+@dataclass(frozen=True)
+class ScoreMap:
+    """Best score over orientations and its index, (z, y, x) float32 and int32; NO_SCORE where nothing was searched."""
+
+    score: object
+    orientation: object
+
+
+def _correlate_mask(volume, mask_transform, shape, crop):
+    fft = fft_module(array_namespace(volume))
+    return fft.irfftn(fft.rfftn(volume, s=shape) * mask_transform, s=shape)[crop]
+
+
+def filter_tomogram(tomogram, filters: MatchFilters, radius_px: float, edge_px: float = 2.0) -> FilteredTomogram:
+    """Whiten and match-filter a dark tomogram (z, y, x), and measure the local norm under a soft sphere."""
+    xp = array_namespace(tomogram)
+    fft = fft_module(xp)
+    halo = filters.box // 2
+    shape = tuple(next_fast_len(n + halo, real=True) for n in tomogram.shape)
+    crop = tuple(slice(0, n) for n in tomogram.shape)
+    bright = tomogram.mean(dtype=xp.float64).astype(xp.float32) - tomogram
+    spectrum = fft.rfftn(bright, s=shape)
+    spectrum *= on_grid(filters.whiten, shape)
+    white = fft.irfftn(spectrum, s=shape)[crop].astype(xp.float32)
+    spectrum *= on_grid(filters.expect, shape)
+    matched = fft.irfftn(spectrum, s=shape)[crop].astype(xp.float32)
+    half = int(np.ceil(radius_px + edge_px))
+    sphere = soft_sphere((2 * half + 1,) * 3, radius_px, edge_px, xp)
+    padded = xp.zeros(shape, dtype=xp.float32)
+    padded[: 2 * half + 1, : 2 * half + 1, : 2 * half + 1] = sphere
+    kernel = fft.rfftn(xp.roll(padded, (-half,) * 3, axis=(0, 1, 2))).conj()
+    total = float(sphere.sum())
+    mean = _correlate_mask(white, kernel, shape, crop) / total
+    power = _correlate_mask(white * white, kernel, shape, crop)
+    variance = xp.maximum(power / total - mean * mean, 0)
+    floor = 1e-3 * float(variance.mean())
+    return FilteredTomogram(matched, xp.sqrt(total * xp.maximum(variance, floor)).astype(xp.float32))
+
+
+def template_norms(rows, template: Template, filters: MatchFilters):
+    """|G T| of every row (m, n_voxels) -> (m,) float32, by FFT of the filter's box."""
+    xp = array_namespace(rows)
+    norms = xp.empty(len(rows), dtype=xp.float32)
+    box = filters.box
+    power = xp.asarray(_both_sides(filters.expect) / box**3)
+    fft = fft_module(xp)
+    for first in range(0, len(rows), 64):
+        spectrum = fft.rfftn(embed(rows[first : first + 64], template, box), axes=(1, 2, 3))
+        norms[first : first + 64] = xp.sqrt(((spectrum.real**2 + spectrum.imag**2) * power).sum(axis=(1, 2, 3)))
+    return norms
+
+
+def _both_sides(filter_box):
+    from cryoet_core.fourier import half_complex_multiplicity
+
+    return filter_box**2 * half_complex_multiplicity((filter_box.shape[0],) * 3, array_namespace(filter_box))
+
+
+def _tiles(shape, region, tile_px: int, halo: int):
+    """Tiles of the searched ``region`` (three slices): (slices of the region, first corner with halo, size)."""
+    spans = []
+    for axis in range(3):
+        start, stop = region[axis].start, region[axis].stop
+        count = max(1, -(-(stop - start) // tile_px))
+        edges = np.linspace(start, stop, count + 1).round().astype(int)
+        spans.append([(int(a), int(b)) for a, b in zip(edges[:-1], edges[1:], strict=True)])
+    return [(z, y, x) for z in spans[0] for y in spans[1] for x in spans[2]]
+
+
+def _tile_with_halo(volume, tile, halo: int):
+    """Part of the volume around a tile, zero-filled where it leaves the volume."""
+    xp = array_namespace(volume)
+    window, padding = [], []
+    for (start, stop), n in zip(tile, volume.shape, strict=True):
+        a, b = start - halo, stop + halo
+        window.append(slice(max(a, 0), min(b, n)))
+        padding.append((max(-a, 0), max(b - n, 0)))
+    return xp.pad(volume[tuple(window)], padding)
+
+
+def _template_transform(small, shape):
+    """Half-complex transform of small boxes (m, s, s, s) at the corner of zeros of ``shape``: short FFTs first."""
+    fft = fft_module(array_namespace(small))
+    spectrum = fft.rfft(small, n=shape[2], axis=-1)
+    spectrum = fft.fft(spectrum, n=shape[1], axis=-2)
+    return fft.fft(spectrum, n=shape[0], axis=-3)
+
+
+class TileCorrelator:
+    """Correlations of small boxes with one tile: ``correlate(small)`` gives <small, tile>(x) at the tile's voxels."""
+
+    def __init__(self, matched, tile, half: int):
+        self.half = half
+        part = _tile_with_halo(matched, tile, half)
+        self.xp = array_namespace(part)
+        self.fft = fft_module(self.xp)
+        self.size = tuple(stop - start for start, stop in tile)
+        self.shape = tuple(next_fast_len(n, real=axis == 2) for axis, n in enumerate(part.shape))
+        self.transform = self.fft.rfftn(part, s=self.shape)
+
+    def correlate(self, small):
+        """``small`` (2*half+1,)*3 -> (z, y, x) of the tile."""
+        product = _template_transform(small, self.shape)
+        self.xp.conjugate(product, out=product)
+        product *= self.transform
+        full = self.fft.irfftn(product, s=self.shape)
+        return full[: self.size[0], : self.size[1], : self.size[2]]
+
+
+def _small_box(row, template: Template):
+    xp = array_namespace(row)
+    box = xp.zeros((2 * template.half + 1,) * 3, dtype=xp.float32)
+    box[template.inside] = row
+    return box
+
+
+def _score_tile_fft(filtered, tile, template, rotations, filters, report):
+    xp = array_namespace(filtered.matched)
+    correlator = TileCorrelator(filtered.matched, tile, template.half)
+    window = tuple(slice(a, b) for a, b in tile)
+    inverse = xp.ascontiguousarray(1 / filtered.norm[window])
+    best = xp.full(correlator.size, NO_SCORE, dtype=xp.float32)
+    index = xp.zeros(correlator.size, dtype=xp.int32)
+    for first in range(0, len(rotations), 64):
+        rows = rotated_rows(template, rotations[first : first + 64])
+        rows /= template_norms(rows, template, filters)[:, None]
+        for i, row in enumerate(rows):
+            scores = xp.ascontiguousarray(correlator.correlate(_small_box(row, template)), dtype=xp.float32)
+            max_update(scores, best, index, first + i, inverse)
+        report(min(first + 64, len(rotations)))
+    return best, index
+
+
+def _score_tile_low_rank(filtered, tile, template, eigen: EigenTemplates, report):
+    xp = array_namespace(filtered.matched)
+    correlator = TileCorrelator(filtered.matched, tile, template.half)
+    window = tuple(slice(a, b) for a, b in tile)
+    n_voxels = int(np.prod(correlator.size))
+    features = xp.empty((eigen.rank, n_voxels), dtype=xp.float32)
+    for i, row in enumerate(eigen.basis):
+        features[i] = correlator.correlate(_small_box(row, template)).ravel()
+    best = xp.full(n_voxels, -np.inf, dtype=xp.float32)
+    index = xp.zeros(n_voxels, dtype=xp.int32)
+    chunk = VOXELS_PER_PRODUCT if xp is np else 1 << 20
+    starts = range(0, n_voxels, chunk)
+    for step, start in enumerate(starts, 1):
+        part = slice(start, min(start + chunk, n_voxels))
+        block = xp.ascontiguousarray(features[:, part])
+        for first in range(0, len(eigen.coefficients), ROTATIONS_PER_PRODUCT):
+            scores = eigen.coefficients[first : first + ROTATIONS_PER_PRODUCT] @ block
+            _keep_maximum(scores, first, best[part], index[part])
+        report(len(eigen.coefficients) * step // len(starts))
+    best = best.reshape(correlator.size) / filtered.norm[window]
+    return best, index.reshape(correlator.size)
+
+
+def _keep_maximum(scores, first, best, index):
+    """Running maximum over the rows of ``scores``; the index is looked up only where the maximum rose."""
+    xp = array_namespace(scores)
+    highest = scores.max(axis=0)
+    risen = xp.flatnonzero(highest > best)
+    if risen.size:
+        best[risen] = highest[risen]
+        index[risen] = first + scores[:, risen].argmax(axis=0)
+
+
+def score_map(
+    filtered: FilteredTomogram, template: Template, rotations, filters: MatchFilters, region, *,
+    eigen: EigenTemplates | None = None, tile_px: int = 160, report=None,
+) -> ScoreMap:
+    """Best score over ``rotations`` (m, 3, 3) at every voxel of ``region`` (three slices).
+
+    eigen : eigen-templates with coefficients of the same rotations for the low-rank route, None for one FFT per rotation.
+    tile_px : largest side of a tile; memory grows with its cube. ``report(done, total)`` counts rotations times tiles.
+    """
+    xp = array_namespace(filtered.matched)
+    score = xp.full(filtered.matched.shape, NO_SCORE, dtype=xp.float32)
+    orientation = xp.zeros(filtered.matched.shape, dtype=xp.int32)
+    tiles = _tiles(filtered.matched.shape, region, tile_px, template.half)
+    for number, tile in enumerate(tiles):
+        def progress(done, number=number):
+            if report is not None:
+                report(number * len(rotations) + done, len(tiles) * len(rotations))
+
+        if eigen is None:
+            best, index = _score_tile_fft(filtered, tile, template, rotations, filters, progress)
+        else:
+            best, index = _score_tile_low_rank(filtered, tile, template, eigen, progress)
+        window = tuple(slice(a, b) for a, b in tile)
+        score[window], orientation[window] = best, index
+    return ScoreMap(score, orientation)

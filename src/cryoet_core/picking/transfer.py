@@ -1,0 +1,146 @@
+"""What a tomogram keeps of a particle, per 3-D frequency, and the filters of matched filtering that follow from it.
+
+Model of a small region: tomogram = A(k) * density + noise of power P(k). A comes from the tilts (missing wedge, CTF, dose,
+thickness), P is measured in the tomogram. Whitened tomogram W = V / sqrt(P); expected particle G T with G = A / sqrt(P).
+All filters live on a box grid of a few particle diameters and are interpolated to the grid of the tomogram.
+Sources: per-tilt weights as in pytom-match-pick and STOPGAP; dose filter Grant & Grigorieff 2015.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cryoet_core.backend import array_namespace, fft_module, ndimage_module
+from cryoet_core.ctf.model import defocus_times_k2, dose_weight, phase_aberration
+from cryoet_core.fourier import frequency_grid, half_complex_multiplicity, raised_cosine_window
+
+REGULARISATION = 0.02  # of the mean noise power: below it a frequency is treated as empty
+
+
+@dataclass(frozen=True)
+class MatchFilters:
+    """Filters on the half-complex grid of a cubic box: ``whiten`` (V -> W) and ``expect`` (T -> G T), float32."""
+
+    whiten: object
+    expect: object
+    box: int
+
+
+def _view_signal(series, row, kx, ky, k, ctf: str, dose: bool):
+    """Amplitude of the signal in one view at its own frequencies (1/A)."""
+    signal = float(row.get("ctf_scale", 1.0) or 1.0)
+    if ctf != "none" and row["defocus_u_angst"] != 0:
+        zk2 = defocus_times_k2(
+            kx, ky, row["defocus_u_angst"], row["defocus_v_angst"], row["defocus_angle_deg"]
+        )
+        phase = float(row.get("phase_shift_deg", 0.0) or 0.0)
+        wave = np.sin(phase_aberration(zk2, kx * kx + ky * ky, series.optics, phase))
+        signal = signal * (np.abs(wave) if ctf == "phase_flipped" else wave)
+    if dose:
+        exposure = float(row["pre_exposure_e_per_a2"]) + 0.5 * float(row.get("exposure_e_per_a2", 0.0) or 0.0)
+        signal = signal * dose_weight(k, exposure, series.voltage_kv)
+    return signal
+
+
+def signal_transfer(series, box: int, extent_angst: float, *, ctf: str = "phase_flipped", dose: bool = True):
+    """A(k) on the half-complex grid of a box of the series' pixel size: (transfer, coverage), (box, box, box//2+1).
+
+    Each included view fills a central section as thick as the transform of a particle of ``extent_angst``; where sections
+    overlap their signals are averaged, where there is none the transfer is 0. ``coverage`` (0..1) is the geometry alone.
+    """
+    used = series.select(series.included)
+    kz, ky, kx = frequency_grid((box, box, box), series.pixel_size_angst)
+    points = np.stack(np.broadcast_arrays(kx, ky, kz), axis=-1).astype(np.float64)  # (box, box, box//2+1, 3)
+    k = np.linalg.norm(points, axis=-1).astype(np.float32)
+    total = np.zeros(k.shape, dtype=np.float64)
+    weights = np.zeros(k.shape, dtype=np.float64)
+    for rotation, (_, row) in zip(used.geometry.rotation, used.tilts.iterrows(), strict=True):
+        depth = points @ rotation[2]
+        section = np.maximum(1 - np.abs(depth) * extent_angst, 0)
+        near = section > 0
+        view = points[near] @ rotation[:2].T
+        total[near] += section[near] * _view_signal(series, row, view[:, 0], view[:, 1], k[near], ctf, dose)
+        weights[near] += section[near]
+    coverage = np.minimum(weights, 1)
+    return (total / np.maximum(weights, 1)).astype(np.float32), coverage.astype(np.float32)
+
+
+def _patch_starts(n: int, box: int):
+    if n <= box:
+        return [0]
+    count = int(np.ceil((n - box) / (box / 2))) + 1
+    return np.linspace(0, n - box, count).round().astype(int)
+
+
+def patch_power(volume, box: int, keep_fraction: float = 0.9):
+    """Mean power of overlapping Hann-windowed cubes of the volume on their half-complex grid (box, box, box//2+1).
+
+    The tenth with the largest variance (gold, contamination) is left out. Sides shorter than the box are zero-padded.
+    Normalised so that white noise of variance 1 has power 1.
+    """
+    xp = array_namespace(volume)
+    fft = fft_module(xp)
+    padding = [(0, max(0, box - n)) for n in volume.shape]
+    volume = xp.pad(volume, padding)
+    hann = xp.asarray(np.hanning(box + 2)[1:-1], dtype=xp.float32)
+    window = hann[:, None, None] * hann[:, None] * hann
+    starts = [(z, y, x) for z in _patch_starts(volume.shape[0], box) for y in _patch_starts(volume.shape[1], box)
+              for x in _patch_starts(volume.shape[2], box)]
+    variances = np.array([float(volume[_cube(s, box)].var()) for s in starts])
+    power = xp.zeros((box, box, box // 2 + 1), dtype=xp.float64)
+    used = np.flatnonzero((variances <= np.quantile(variances, keep_fraction)) & (variances > 0))
+    for i in used:
+        patch = volume[_cube(starts[i], box)]
+        spectrum = fft.rfftn((patch - patch.mean()) * window)
+        power += spectrum.real**2 + spectrum.imag**2
+    return power / (max(len(used), 1) * float((window**2).sum()))
+
+
+def _cube(start, box):
+    return tuple(slice(s, s + box) for s in start)
+
+
+def match_filters(volume, series, box: int, extent_angst: float, low_pass_angst: float, *,
+                  ctf: str = "phase_flipped", dose: bool = True, whitening: bool = True) -> MatchFilters:
+    """Filters for a tomogram ``volume`` (z, y, x) of ``series``; see the module's model."""
+    xp = array_namespace(volume)
+    transfer, coverage = signal_transfer(series, box, extent_angst, ctf=ctf, dose=dose)
+    transfer, coverage = xp.asarray(transfer), xp.asarray(coverage)
+    pixel = series.pixel_size_angst
+    k = xp.sqrt(sum(g * g for g in frequency_grid((box, box, box), pixel, xp)))
+    band = coverage * raised_cosine_window(k, 1 / low_pass_angst, 3 / (box * pixel), xp)
+    if whitening:
+        power = patch_power(volume, box)
+        count = half_complex_multiplicity((box, box, box), xp)
+        mean_power = (power * band * count).sum() / (band * count).sum()
+        regularised = power + REGULARISATION * mean_power
+        scale = 1 / xp.sqrt(regularised)
+        # frequencies that reconstruction or low-pass emptied carry no signal either
+        transfer = transfer * power / regularised
+    else:
+        scale = 1.0
+    whiten = (band * scale).astype(xp.float32)
+    expect = (band * transfer * scale).astype(xp.float32)
+    whiten[0, 0, 0] = expect[0, 0, 0] = 0
+    peak = float(xp.abs(expect).max())
+    return MatchFilters(whiten, expect / peak, box)
+
+
+def on_grid(filter_box, shape):
+    """A box filter (b, b, b//2+1) interpolated (linear in frequency) to the half-complex grid of ``shape``."""
+    xp = array_namespace(filter_box)
+    box = filter_box.shape[0]
+    centred = fft_module(xp).fftshift(filter_box, axes=(0, 1))
+    # repeat the Nyquist plane at the positive end, so that interpolation never leaves the array
+    centred = xp.concatenate([centred, centred[:1]], axis=0)
+    centred = xp.concatenate([centred, centred[:, :1]], axis=1)
+    grids = frequency_grid(shape, 1.0, xp)
+    position = [g * box + (box // 2 if axis < 2 else 0) for axis, g in enumerate(grids)]
+    full = (shape[0], shape[1], shape[2] // 2 + 1)
+    result = xp.empty(full, dtype=xp.float32)
+    for z in range(full[0]):  # plane by plane: the coordinates of a whole grid would take 12 bytes a voxel
+        plane = xp.stack(xp.broadcast_arrays(position[0][z : z + 1], position[1], position[2])).astype(xp.float32)
+        result[z] = ndimage_module(xp).map_coordinates(centred, plane, order=1, mode="nearest")[0]
+    return result

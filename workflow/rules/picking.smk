@@ -1,0 +1,68 @@
+# The reference, and the particles that look like it.
+rule import_reference:
+    input:
+        map=RUN.reference(),
+    output:
+        reference=result("import_reference/reference.mrc"),
+        summary=result("import_reference/summary.json"),
+    log:
+        result("logs/import_reference.log"),
+    benchmark:
+        result("benchmarks/import_reference.tsv")
+    threads: 1
+    resources:
+        gpu=step_gpu("import_reference"),
+        mem_mb=step_memory_mb("import_reference", 1000),
+        runtime=10,
+    params:
+        **step_params("import_reference"),
+    script:
+        "../scripts/import_reference.py"
+
+
+rule resize_reference:
+    input:
+        reference=rules.import_reference.output.reference,
+        # all series have the same binned pixel size; the first one's table tells it
+        table=expand(rules.preprocess_tilt_series.output.table, ts=TILT_SERIES[0])[0],
+    output:
+        reference=result("resize_reference/reference.mrc"),
+        mask=result("resize_reference/mask.mrc"),
+        summary=result("resize_reference/summary.json"),
+    log:
+        result("logs/resize_reference.log"),
+    benchmark:
+        result("benchmarks/resize_reference.tsv")
+    threads: 1
+    resources:
+        gpu=step_gpu("resize_reference"),
+        mem_mb=step_memory_mb("resize_reference", 1000),
+        runtime=10,
+    params:
+        **step_params("resize_reference"),
+    script:
+        "../scripts/resize_reference.py"
+
+
+rule match_template:
+    input:
+        tomogram=rules.reconstruct_tomogram.output.tomogram,
+        table=rules.reconstruct_tomogram.output.table,
+        reference=rules.resize_reference.output.reference,
+    output:
+        particles=result("match_template/{ts}/particles.star"),
+        scores=result("match_template/{ts}/{ts}_scores.mrc"),
+        summary=result("match_template/{ts}/summary.json"),
+    log:
+        result("logs/match_template/{ts}.log"),
+    benchmark:
+        result("benchmarks/match_template/{ts}.tsv")
+    threads: 1
+    resources:
+        gpu=step_gpu("match_template"),
+        mem_mb=step_memory_mb("match_template", 6000),
+        runtime=480,
+    params:
+        **step_params("match_template"),
+    script:
+        "../scripts/match_template.py"
