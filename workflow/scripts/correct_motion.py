@@ -20,16 +20,16 @@ with step(snakemake) as s:  # noqa: F821
         path, series.image_size_px[::-1], flip_x=config.gain_flip_x, flip_y=config.gain_flip_y,
         transpose=config.gain_transpose, inverse=config.gain_inverse,
     )
-    settings = MotionSettings(config.resolution_range_angst, config.b_factor_angst2,
-                              config.grid[2] if config.grid else None, config.max_shift_angst)
+    nodes = config.grid[2] if config.grid else None
+    settings = MotionSettings(config.resolution_range_angst, config.b_factor_angst2, nodes, config.max_shift_angst)
     views = movies.correct_views(
         series, gain, settings, noise, binning=config.binning, eer_fractions=config.eer_fractions,
         seed_of=lambda tilt_id: int(s.rng(ts, tilt_id).integers(2**62)), device=s.device,
     )
     paths = (s.output.stack, s.output.even, s.output.odd)
     shape, pixel = movies.corrected_shape(series, config.binning), series.pixel_size_angst * config.binning
-    tracks, defects = {}, 0
     with ExitStack() as opened:
+        tracks, defects = {}, 0
         writers = [opened.enter_context(MrcStackWriter(p, shape, pixel)) for p in paths]
         for view in s.progress(views, len(series), "views"):
             for writer, image in zip(writers, (view.image, view.even, view.odd), strict=True):
@@ -37,6 +37,6 @@ with step(snakemake) as s:  # noqa: F821
             if view.track is not None:
                 tracks[view.tilt_id], defects = view.track, max(defects, view.n_defects)
     out = movies.corrected_series(series, paths, tracks, config.binning)
-    write_star(s.output.motion, {"motion": movies.motion_table(tracks)})
     write_tilt_series(out, s.output.table)
+    write_star(s.output.motion, {"motion": movies.motion_table(tracks)})
     s.write_summary(movies.motion_summary(out, tracks, defects, noise))

@@ -90,7 +90,7 @@ def spectrum_picture(mean_power, pixel_size_angst: float, defocus_u, defocus_v, 
     measured, fitted = (_to_picture(_full_plane(half, n)) for half in (relative, fitted))
     measured = _smooth_along_rings(measured)
     radius = np.hypot(*(np.mgrid[:PICTURE_PX, :PICTURE_PX] - PICTURE_PX // 2))
-    measured = measured * np.sqrt(np.maximum(radius, 12.0))  # fewer values were averaged near the origin
+    measured = measured * np.maximum(radius, 12.0) ** 0.25  # fewer values were averaged near the origin
     inside = _to_picture(_full_plane(((k > 0.03) & (k < 0.45)).astype(np.float32), n)) > 0.5
     values = measured[inside]
     spread = 1.4826 * np.median(np.abs(values - np.median(values))) + 1e-12
