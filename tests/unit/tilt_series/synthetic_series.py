@@ -14,10 +14,10 @@ def view_axes(tilt_deg, axis_deg):
     return np.array(rows)
 
 
-def blob_series(rng, *, shape=(112, 120), pixel=14.0, tilts=np.arange(-48, 49, 6.0), axis=86.0, offset=2.0, thickness=600.0,
+def blob_series(rng, *, shape=(112, 120), pixel=14.0, tilts=None, axis=86.0, offset=2.0, thickness=600.0,
                 n_blobs=700, max_shift=90.0, noise=2.0):
     """Dark blobs on counts-free background. Returns images (n, h, w) float32, nominal tilts, true shifts (n, 2) in A."""
-    tilts = np.asarray(tilts, float)
+    tilts = np.arange(-48, 49, 6.0) if tilts is None else np.asarray(tilts, float)
     reach = 1.3 * max(shape) * pixel
     points = rng.uniform(-0.5, 0.5, (n_blobs, 3)) * [2 * reach, 2 * reach, thickness]
     sigma, weight = rng.uniform(12, 35, n_blobs), rng.uniform(0.5, 1.5, n_blobs)

@@ -1,0 +1,87 @@
+"""The script of align_tilt_series on a small series projected by hand, one dark view among them."""
+
+import numpy as np
+import pytest
+from script_runner import run_script
+from small_series import small_series
+
+from cryoet_core.geometry.tilt_geometry import TiltGeometry
+from cryoet_core.io import imod
+from cryoet_core.io.aretomo import read_aln
+from cryoet_core.io.summary import read_summary
+from cryoet_core.metadata import read_tilt_series, write_tilt_series
+from cryoet_core.tilt_series.evaluate import alignment_error
+
+TILTS = np.arange(-45, 46, 6.0)
+
+
+def project_blobs(rng, shifts, axis_deg=86.0, offset_deg=1.5, pixel=14.0, shape=(104, 112)):
+    """Blobs in a 500 A slab, projected one by one: nothing of the library."""
+    points = rng.uniform(-1, 1, (500, 3)) * [1500, 1500, 250]
+    a = np.deg2rad(axis_deg)
+    v, u = ((np.arange(n) - n // 2) * pixel for n in shape)
+    views = []
+    for tilt, shift in zip(np.deg2rad(TILTS + offset_deg), shifts, strict=True):
+        across, along = points[:, 0] * np.cos(tilt) + points[:, 2] * np.sin(tilt), points[:, 1]
+        x = across * np.cos(a) - along * np.sin(a) + shift[0]
+        y = across * np.sin(a) + along * np.cos(a) + shift[1]
+        rows, columns = (np.exp(-((g[None] - p[:, None]) ** 2) / (2 * 20.0**2)) for g, p in ((v, y), (u, x)))
+        views.append(100 - 20 * rows.T @ columns)
+    return rng.poisson(np.maximum(views, 1)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def aligned(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alignment")
+    rng = np.random.default_rng(8)
+    shifts = rng.uniform(-80, 80, (TILTS.size, 2))
+    views = project_blobs(rng, shifts)
+    views[0] = 2
+    halves = np.stack([views / 2, views / 2], axis=1)
+    table, stacks = small_series(folder, TILTS, halves, pixel=14.0, axis=85.0)
+    series = read_tilt_series(table)
+    series.tilts.loc[0, ["excluded", "exclude_reason"]] = [1, "dark"]
+    write_tilt_series(series, table)
+    names = {"table": "TS_01.star", "xf": "TS_01.xf", "tlt": "TS_01.tlt", "xtilt": "TS_01.xtilt", "aln": "TS_01.aln",
+             "summary": "summary.json"}  # fmt: skip
+    files = {key: folder / "a" / name for key, name in names.items()}
+    run_script("align_tilt_series", {"table": table, "stack": stacks[0]}, files, {})
+    truth = series.with_geometry(TiltGeometry(0.0, TILTS + 1.5, 86.0, shifts[:, 0], shifts[:, 1]))
+    return files, truth, table
+
+
+def test_script_reaches_truth(aligned):
+    files, truth, _ = aligned
+    error = alignment_error(read_tilt_series(files["table"]), truth, slab_half_angst=250)
+    assert error.rms_angst < 5
+    assert abs(error.axis_deg) < 0.4
+    assert np.isnan(error.per_view_angst[0]) and np.isfinite(error.per_view_angst[1:]).all()
+
+
+def test_foreign_files_say_the_same(aligned):
+    files, _, _ = aligned
+    series = read_tilt_series(files["table"])
+    geometry = series.geometry
+    back = imod.xf_to_geometry(imod.read_xf(files["xf"]), imod.read_tlt(files["tlt"]), 14.0, series.image_size_px)
+    np.testing.assert_allclose(back.shift_angst, geometry.shift_angst, atol=0.05)
+    np.testing.assert_allclose(back.z_rot_deg, geometry.z_rot_deg, atol=1e-3)
+    np.testing.assert_allclose(imod.read_tlt(files["xtilt"]), 0)
+    assert np.abs(read_aln(files["aln"], 14.0).geometry.shift_angst).max() > 20
+
+
+def test_summary_tells_what_was_found(aligned):
+    summary = read_summary(aligned[0]["summary"])
+    assert summary["aligned"] and abs(summary["tilt_axis_deg"] - 86) < 0.4
+    assert summary["views"]["correlation"][0] is None
+    assert summary["views"]["correlation"][8] > 0.2
+    assert summary["weak_views"] == []
+
+
+def test_skip_keeps_the_nominal_geometry(aligned, tmp_path):
+    files, _, table = aligned
+    out = {key: tmp_path / path.name for key, path in files.items()}
+    run_script("align_tilt_series", {"table": table}, out, {"skip": True, "tilt_offset": 2.0})
+    geometry = read_tilt_series(out["table"]).geometry
+    np.testing.assert_allclose(geometry.y_tilt_deg, TILTS + 2.0)
+    np.testing.assert_allclose(geometry.shift_angst, 0)
+    assert read_summary(out["summary"]) == {"aligned": False}

@@ -1,0 +1,62 @@
+"""The scripts of exclude_views and erase_xrays on a small stack with planted faults."""
+
+import numpy as np
+import pytest
+from script_runner import run_script
+from small_series import PIXEL, small_series
+
+from cryoet_core.io.images import load_images
+from cryoet_core.io.summary import read_summary
+from cryoet_core.metadata import read_tilt_series
+
+
+@pytest.fixture(scope="module")
+def curated(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("curation")
+    rng = np.random.default_rng(3)
+    tilts = np.arange(-60, 61, 8.0)
+    mean = 40 * np.exp(-0.5 / np.cos(np.deg2rad(tilts)))
+    mean[[0, 15]] *= 0.1
+    halves = np.stack([rng.poisson(0.5 * m, (2, 64, 72)) for m in mean]).astype(np.float32)
+    halves[4, 0, 20, 30] += 200
+    halves[7, 1, 0, 5] += 150
+    table, stacks = small_series(folder, tilts, halves)
+    out = folder / "exclude_views"
+    run_script("exclude_views", {"table": table, "stack": stacks[0], "file": []},
+               {"table": out / "TS_01.star", "summary": out / "summary.json"}, {"first_negative": 2})  # fmt: skip
+    files = {"table": folder / "x/TS_01.star", "stack": folder / "x/TS_01.mrc", "even": folder / "x/TS_01_even.mrc",
+             "odd": folder / "x/TS_01_odd.mrc", "summary": folder / "x/summary.json"}  # fmt: skip
+    run_script("erase_xrays", {"table": out / "TS_01.star", "stack": stacks[0], "even": stacks[1], "odd": stacks[2]}, files, {})
+    return read_tilt_series(table), out, files
+
+
+def test_rows_are_marked_with_their_reason(curated):
+    _, out, _ = curated
+    series = read_tilt_series(out / "TS_01.star")
+    assert len(series) == 16
+    assert series.tilts["exclude_reason"].tolist() == ["first_negative"] * 2 + ["none"] * 13 + ["dark"]
+    summary = read_summary(out / "summary.json")
+    assert summary["n_excluded"] == 3
+    assert summary["views"]["intensity_over_law"][0] < 0.2
+
+
+def test_hits_are_gone_from_all_three_stacks(curated):
+    before, _, files = curated
+    after = read_tilt_series(files["table"])
+    assert after.pixel_size_angst == PIXEL
+    raw, clean = load_images(before), load_images(after)
+    even, odd = load_images(after, "image_even"), load_images(after, "image_odd")
+    for view, y, x in ((4, 20, 30), (7, 0, 5)):
+        assert abs(clean[view, y, x] - np.median(clean[view])) < 40
+        assert even[view, y, x] < 60 and odd[view, y, x] < 60
+        assert raw[view, y, x] > 100
+    assert (clean != raw).sum() < 30
+    assert read_summary(files["summary"])["n_pixels"] >= 2
+
+
+def test_the_same_run_gives_the_same_bytes(curated, tmp_path):
+    _, out, files = curated
+    again = {name: tmp_path / path.name for name, path in files.items()}
+    run_script("erase_xrays", {"table": out / "TS_01.star"}, again, {})
+    for name in ("stack", "even", "odd"):
+        assert again[name].read_bytes() == files[name].read_bytes()
