@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cryoet_core.backend import array_namespace, asnumpy
-from cryoet_core.geometry import local_rotations
+from cryoet_core.geometry import local_rotations, random_rotations
 from cryoet_core.picking.eigen import EigenTemplates, norm_matrix
 from cryoet_core.picking.peaks import parabola_offset
 from cryoet_core.picking.scores import FilteredTomogram, template_norms
@@ -134,6 +134,31 @@ def mirrored_search(search: Search) -> Search:
     return replace(
         search, filtered=field, filters=filters, eigen=replace(search.eigen, coefficients=c, norm_matrix=inner)
     )
+
+
+def mirror_similarity(search: Search, rng, n: int = 24) -> float:
+    """How well the template fits its own mirror image, relative to itself: 1 = achiral at this resolution and sampling.
+
+    Mean over ``n`` random orientations of best fits within the search's grid, filters included.
+    """
+    eigen = search.eigen
+    xp = array_namespace(eigen.basis)
+    rows = rotated_rows(search.template, random_rotations(n, rng))
+    weighted = eigen.coefficients @ eigen.norm_matrix.astype(xp.float32)  # (m, rank)
+    best = []
+    for case in (rows, rows[:, _x_reversed(search.template)]):
+        c = case @ eigen.basis.T
+        c = c / xp.sqrt(((c @ eigen.norm_matrix.astype(xp.float32)) * c).sum(axis=1, keepdims=True))
+        best.append(float((weighted @ c.T).max(axis=0).mean()))
+    return best[1] / best[0]
+
+
+def _x_reversed(template: Template):
+    """Index of every voxel's mirror partner, x reversed: (n_voxels,)."""
+    xp = array_namespace(template.mask)
+    order = xp.zeros(template.inside.shape, dtype=xp.int64)
+    order[template.inside] = xp.arange(template.n_voxels)
+    return order[:, :, ::-1][template.inside]
 
 
 def mirrored_score(mirrored: Search, position_px, reach: int) -> float:

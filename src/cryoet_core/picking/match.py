@@ -13,7 +13,13 @@ from cryoet_core.fourier import lowpass
 from cryoet_core.geometry import matrix_to_euler, point_group, so3_grid_for_step
 from cryoet_core.metadata import Particles, TiltSeries
 from cryoet_core.picking.eigen import EigenTemplates, eigen_templates
-from cryoet_core.picking.local_search import Search, mirrored_score, mirrored_search, refine_peak
+from cryoet_core.picking.local_search import (
+    Search,
+    mirror_similarity,
+    mirrored_score,
+    mirrored_search,
+    refine_peak,
+)
 from cryoet_core.picking.peaks import (
     competition_threshold,
     local_maxima,
@@ -29,6 +35,7 @@ from cryoet_core.picking.transfer import match_filters
 MASK_MARGIN = 1.1  # of the particle's radius
 MASK_EDGE_PX = 2.0
 HAND_PICKS = 60
+CHIRAL = 0.9  # mirror similarity below which the mirror image is a fair control
 ENERGY = 0.95  # of the templates in the eigen-templates; candidates are scored again with the whole template
 CANDIDATE_FACTOR = 2  # peaks that are refined, per particle asked for
 FFT_ROUTE_RANK = 350  # more eigen-templates than this are slower than one FFT per orientation (measured on a CPU)
@@ -145,6 +152,7 @@ def match_template(tomogram, reference, reference_pixel_angst: float, series: Ti
     mirrored = _mirrored_scores(search, picks, _cube_radius(distance))
     real = np.array([pick.score for pick in picks])
     hand = hand_control(real, mirrored, sigma)
+    hand["mirror_similarity"] = mirror_similarity(search, rng)
     lowest = median + config.n_sigma * sigma
     kept, threshold = accepted(real, mirrored, lowest, hand, config)
     picks, mirrored = [picks[i] for i in kept], mirrored[kept]
@@ -153,7 +161,7 @@ def match_template(tomogram, reference, reference_pixel_angst: float, series: Ti
         "step_deg": plan.step_deg, "diameter_angst": plan.diameter_angst, "low_pass_angst": plan.low_pass_angst,
         "min_distance_angst": plan.min_distance_angst, "route": "fft" if fft_route else "low_rank",
         "rank": eigen.rank, "captured_energy": eigen.captured, "score_median": median, "score_sigma": sigma,
-        "score_threshold": threshold, "n_above_n_sigma": int((real >= lowest).sum()), "hand": hand,
+        "score_threshold": threshold if np.isfinite(threshold) else None, "n_above_n_sigma": int((real >= lowest).sum()), "hand": hand,
         "best_score": picks[0].score if picks else None, "last_score": picks[-1].score if picks else None,
     }
     particles = picked_particles(picks, mirrored, scores.shape, series, median, sigma)
@@ -189,11 +197,12 @@ def accepted(real, mirrored, lowest: float, hand: dict, config):
     """(indices of the picks to keep, best first; the score that decided), from scores sorted best first.
 
     Below ``lowest`` (n_sigma) nothing is kept. What is not the particle fits the mirror image as well as the template, so the
-    candidates that the mirror wins tell how many false ones are among the rest. This is used only when the best picks show
-    a hand, that is, when the reference is chiral at this resolution.
+    candidates that the mirror wins tell how many false ones are among the rest. This is used when the reference is chiral at
+    this resolution, and not when the mirror wins at the best picks: then the hand is wrong, not the picks.
     """
     keep, threshold = real >= lowest, lowest
-    if config.max_false_fraction is not None and hand["verdict"] == "right":
+    chiral = hand["mirror_similarity"] < CHIRAL
+    if config.max_false_fraction is not None and chiral and hand["verdict"] != "mirrored":
         threshold = max(threshold, competition_threshold(real, mirrored, config.max_false_fraction))
         keep = (real >= threshold) & (real > mirrored)
     return np.flatnonzero(keep)[: config.max_particles], float(threshold)

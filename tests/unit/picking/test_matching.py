@@ -1,0 +1,197 @@
+"""Score map against a direct evaluation, both routes, tiles, the missing wedge, and picks in a synthetic tomogram."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from cryoet_core.config.match_template import MatchTemplate
+from cryoet_core.errors import UserInputError
+from cryoet_core.geometry import (
+    angular_distance_deg,
+    point_group,
+    random_rotations,
+    so3_grid,
+    so3_grid_for_step,
+)
+from cryoet_core.kernels.forward_project import forward_project
+from cryoet_core.kernels.rotate_volume import rotate_volume
+from cryoet_core.metadata import TiltSeries
+from cryoet_core.picking.eigen import eigen_templates
+from cryoet_core.picking.match import match_template, unique_rotations
+from cryoet_core.picking.scores import filter_tomogram, score_map
+from cryoet_core.picking.template import make_template, rotated_rows
+from cryoet_core.picking.transfer import match_filters, on_grid, patch_power, signal_transfer
+from cryoet_core.tomogram.reconstruct import reconstruct_tomogram
+
+PIXEL = 20.0
+
+
+def make_series(tilts, axis=0.0, defocus=0.0):
+    table = pd.DataFrame({
+        "tilt_id": np.arange(len(tilts)) + 1, "pre_exposure_e_per_a2": 2.0 * np.arange(len(tilts)),
+        "exposure_e_per_a2": 2.0, "defocus_u_angst": defocus, "defocus_v_angst": defocus, "defocus_angle_deg": 0.0,
+        "ctf_scale": 1.0, "x_tilt_deg": 0.0, "y_tilt_deg": tilts, "z_rot_deg": axis, "x_shift_angst": 0.0,
+        "y_shift_angst": 0.0, "excluded": 0,
+    })
+    return TiltSeries("TS", 300.0, 2.7, 0.1, PIXEL, PIXEL / 4, -1, (64, 64), (0, 0, 0), table)
+
+
+def chiral_particle(n=20):
+    """Six unequal blobs without symmetry, bright, about 12 px across."""
+    z, y, x = np.indices((n, n, n)) - n // 2
+    spots = [(4, 0, 0, 1.0), (-3, 3, 0, 0.8), (0, -4, 1, 0.9), (0, 2, 4, 0.7), (-2, -2, -4, 1.0), (2, 3, -3, 0.5)]
+    volume = sum(w * np.exp(-((x - a) ** 2 + (y - b) ** 2 + (z - c) ** 2) / (2 * 1.3**2)) for a, b, c, w in spots)
+    return volume.astype(np.float32)
+
+
+def specimen(shape, rotations, positions, particle):
+    """Copies of the particle, turned, with their centres at whole voxels (z, y, x)."""
+    volume = np.zeros(shape, dtype=np.float32)
+    half = particle.shape[0] // 2
+    for copy, (z, y, x) in zip(rotate_volume(particle, rotations), positions, strict=True):
+        volume[z - half : z + half, y - half : y + half, x - half : x + half] += copy
+    return volume
+
+
+@pytest.fixture(scope="module")
+def scene():
+    """A dark tomogram from noisy projections of 10 particles, its series, positions and orientations."""
+    rng = np.random.default_rng(7)
+    particle = chiral_particle()
+    positions = [(16, y, x) for y in (12, 32, 52) for x in (12, 32, 52)] + [(14, 42, 22)]
+    positions = np.array(positions[:4] + positions[5:])
+    rotations = random_rotations(len(positions), rng)
+    density = specimen((32, 64, 64), rotations, positions, particle)
+    series = make_series(np.arange(-60, 61, 5.0), axis=5.0)
+    geometry = series.geometry
+    images = -forward_project(density, geometry.rotation, np.zeros((len(geometry), 2)), (64, 64))
+    images += rng.normal(0, 1.0, images.shape).astype(np.float32)
+    return reconstruct_tomogram(images, geometry, PIXEL, (64, 64, 32)), series, positions, rotations
+
+
+def setup(tomogram, series, **options):
+    template = make_template(chiral_particle(), 7.5)
+    filters = match_filters(tomogram, series, 28, 150.0, 2 * PIXEL, **options)
+    return template, filters, filter_tomogram(tomogram, filters, 7.5)
+
+
+def test_transfer_is_empty_in_the_missing_wedge_and_follows_the_axis():
+    for axis in (0.0, 85.0):  # the tomogram's frame does not know the image's rotation
+        transfer, coverage = signal_transfer(make_series(np.arange(-60, 61, 3.0), axis), 32, 300.0, dose=False)
+        assert transfer[0, 0, 10] == pytest.approx(1.0, abs=1e-3)  # along x
+        assert transfer[0, 10, 0] == pytest.approx(1.0, abs=1e-3)  # along the tilt axis
+        assert transfer[12, 0, 0] == 0  # along the beam
+        assert coverage[5, 0, 12] > 0.9
+        assert coverage[14, 0, 2] == 0
+
+
+def test_transfer_falls_with_dose_and_ctf():
+    series = make_series(np.arange(-60, 61, 3.0), defocus=30000.0)
+    full, _ = signal_transfer(series, 32, 300.0, ctf="none", dose=False)
+    dosed, _ = signal_transfer(series, 32, 300.0, ctf="none", dose=True)
+    ctf, _ = signal_transfer(series, 32, 300.0, dose=False)
+    assert dosed[0, 0, 15] < 0.9 * full[0, 0, 15]
+    assert ctf[0, 0, 1] < 0.2 < 0.8 < ctf[0, 0, 14]
+
+
+def test_patch_power_of_white_noise_is_one():
+    noise = np.random.default_rng(0).standard_normal((40, 60, 60)).astype(np.float32)
+    power = patch_power(noise, 20, keep_fraction=1.0)
+    assert power[2:, 2:, 2:].mean() == pytest.approx(1.0, abs=0.05)
+
+
+def test_filters_are_interpolated_at_the_same_frequencies():
+    tomogram = np.random.default_rng(0).standard_normal((32, 64, 64)).astype(np.float32)
+    filters = match_filters(tomogram, make_series(np.arange(-60, 61, 3.0)), 32, 200.0, 50.0)
+    np.testing.assert_allclose(on_grid(filters.expect, (32, 32, 32)), filters.expect, atol=1e-6)
+    np.testing.assert_allclose(on_grid(filters.expect, (64, 64, 64))[::2, ::2, ::2], filters.expect, atol=1e-5)
+
+
+def test_fft_route_equals_the_definition(scene):
+    tomogram, series, *_ = scene
+    template, filters, filtered = setup(tomogram, series)
+    rotations = random_rotations(3, np.random.default_rng(1))
+    region = tuple(slice(10, 20) for _ in range(3))
+    found = score_map(filtered, template, rotations, filters, region)
+    rows = rotated_rows(template, rotations)
+    place, h = (13, 17, 11), template.half
+    seen = filtered.matched[tuple(slice(p - h, p + h + 1) for p in place)][template.inside]
+    # |G T| in the definition: filter the template as a volume and take its norm
+    from cryoet_core.fourier import filter_real
+    from cryoet_core.picking.template import embed
+
+    norms = np.linalg.norm(filter_real(embed(rows, template, filters.box), filters.expect, 3).reshape(3, -1), axis=1)
+    scores = rows @ seen / (norms * filtered.norm[place])
+    assert found.score[place] == pytest.approx(scores.max(), rel=1e-3)
+    assert found.orientation[place] == scores.argmax()
+    assert (found.score[:10] == -1).all()
+
+
+def test_tiles_do_not_change_the_scores_and_eigen_templates_hardly_do(scene):
+    tomogram, series, *_ = scene
+    template, filters, filtered = setup(tomogram, series)
+    rotations = so3_grid(0)
+    region = (slice(4, 28), slice(4, 60), slice(4, 60))
+    whole = score_map(filtered, template, rotations, filters, region)
+    tiled = score_map(filtered, template, rotations, filters, region, tile_px=20)
+    np.testing.assert_allclose(tiled.score, whole.score, atol=1e-4)
+    eigen = eigen_templates(template, rotations, filters, np.random.default_rng(0), 0.99)
+    assert eigen.captured > 0.98
+    low_rank = score_map(filtered, template, rotations, filters, region, eigen=eigen)
+    inside = whole.score > -1
+    difference = (low_rank.score - whole.score)[inside]
+    assert np.sqrt(np.mean(difference**2)) < 0.3 * whole.score[inside].std()
+    assert whole.score.max() <= 1.0
+
+
+def test_particles_are_found_with_position_orientation_and_hand(scene):
+    tomogram, series, positions, rotations = scene
+    config = MatchTemplate(angular_step_deg=20, edge_margin_angst=40, max_particles=40, low_pass_angst=45)
+    result = match_template(tomogram, chiral_particle(), PIXEL, series, config, np.random.default_rng(0))
+    truth = (positions - np.array(tomogram.shape) // 2)[:, ::-1] * PIXEL
+    found = result.particles.positions_angst
+    distance = np.linalg.norm(found[:, None] - truth, axis=2)
+    nearest = distance.argmin(axis=0)
+    good = distance.min(axis=0) < PIXEL
+    assert good.sum() >= len(truth) - 1
+    assert len(found) <= len(truth) + 1
+    error = angular_distance_deg(result.particles.rotations[nearest[good]], rotations[good])
+    assert np.median(error) < 7
+    assert np.median(distance.min(axis=0)[good]) < 0.3 * PIXEL
+    assert result.summary["hand"]["verdict"] == "right"
+    assert result.scores.shape == tomogram.shape
+
+
+def test_mirrored_template_is_noticed(scene):
+    tomogram, series, *_ = scene
+    mirrored = np.roll(chiral_particle()[:, :, ::-1], 1, axis=2)
+    config = MatchTemplate(angular_step_deg=20, edge_margin_angst=40, max_particles=40, low_pass_angst=45, n_sigma=4)
+    result = match_template(tomogram, mirrored, PIXEL, series, config, np.random.default_rng(0))
+    assert result.summary["hand"]["verdict"] == "mirrored"
+
+
+def test_wrong_references_are_refused(scene):
+    tomogram, series, *_ = scene
+    with pytest.raises(UserInputError, match="E-PICK-02"):
+        match_template(tomogram, chiral_particle(), 10.0, series, MatchTemplate(), np.random.default_rng(0))
+    with pytest.raises(UserInputError, match="E-PICK-03"):
+        match_template(tomogram, -chiral_particle(), PIXEL, series, MatchTemplate(), np.random.default_rng(0))
+
+
+def test_symmetry_leaves_one_of_equivalent_orientations():
+    grid = so3_grid_for_step(30.0)
+    unique = unique_rotations(30.0, "C4")
+    assert len(unique) < 0.35 * len(grid)
+    operators = point_group("C4")
+    nearest = [angular_distance_deg(unique, rotation, operators).min() for rotation in grid[::37]]
+    assert max(nearest) < 30
+
+
+def test_empty_tomogram_gives_no_picks():
+    noise = gaussian_filter(np.random.default_rng(5).standard_normal((32, 48, 48)), 1).astype(np.float32)
+    series = make_series(np.arange(-60, 61, 5.0))
+    config = MatchTemplate(angular_step_deg=30, edge_margin_angst=40)
+    result = match_template(noise, chiral_particle(), PIXEL, series, config, np.random.default_rng(0))
+    assert len(result.particles) <= 1
+    assert result.summary["hand"]["verdict"] == "undecided"
