@@ -26,8 +26,9 @@ from cryoet_core.io.mrc import read_mrc
 from cryoet_core.io.star import find_block, read_star
 from cryoet_core.kernels.insert_slices import new_accumulator
 from cryoet_core.metadata import read_particles, series_from_tables
-from cryoet_core.subtomo.extract import ExtractionSettings, extract_stacks, extract_volumes
+from cryoet_core.subtomo.extract import ExtractionSettings, extract_stacks
 from cryoet_core.subtomo.reconstruct import HalfSums, insert_series, reconstruct_maps
+from cryoet_core.subtomo.volumes import extract_volumes
 
 
 def read_project(folder: Path):

@@ -11,8 +11,9 @@ from cryoet_core.errors import CryoetError, DataQualityError
 from cryoet_core.io.images import image_name
 from cryoet_core.io.mrc import write_mrc
 from cryoet_core.metadata import Particles
-from cryoet_core.subtomo.extract import ExtractionSettings, extract_stacks, extract_volumes
+from cryoet_core.subtomo.extract import ExtractionSettings, extract_stacks
 from cryoet_core.subtomo.stacks import format_visible
+from cryoet_core.subtomo.volumes import extract_volumes
 
 ORIGINS = ("origin_x_angst", "origin_y_angst", "origin_z_angst")
 

@@ -13,10 +13,11 @@ import pandas as pd
 
 from cryoet_core.backend import array_namespace, asnumpy, fft_module
 from cryoet_core.errors import UserInputError
-from cryoet_core.fourier import lowpass, radial_average, radial_frequency, raised_cosine_window
+from cryoet_core.fourier import radial_average, radial_frequency, raised_cosine_window
 from cryoet_core.fsc import CorrectedFsc, corrected_fsc, fourier_shell_correlation, resolution_at
 from cryoet_core.io.star import find_block, read_star
-from cryoet_core.masks import centre_distance, mask_from_map, soft_sphere
+from cryoet_core.masks import soft_sphere
+from cryoet_core.subtomo.particle_mask import automatic_mask
 
 GUINIER_FROM_ANGST = 10.0
 _FSC_ZERO = 1e-4
@@ -176,32 +177,6 @@ def _choose_mask(volume, unmasked_fsc, pixel, config, given, warnings):
 def _sphere(volume, radius_px, edge_px):
     xp = array_namespace(volume)
     return soft_sphere(volume.shape, min(radius_px, volume.shape[0] / 2 - 1), edge_px, xp)
-
-
-def automatic_mask(volume, pixel_size_angst, *, lowpass_angst, threshold=None, dilate_px=2.0, edge_px=4.0):
-    """Mask of the particle: low-pass, threshold (Otsu's when None), largest object, dilation, soft edge.
-
-    Only the sphere of the box counts; the mask fades out before its border.
-    """
-    xp = array_namespace(volume)
-    n = volume.shape[0]
-    smooth = lowpass(volume, lowpass_angst, pixel_size_angst, 3)
-    ball = centre_distance(volume.shape, xp) < n / 2 - edge_px - dilate_px
-    level = otsu_threshold(asnumpy(smooth[ball])) if threshold is None else threshold
-    return mask_from_map(xp.where(ball, smooth, xp.float32(-1e30)), level, dilate_px, edge_px)
-
-
-def otsu_threshold(values, bins: int = 256) -> float:
-    """Grey value that separates two classes with the largest variance between them (Otsu 1979)."""
-    values = np.asarray(values, dtype=np.float64).ravel()
-    counts, edges = np.histogram(values, bins=bins)
-    centres = 0.5 * (edges[1:] + edges[:-1])
-    below = np.cumsum(counts)[:-1].astype(float)
-    above = counts.sum() - below
-    sums = np.cumsum(counts * centres)[:-1]
-    mean_below = sums / np.maximum(below, 1)
-    mean_above = (np.sum(counts * centres) - sums) / np.maximum(above, 1)
-    return float(edges[1:-1][np.argmax(below * above * (mean_above - mean_below) ** 2)])
 
 
 # ---- sharpening -------------------------------------------------------------------------------------------------

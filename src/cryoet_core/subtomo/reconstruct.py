@@ -21,14 +21,13 @@ from cryoet_core.kernels.insert_slices import insert_slices, new_accumulator, sp
 from cryoet_core.masks import centre_distance
 from cryoet_core.subtomo.extract import (
     ExtractionSettings,
-    ImageTransfer,
     ViewSource,
     batches,
     check_ctf,
     find_views,
-    used_frequencies,
 )
 from cryoet_core.subtomo.mstep import gridding_envelope
+from cryoet_core.subtomo.transfer import ImageTransfer, used_frequencies
 
 WEIGHT_FLOOR = 1e-3
 

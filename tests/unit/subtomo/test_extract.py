@@ -20,9 +20,9 @@ from cryoet_core.subtomo.extract import (
     crop_to_disc,
     cut_boxes,
     extract_stacks,
-    extract_volumes,
     find_views,
 )
+from cryoet_core.subtomo.volumes import extract_volumes
 
 RELION = np.load(Path(__file__).parents[2] / "data" / "relion_extract.npz")
 

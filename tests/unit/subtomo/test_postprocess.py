@@ -7,13 +7,12 @@ from cryoet_core.config.postprocess import Postprocess
 from cryoet_core.errors import UserInputError
 from cryoet_core.fourier import radial_frequency
 from cryoet_core.masks import soft_sphere
+from cryoet_core.subtomo.particle_mask import automatic_mask, otsu_threshold
 from cryoet_core.subtomo.postprocess import (
-    automatic_mask,
     fit_bfactor,
     fsc_table,
     fsc_weight,
     guinier_table,
-    otsu_threshold,
     postprocess,
     read_mtf,
     sharpen,

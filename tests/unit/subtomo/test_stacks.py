@@ -9,14 +9,13 @@ from cryoet_core.errors import UserInputError
 from cryoet_core.fourier import fourier_crop, rfft_centred
 from cryoet_core.metadata import Particles
 from cryoet_core.subtomo.stacks import (
-    ImageTransfer,
     ParticleStacks,
     SeriesStack,
     crop_half,
     format_visible,
-    image_dose,
     parse_visible,
 )
+from cryoet_core.subtomo.transfer import ImageTransfer, image_dose
 
 
 def make_stack(rng, n_particles=4, n_views=3, box=16, first=0):
