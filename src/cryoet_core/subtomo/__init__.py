@@ -1,0 +1,1 @@
+"""Subtomogram averaging: extraction, initial model, refinement, reconstruction, postprocessing."""
