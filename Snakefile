@@ -4,7 +4,10 @@ from snakemake.utils import min_version
 min_version("9.20")
 
 
-configfile: "config/config.yaml"
+# Without --configfile the demo runs. A user's file is never merged with the demo's: missing keys have their defaults.
+if not config:
+
+    configfile: "config/config.yaml"
 
 
 include: "workflow/rules/common.smk"

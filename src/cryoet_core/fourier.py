@@ -62,7 +62,7 @@ def fourier_shift(images, shift_xy_px):
     return fft.irfft2(fft.rfft2(images) * phase, s=(h, w)).astype(images.dtype)
 
 
-def _crop_spectrum(transform, shape, new_shape):
+def crop_spectrum(transform, shape, new_shape):
     """Cut (or zero-pad) a half-complex spectrum with corner origin from real ``shape`` to ``new_shape``.
 
     The term at the cropped Nyquist frequency of an even size is dropped: it has no partner of opposite sign and would
@@ -103,7 +103,7 @@ def fourier_resample(x, new_shape, ndim: int = 2):
     new_shape = tuple(int(n) for n in new_shape)
     if shape == new_shape:
         return x.copy()
-    spectrum = _crop_spectrum(rfft_centred(x, ndim), shape, new_shape)
+    spectrum = crop_spectrum(rfft_centred(x, ndim), shape, new_shape)
     scale = np.float32(np.prod(new_shape) / np.prod(shape))
     return (irfft_centred(spectrum, new_shape, ndim) * scale).astype(x.dtype)
 

@@ -1,5 +1,5 @@
 # Binned, CTF-corrected views -> tomograms.
-HALF_TOMOGRAMS = RUN.config.data.stacks is None and RUN.config.reconstruct_tomogram.halves
+HALF_TOMOGRAMS = RUN.config.reconstruct_tomogram.halves
 
 
 rule reconstruct_tomogram:

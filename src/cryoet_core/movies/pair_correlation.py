@@ -18,7 +18,7 @@ from scipy.fft import next_fast_len
 from scipy.interpolate import RectBivariateSpline
 
 from cryoet_core.backend import array_namespace, asnumpy, fft_module
-from cryoet_core.fourier import _crop_spectrum, frequency_grid, half_complex_multiplicity
+from cryoet_core.fourier import crop_spectrum, frequency_grid, half_complex_multiplicity
 from cryoet_core.masks import taper_window
 
 STEP = 0.5  # map sampling in band pixels: twice finer than the band limit asks for
@@ -41,7 +41,7 @@ def band_spectrum(spectrum, shape, band):
     """
     xp = array_namespace(spectrum)
     fft = fft_module(xp)
-    small = fft.irfft2(_crop_spectrum(spectrum, shape, band), s=band)
+    small = fft.irfft2(crop_spectrum(spectrum, shape, band), s=band)
     window = taper_window(band, TAPER * min(band), xp)
     small = (small - (small * window).sum() / window.sum()) * window
     return fft.rfft2(small.astype(xp.float32))

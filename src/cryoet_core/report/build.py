@@ -62,7 +62,7 @@ def build(results: Results, mask_diameters_angst: dict[str, float], page_path: s
         movies.ctf(results, numbers),
         tilt_series.views(results, numbers),
         tilt_series.xrays(results),
-        tilt_series.alignment(results, numbers),
+        tilt_series.alignment(results, numbers, alignments),
         tomograms.tomograms(results),
         tomograms.picking(results, numbers),
     ]

@@ -52,8 +52,8 @@ def xrays(results: Results) -> Section:
     return section
 
 
-def alignment(results: Results, numbers: dict) -> Section:
-    """Shifts and axis found, and the error against truth."""
+def alignment(results: Results, numbers: dict, errors: dict) -> Section:
+    """Shifts and axis found, how well each view fits the others, and the error against truth."""
     section = Section("Alignment", "Where the specimen lies in each view, found without markers.")
     for ts in results.series:
         series = results.table("align_tilt_series", ts)
@@ -64,18 +64,12 @@ def alignment(results: Results, numbers: dict) -> Section:
         axes = figure.subplots(1, 3)
         axes[0].plot(tilt, used.tilts["x_shift_angst"], ".-", color=MEASURED, label="x")
         axes[0].plot(tilt, used.tilts["y_shift_angst"], ".-", color="#6b9b37", label="y")
-        if results.simulated:
-            truth = results.truth(ts).tilts.set_index("tilt_id").loc[used.tilts["tilt_id"]]
-            axes[0].plot(tilt, truth["x_shift_angst"], "-", color=TRUE, linewidth=0.8, label="truth")
-            axes[0].plot(tilt, truth["y_shift_angst"], "-", color=TRUE, linewidth=0.8)
         axes[0].set(xlabel="stage tilt (deg)", ylabel="shift (A)")
         axes[0].legend(fontsize=8)
-        axes[1].plot(tilt, used.tilts["y_tilt_deg"] - tilt, ".", color=MEASURED)
-        axes[1].set(xlabel="stage tilt (deg)", ylabel="tilt found - stage (deg)")
-        score = next((c for c in ("loo_correlation", "alignment_score", "alignment_correlation") if c in used.tilts), None)
-        if score:
-            axes[2].plot(tilt, used.tilts[score], ".", color=MEASURED)
-            axes[2].set(xlabel="stage tilt (deg)", ylabel=score.replace("_", " "))
+        _score_plot(axes[1], results.summary("align_tilt_series", ts).get("views", {}))
+        if ts in errors:
+            axes[2].bar(series.tilts["nominal_tilt_deg"], errors[ts].per_view_angst, width=2, color=TRUE)
+            axes[2].set(xlabel="stage tilt (deg)", ylabel="error against truth (A)")
         else:
             axes[2].set_axis_off()
         axis = float(np.median(used.tilts["z_rot_deg"]))
@@ -89,3 +83,16 @@ def alignment(results: Results, numbers: dict) -> Section:
         section.add_heading(ts)
         section.add_figure(figure, caption)
     return section
+
+
+def _score_plot(axes, views: dict) -> None:
+    """Correlation of every view with what the other views predict, and the expected error of its shift."""
+    if not views.get("correlation"):
+        axes.set_axis_off()
+        return
+    tilt = np.array(views["tilt_deg"], dtype=float)
+    axes.plot(tilt, np.array(views["correlation"], dtype=float), ".", color=MEASURED)
+    axes.set(xlabel="tilt (deg)", ylabel="correlation with the others")
+    error = axes.twinx()
+    error.plot(tilt, np.array(views["shift_error_angst"], dtype=float), "-", color="#9ca3af", linewidth=1)
+    error.set_ylabel("expected error (A)", color="#6b7280")
