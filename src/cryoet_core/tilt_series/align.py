@@ -21,6 +21,7 @@ from cryoet_core.tilt_series.plane import PlaneViews, prepare_views
 from cryoet_core.tilt_series.refine_alignment import Band
 
 MIN_VIEWS = 5
+MAX_TURN_DEG = 12.0  # largest change of axis, offset or tilt about x in one band
 
 
 @dataclass(frozen=True)
@@ -220,7 +221,7 @@ def _turn(views, state, band, prior, which, step):
     def value(x):
         return refine.profile_badness(views, refine.turned(start, **{f"{which}_deg": x}), band, prior)
 
-    change, error = refine.parabola_search(value, step)
+    change, error = refine.parabola_search(value, step, limit=MAX_TURN_DEG)
     state.geometry = refine.turned(start, **{f"{which}_deg": change})
     setattr(state, f"{which}_deg", getattr(state, f"{which}_deg") + change)
     setattr(state, f"{which}_error_deg", error)

@@ -167,7 +167,7 @@ def _whiten(transform, frequency, amplitude, step, max_frequency):
         flat = transform[i] / level.reshape(frequency[i].shape)
         held = xp.clip(10 * (1 - frequency[i] / max_frequency) + 0.5, 0, 1)
         power = xp.sum(held * xp.abs(flat) ** 2, dtype=xp.float64) / xp.sum(held, dtype=xp.float64)
-        out[i] = flat / xp.sqrt(power)
+        out[i] = flat / xp.sqrt(power + 1e-30)
     return out
 
 
