@@ -127,6 +127,18 @@ class InitialModel:
     mirrored: bool = False
     mirror_gain: float = 0.0
 
+    def numbers(self) -> dict:
+        """What the summary shows."""
+        last = self.history[-1]
+        return {
+            "resolution_angst": last["resolution_angst"],
+            "log_likelihood_per_particle": last["log_likelihood_per_particle"],
+            "log_likelihood_starts": self.log_likelihood_starts,
+            "mirrored": self.mirrored,
+            "mirror_gain_nats_per_particle": self.mirror_gain,
+            "n_mini_batches": len(self.history),
+        }
+
 
 def initial_model(series: list[SeriesImages], settings: InitialModelSettings, rng, report=None) -> InitialModel:
     """Make a map from random orientations.

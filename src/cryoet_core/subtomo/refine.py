@@ -7,7 +7,7 @@ Nat Methods 9:853 (gold standard); Scheres 2012, J Struct Biol 180:519 (regulari
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -86,6 +86,14 @@ class Iteration:
     n_diffuse: int
     half1: np.ndarray = field(repr=False, default=None)
     half2: np.ndarray = field(repr=False, default=None)
+
+    def sentence(self) -> str:
+        """One line for the log."""
+        change = "" if self.angle_change_deg is None else f", angles changed by {self.angle_change_deg:.1f} deg"
+        return (
+            f"iteration {self.number}, {self.search} search: {self.resolution_angst:.1f} A{change}, "
+            f"expected error {self.expected_angle_error_deg:.1f} deg, {self.n_diffuse} without a clear pose"
+        )
 
     def numbers(self) -> dict:
         """Everything but the maps, JSON types."""
@@ -384,7 +392,3 @@ def half_sets(names, seed: int):
     out[order] = 1 + np.arange(len(keys)) % 2
     return out
 
-
-def with_settings(settings: RefineSettings, **values) -> RefineSettings:
-    """A copy with some values changed."""
-    return replace(settings, **values)

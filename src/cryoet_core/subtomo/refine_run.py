@@ -1,0 +1,182 @@
+"""From extracted particles to what the averaging algorithms read, and from their results to tables."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cryoet_core.backend import array_namespace
+from cryoet_core.errors import DataQualityError
+from cryoet_core.fourier import rfft_centred
+from cryoet_core.geometry import matrix_to_euler
+from cryoet_core.masks import soft_disc
+from cryoet_core.subtomo.evaluate import resample_map
+from cryoet_core.subtomo.likelihood import FrequencyList, SeriesImages, masked_images
+from cryoet_core.subtomo.refine import Refined, RefineSettings, half_sets, refine
+
+_MASK_EDGE_PX = 3.0
+_BATCH = 2048
+
+
+def series_images(stack, mask_diameter_angst: float) -> SeriesImages:
+    """Fourier coefficients of a SeriesStack (subtomo.stacks); its particles in the order of their table rows.
+
+    Views that no particle is seen in are dropped. The likelihood's images get a soft disc of the particle's diameter.
+    """
+    xp = array_namespace(stack.images)
+    frequencies = FrequencyList.of_box(stack.box)
+    rows, particle = np.unique(stack.particle, return_inverse=True)
+    views, view = np.unique(stack.view, return_inverse=True)
+    shape = (rows.size, views.size, frequencies.kx.size)
+    masked, unmasked = xp.zeros(shape, dtype=xp.complex64), xp.zeros(shape, dtype=xp.complex64)
+    ctf = xp.zeros(shape, dtype=xp.float32)
+    radius = min(mask_diameter_angst / (2 * stack.pixel_size_angst), stack.box / 2 - 1)
+    mask = soft_disc((stack.box,) * 2, radius, _MASK_EDGE_PX, xp)
+    for start in range(0, len(stack), _BATCH):
+        part = slice(start, start + _BATCH)
+        place = (particle[part], view[part])
+        images = stack.images[part]
+        unmasked[place] = frequencies.gather(rfft_centred(images, 2))
+        masked[place] = frequencies.gather(rfft_centred(masked_images(images, mask), 2))
+        ctf[place] = frequencies.gather(stack.ctf(part))
+    return SeriesImages(rows, stack.view_rotations[views], masked, unmasked, ctf, frequencies)
+
+
+def all_series_images(stacks, mask_diameter_angst: float) -> list[SeriesImages]:
+    """:func:`series_images` of every tilt series.
+
+    Raises DataQualityError E-AVG-01 with fewer than ten particles.
+    """
+    if stacks.n_particles < 10:
+        raise DataQualityError(
+            "E-AVG-01",
+            "too few particles for an average",
+            found=stacks.n_particles,
+            expected="at least 10",
+            fix="lower the picking threshold or check match_template",
+        )
+    return [series_images(stack, mask_diameter_angst) for stack in stacks.series]
+
+
+def diameter_warning(mask_diameter_angst: float, box_angst: float) -> str | None:
+    """A sentence when the mask cannot be meant: under 0.3 of the box, or larger than it; None when it is fine."""
+    if mask_diameter_angst < 0.3 * box_angst:
+        return (
+            f"mask_diameter_angst {mask_diameter_angst:g} A is under 0.3 of the box ({box_angst:.0f} A): "
+            "is a digit missing? The mask must hold the whole particle"
+        )
+    if mask_diameter_angst > box_angst:
+        return f"mask_diameter_angst {mask_diameter_angst:g} A is larger than the box ({box_angst:.0f} A); the box is used"
+    return None
+
+
+def lowpass_warning(initial_lowpass_angst: float, pixel_size_angst: float) -> str | None:
+    """A sentence when the first reference keeps nearly all frequencies, so that it biases the result; None otherwise."""
+    if initial_lowpass_angst < 2.4 * pixel_size_angst:
+        return (
+            f"initial_lowpass_angst {initial_lowpass_angst:g} A hardly filters at this pixel size "
+            f"(Nyquist limit {2 * pixel_size_angst:.0f} A): both halves start from the same map, the FSC may be too good"
+        )
+    return None
+
+
+def chosen_halves(particles, seed: int) -> np.ndarray:
+    """The table's random_subset when it holds both halves, otherwise random halves by the particles' names."""
+    table = particles.table
+    if "random_subset" in table and set(np.unique(table["random_subset"])) == {1, 2}:
+        return table["random_subset"].to_numpy(np.int64)
+    names = table["particle_name"] if "particle_name" in table else [str(i) for i in range(len(table))]
+    return half_sets(list(names), seed)
+
+
+def fitted_reference(volume, pixel_size_angst: float, settings: RefineSettings):
+    """A map of any box and pixel size on the grid of the particles; the grey scale is fitted later."""
+    return resample_map(volume, pixel_size_angst, settings.box_px, settings.pixel_size_angst)
+
+
+def refine_stacks(stacks, reference, reference_pixel_angst, config, seed, to_device=lambda a: a, report=None):
+    """Refine extracted particles: (Refined, Particles with the new poses).
+
+    stacks : ParticleStacks. reference : (n, n, n) map, bright. config : config.refine.Refine. to_device : moves an array to
+    the device that computes.
+    """
+    settings = RefineSettings(pixel_size_angst=stacks.pixel_size_angst, box_px=stacks.box, **config.model_dump())
+    series = [on_device(s, to_device) for s in all_series_images(stacks, settings.mask_diameter_angst)]
+    volume = to_device(fitted_reference(np.asarray(reference, np.float32), reference_pixel_angst, settings))
+    halves = chosen_halves(stacks.particles, seed)
+    refined = refine(series, halves, volume, settings, stacks.particles.rotations, report)
+    return refined, refined_particles(stacks.particles, refined, halves, stacks.pixel_size_angst)
+
+
+def on_device(images: SeriesImages, to_device) -> SeriesImages:
+    """The same particles with their arrays moved."""
+    arrays = {name: to_device(getattr(images, name)) for name in ("masked", "unmasked", "ctf")}
+    return SeriesImages(images.rows, images.view_rotations, frequencies=images.frequencies, **arrays)
+
+
+def refined_particles(particles, refined: Refined, halves, pixel_size_angst: float):
+    """The particle table with refined angles, origins and statistics.
+
+    Pre-orientations (rlnTomoSubtomogram*) and coordinates stay; position = coordinate - A_subtomogram . origin.
+    """
+    names = ("subtomogram_rot_deg", "subtomogram_tilt_deg", "subtomogram_psi_deg")
+    table = particles.table
+    before = np.tile(np.eye(3), (len(table), 1, 1))
+    if names[0] in table:
+        from cryoet_core.geometry import euler_to_matrix
+
+        before = euler_to_matrix(*(table[c].to_numpy(float) for c in names))
+    inverse = np.swapaxes(before, 1, 2)
+    angles = matrix_to_euler(inverse @ refined.rotations)
+    coordinates = table[["x_angst", "y_angst", "z_angst"]].to_numpy(float)
+    position = particles.positions_angst + refined.offsets_px * pixel_size_angst
+    origin = np.einsum("nij,nj->ni", inverse, coordinates - position)
+    columns = dict(zip(("rot_deg", "tilt_deg", "psi_deg"), angles.T, strict=True))
+    columns.update(zip(("origin_x_angst", "origin_y_angst", "origin_z_angst"), origin.T, strict=True))
+    return particles.with_columns(
+        **columns,
+        random_subset=halves,
+        log_likelihood=refined.log_likelihood,
+        max_probability=refined.max_probability,
+        expected_angle_error_deg=refined.angle_error_deg,
+        expected_offset_error_angst=refined.offset_error_px * pixel_size_angst,
+        diffuse=refined.diffuse.astype(np.int64),
+    )
+
+
+def fsc_blocks(fsc, pixel_size_angst: float, box_px: int, resolution_angst: float) -> dict:
+    """STAR blocks of the gold-standard FSC inside the spherical mask: data_general, data_fsc."""
+    import pandas as pd
+
+    shell = np.arange(len(fsc))
+    frequency = shell / (box_px * pixel_size_angst)
+    curve = np.array(fsc, dtype=float)
+    curve[0] = 1.0
+    table = pd.DataFrame(
+        {
+            "rlnSpectralIndex": shell,
+            "rlnResolution": frequency,
+            "rlnAngstromResolution": np.where(shell > 0, 1 / np.maximum(frequency, 1e-12), 999.0),
+            "rlnGoldStandardFsc": curve,
+        }
+    )
+    return {"general": {"rlnCurrentResolution": resolution_angst}, "fsc": table}
+
+
+def refine_summary(refined: Refined, pixel_size_angst: float) -> dict:
+    """Numbers for the report."""
+    last = refined.iterations[-1]
+    return {
+        "n_particles": len(refined.rotations),
+        "n_iterations": len(refined.iterations),
+        "converged": refined.converged,
+        "resolution_angst": last.resolution_angst,
+        "nyquist_angst": 2 * pixel_size_angst,
+        "median_expected_angle_error_deg": last.expected_angle_error_deg,
+        "median_expected_offset_error_angst": last.expected_offset_error_angst,
+        "mean_max_probability": last.mean_max_probability,
+        "n_diffuse": int(refined.diffuse.sum()),
+        "median_log_likelihood": float(np.median(refined.log_likelihood)),
+        "pixel_size_angst": pixel_size_angst,
+        "box_px": int(refined.map.shape[0]),
+        "fsc": refined.fsc,
+    }

@@ -1,0 +1,30 @@
+"""Extracted particles -> a first map, from random orientations."""
+
+from cryoet_core.config.initial_model import InitialModel
+from cryoet_core.io.mrc import write_mrc
+from cryoet_core.io.summary import write_summary
+from cryoet_core.step import step
+from cryoet_core.subtomo.initial_model import InitialModelSettings, initial_model
+from cryoet_core.subtomo.refine_run import all_series_images, diameter_warning, on_device
+from cryoet_core.subtomo.stacks import read_stacks
+
+with step(snakemake) as s:  # noqa: F821
+    config = s.model(InitialModel)
+    stacks = read_stacks(s.input.particles, s.input.tilt_series)
+    pixel = stacks.pixel_size_angst
+    warning = diameter_warning(config.mask_diameter_angst, stacks.box * pixel)
+    if warning:
+        s.log.warning("%s", warning)
+    settings = InitialModelSettings(pixel_size_angst=pixel, box_px=stacks.box, **config.model_dump())
+    series = [on_device(i, s.to_device) for i in all_series_images(stacks, config.mask_diameter_angst)]
+
+    def report(numbers):
+        s.log.info(
+            "%(stage)s, mini-batch %(mini_batch)d: %(resolution_angst).0f A, %(log_likelihood_per_particle).1f nats per particle",
+            numbers,
+        )
+
+    model = initial_model(series, settings, s.rng(s.wildcards.round), report)
+    write_mrc(s.output.map, model.map, pixel)
+    write_summary(s.output.iterations, {"mini_batches": model.history})
+    s.write_summary({**model.numbers(), "pixel_size_angst": pixel, "n_particles": stacks.n_particles, "warning": warning})

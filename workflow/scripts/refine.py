@@ -1,0 +1,44 @@
+"""Extracted particles and a first map -> refined poses, two independent half maps, their FSC."""
+
+from pathlib import Path
+
+from cryoet_core.config.refine import Refine
+from cryoet_core.io.mrc import read_mrc, write_mrc
+from cryoet_core.io.star import write_star
+from cryoet_core.io.summary import write_summary
+from cryoet_core.metadata import write_particles
+from cryoet_core.step import step
+from cryoet_core.subtomo.refine_run import (
+    diameter_warning,
+    fsc_blocks,
+    lowpass_warning,
+    refine_stacks,
+    refine_summary,
+)
+from cryoet_core.subtomo.stacks import read_stacks
+
+with step(snakemake) as s:  # noqa: F821
+    config = s.model(Refine)
+    stacks = read_stacks(s.input.particles, s.input.tilt_series)
+    pixel, folder = stacks.pixel_size_angst, Path(s.output.map).parent
+    warnings = [diameter_warning(config.mask_diameter_angst, stacks.box * pixel)]
+    warnings = [w for w in [*warnings, lowpass_warning(config.initial_lowpass_angst, pixel)] if w]
+    for warning in warnings:
+        s.log.warning("%s", warning)
+
+    def report(iteration):
+        s.log.info("%s", iteration.sentence())
+        for half in (1, 2):
+            path = folder / f"it{iteration.number:03d}_half{half}.mrc"
+            write_mrc(path, getattr(iteration, f"half{half}"), pixel)
+
+    reference, reference_pixel = read_mrc(s.input.reference)
+    seed = int(s.config.get("seed", 0))
+    refined, particles = refine_stacks(stacks, reference, reference_pixel, config, seed, s.to_device, report)
+    for name in ("half1", "half2", "map"):
+        write_mrc(s.output[name], getattr(refined, name), pixel)
+    summary = refine_summary(refined, pixel)
+    write_particles(particles, s.output.particles)
+    write_star(s.output.fsc, fsc_blocks(refined.fsc, pixel, stacks.box, summary["resolution_angst"]))
+    write_summary(s.output.iterations, {"iterations": [i.numbers() for i in refined.iterations]})
+    s.write_summary({**summary, "warnings": warnings})
