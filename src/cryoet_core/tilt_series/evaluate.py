@@ -24,6 +24,15 @@ class AlignmentError:
     rotation_vector_deg: np.ndarray
     translation_angst: np.ndarray
 
+    def found_from_true(self, points_angst) -> np.ndarray:
+        """Where true specimen points (m, 3) lie in the tomogram of the found alignment, A."""
+        return np.asarray(points_angst) @ self.rotation.T + self.translation_angst
+
+    @property
+    def rotation(self) -> np.ndarray:
+        """(3, 3): from true to found specimen axes; a particle's matrix A becomes rotation . A."""
+        return rotation_vector_to_matrix(self.rotation_vector_deg)
+
 
 def specimen_grid(half_size_angst, n=(5, 5, 3)) -> np.ndarray:
     """(m, 3) points filling a box of half sizes (x, y, z)."""

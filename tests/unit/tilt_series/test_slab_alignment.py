@@ -125,6 +125,9 @@ def test_turning_the_specimen_changes_only_the_rigid_part():
     error = geometry_error(turned(truth, offset_deg=3.0), truth, specimen_grid((1000, 1000, 300)))
     assert error.rms_angst < 1e-3
     assert error.tilt_offset_deg == pytest.approx(3.0)
+    points = np.array([[300.0, -200.0, 100.0], [-50.0, 10.0, -250.0]])
+    found = turned(truth, offset_deg=3.0).project(error.found_from_true(points))[0]
+    np.testing.assert_allclose(found, truth.project(points)[0], atol=1e-2)
     worse = geometry_error(turned(truth, axis_deg=0.5), truth, specimen_grid((1000, 1000, 300)))
     assert worse.rms_angst > 2.0
 
