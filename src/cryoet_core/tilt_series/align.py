@@ -122,14 +122,18 @@ def align_tilt_series(images, geometry: TiltGeometry, pixel_size_angst: float, s
     say = log or (lambda text: None)
 
     _coarse_stage(coarse, state, settings, highpass_angst, settings.max_shift_angst or 0.3 * field_angst, say)
-    for resolution in (80.0, 60.0):
-        band = Band(highpass_angst, max(resolution, 2.2 * coarse.pixel_size_angst))
-        _refine_stage(coarse, state, band, settings, say)
     final = max(settings.resolution_angst, 2.1 * fine.pixel_size_angst)
-    for resolution in sorted({max(45.0, final), final}, reverse=True):
-        _refine_stage(fine, state, Band(highpass_angst, resolution), settings, say)
+    for resolution in _band_limits(final, 2.2 * coarse.pixel_size_angst):
+        views = coarse if resolution >= 2.2 * coarse.pixel_size_angst else fine
+        _refine_stage(views, state, Band(highpass_angst, resolution), settings, say, last=resolution == final)
     correlation, error, prior = _final_sweeps(fine, state, Band(highpass_angst, final), settings, say)
     return _result(geometry, included, state, correlation, error, prior, fine.pixel_size_angst)
+
+
+def _band_limits(final_angst: float, coarse_limit_angst: float) -> list[float]:
+    """Resolutions of the stages, A: two within reach of the coarse images, 45 A, and the final one."""
+    limits = {max(80.0, coarse_limit_angst), max(60.0, coarse_limit_angst), 45.0, final_angst}
+    return sorted((r for r in limits if r >= final_angst), reverse=True)
 
 
 def _check_enough(included):
@@ -174,8 +178,8 @@ def _coarse_trial(views, state, band, axis_deg, limit_angst):
     return value, geometry, residual
 
 
-def _refine_stage(views: PlaneViews, state: _State, band: Band, settings, say):
-    """Shifts, axis, offset, thickness in one band."""
+def _refine_stage(views: PlaneViews, state: _State, band: Band, settings, say, last: bool = False):
+    """Shifts, axis, offset, thickness in one band; in the last one little is left to search."""
     update = _shift_sweep(views, state, band)
     if settings.thickness_angst is None:
         centre = np.clip(state.thickness_angst, 400, 3000)
@@ -183,12 +187,13 @@ def _refine_stage(views: PlaneViews, state: _State, band: Band, settings, say):
         state.thickness_angst = refine.best_thickness(views, state.geometry, band, candidates)
     prior = refine.spectra_in_band(views, state.geometry, band, state.thickness_angst)[1]
     step = 2.0 if band.high_angst > 70 else 0.6
+    iterations = 2 if last else 4
     if settings.refine_axis:
-        _turn(views, state, band, prior, "axis", step)
+        _turn(views, state, band, prior, "axis", step, iterations)
     if settings.refine_offset:
-        _turn(views, state, band, prior, "offset", 1.5 * step)
+        _turn(views, state, band, prior, "offset", 1.5 * step, iterations)
     if settings.level_x:
-        _turn(views, state, band, prior, "x_tilt", 1.5 * step)
+        _turn(views, state, band, prior, "x_tilt", 1.5 * step, iterations)
     update = max(update, _shift_sweep(views, state, band))
     state.history.append(_history_row(f"{band.high_angst:.0f} A", state, update))
     say(
@@ -215,13 +220,13 @@ def _shift_sweep(views, state, band):
     return float(np.linalg.norm(delta, axis=1).max())
 
 
-def _turn(views, state, band, prior, which, step):
+def _turn(views, state, band, prior, which, step, iterations):
     start = state.geometry
 
     def value(x):
         return refine.profile_badness(views, refine.turned(start, **{f"{which}_deg": x}), band, prior)
 
-    change, error = refine.parabola_search(value, step, limit=MAX_TURN_DEG)
+    change, error = refine.parabola_search(value, step, iterations, MAX_TURN_DEG)
     state.geometry = refine.turned(start, **{f"{which}_deg": change})
     setattr(state, f"{which}_deg", getattr(state, f"{which}_deg") + change)
     setattr(state, f"{which}_error_deg", error)
