@@ -30,8 +30,8 @@ class MatchTemplate(StepModel):
     )
     low_pass_angst: float | None = key(None, unit="A", meaning="resolution of the search; empty = 2.4 tomogram pixels", gt=0)
     whitening: bool = key(True, meaning="give all frequencies of the tomogram equal noise power")
-    ctf: Literal["phase_flipped", "raw", "none"] = key(
-        "phase_flipped", meaning="how the views' CTF was treated before reconstruction; none = ignore the CTF"
+    ctf: Literal["auto", "phase_flip", "multiply", "none", "ignore"] = key(
+        "auto", meaning="how correct_ctf treated the views (none = not at all); auto = from the table; ignore = expect no CTF"
     )
     dose_weighting: bool = key(True, meaning="expect less high-resolution signal in the later views")
     slab_thickness_angst: float | None = key(

@@ -31,4 +31,4 @@ class ReconstructTomogram(StepModel):
     shift_x_angst: float = key(0.0, unit="A", meaning="moves the content of the tomogram along x")
     shift_z_angst: float = key(0.0, unit="A", meaning="moves the content of the tomogram along z")
     tilt_offset_deg: float = key(0.0, unit="deg", meaning="added to every tilt angle (levels the specimen)")
-    halves: bool = key(True, meaning="also reconstruct the even and odd tomograms when even and odd views exist")
+    halves: bool = key(True, meaning="also reconstruct tomograms of the even and of the odd views")

@@ -151,9 +151,9 @@ def match_template(tomogram, reference, reference_pixel_angst: float, series: Ti
     picks = _separate(picks, distance)
     mirrored = _mirrored_scores(search, picks, _cube_radius(distance))
     real = np.array([pick.score for pick in picks])
-    hand = hand_control(real, mirrored, sigma)
-    hand["mirror_similarity"] = mirror_similarity(search, rng)
     lowest = median + config.n_sigma * sigma
+    hand = hand_control(real[real >= lowest], mirrored[real >= lowest], sigma)
+    hand["mirror_similarity"] = mirror_similarity(search, rng)
     kept, threshold = accepted(real, mirrored, lowest, hand, config)
     picks, mirrored = [picks[i] for i in kept], mirrored[kept]
     summary = {

@@ -31,24 +31,26 @@ class MatchFilters:
 def _view_signal(series, row, kx, ky, k, ctf: str, dose: bool):
     """Amplitude of the signal in one view at its own frequencies (1/A)."""
     signal = float(row.get("ctf_scale", 1.0) or 1.0)
-    if ctf != "none" and row["defocus_u_angst"] != 0:
+    treated = row.get("ctf_correction", "phase_flip") if ctf == "auto" else ctf
+    if treated != "ignore" and row["defocus_u_angst"] != 0:
         zk2 = defocus_times_k2(
             kx, ky, row["defocus_u_angst"], row["defocus_v_angst"], row["defocus_angle_deg"]
         )
         phase = float(row.get("phase_shift_deg", 0.0) or 0.0)
         wave = np.sin(phase_aberration(zk2, kx * kx + ky * ky, series.optics, phase))
-        signal = signal * (np.abs(wave) if ctf == "phase_flipped" else wave)
+        signal = signal * {"none": wave, "multiply": wave * wave}.get(treated, np.abs(wave))
     if dose:
         exposure = float(row["pre_exposure_e_per_a2"]) + 0.5 * float(row.get("exposure_e_per_a2", 0.0) or 0.0)
         signal = signal * dose_weight(k, exposure, series.voltage_kv)
     return signal
 
 
-def signal_transfer(series, box: int, extent_angst: float, *, ctf: str = "phase_flipped", dose: bool = True):
+def signal_transfer(series, box: int, extent_angst: float, *, ctf: str = "auto", dose: bool = True):
     """A(k) on the half-complex grid of a box of the series' pixel size: (transfer, coverage), (box, box, box//2+1).
 
     Each included view fills a central section as thick as the transform of a particle of ``extent_angst``; where sections
-    overlap their signals are averaged, where there is none the transfer is 0. ``coverage`` (0..1) is the geometry alone.
+    overlap their signals are averaged, where there is none the transfer is 0. ``coverage`` (0..1) is the geometry alone. ``ctf``: what correct_ctf did to the views
+    ("auto": the table's column ctf_correction, phase_flip without one), or "ignore".
     """
     used = series.select(series.included)
     kz, ky, kx = frequency_grid((box, box, box), series.pixel_size_angst)
@@ -103,7 +105,7 @@ def _cube(start, box):
 
 
 def match_filters(volume, series, box: int, extent_angst: float, low_pass_angst: float, *,
-                  ctf: str = "phase_flipped", dose: bool = True, whitening: bool = True) -> MatchFilters:
+                  ctf: str = "auto", dose: bool = True, whitening: bool = True) -> MatchFilters:
     """Filters for a tomogram ``volume`` (z, y, x) of ``series``; see the module's model."""
     xp = array_namespace(volume)
     transfer, coverage = signal_transfer(series, box, extent_angst, ctf=ctf, dose=dose)

@@ -88,9 +88,13 @@ def test_transfer_is_empty_in_the_missing_wedge_and_follows_the_axis():
 
 def test_transfer_falls_with_dose_and_ctf():
     series = make_series(np.arange(-60, 61, 3.0), defocus=30000.0)
-    full, _ = signal_transfer(series, 32, 300.0, ctf="none", dose=False)
-    dosed, _ = signal_transfer(series, 32, 300.0, ctf="none", dose=True)
+    full, _ = signal_transfer(series, 32, 300.0, ctf="ignore", dose=False)
+    dosed, _ = signal_transfer(series, 32, 300.0, ctf="ignore", dose=True)
     ctf, _ = signal_transfer(series, 32, 300.0, dose=False)
+    signed, _ = signal_transfer(series.with_columns(ctf_correction="none"), 32, 300.0, dose=False)
+    squared, _ = signal_transfer(series, 32, 300.0, ctf="multiply", dose=False)
+    np.testing.assert_allclose(np.abs(signed)[0, 0], ctf[0, 0], atol=0.05)
+    assert squared[0, 0, 6] < ctf[0, 0, 6] < 1
     assert dosed[0, 0, 15] < 0.9 * full[0, 0, 15]
     assert ctf[0, 0, 1] < 0.2 < 0.8 < ctf[0, 0, 14]
 

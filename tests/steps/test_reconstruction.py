@@ -1,0 +1,85 @@
+"""The script of reconstruct_tomogram on blobs drawn by formulas of the test's own."""
+
+import numpy as np
+import pytest
+from phantom_series import draw_views, make_series, particle_matrix
+from script_runner import run_script
+
+from cryoet_core.errors import UserInputError
+from cryoet_core.io.images import image_names
+from cryoet_core.io.mrc import read_header, read_mrc, write_mrc
+from cryoet_core.io.summary import read_summary
+from cryoet_core.metadata import read_tilt_series, write_tilt_series
+
+PIXEL = 8.0
+SHAPE = (60, 72)
+PLACES = np.array([[0.0, 0, 0], [120, -100, 40], [-130, 110, -56]])
+ANGLES = np.array([[0.0, 0, 0], [40, 70, 20], [-100, 130, 60]])
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rec")
+    shifts = np.random.default_rng(0).uniform(-20, 20, (25, 2))
+    series = make_series(np.arange(-60.0, 61, 5), 86.0, SHAPE, PIXEL, shifts=shifts)
+    images = draw_views(series, PLACES, ANGLES, SHAPE, with_ctf=False)
+    images[3] += 100.0  # this view is bad, and excluded
+    names = {}
+    for column, weight in (("image", 1.0), ("image_even", 0.5), ("image_odd", 0.5)):
+        path = folder / f"{column}.mrc"
+        write_mrc(path, weight * images, PIXEL, stack=True)
+        names[column] = image_names(len(images), path)
+    excluded = np.zeros(len(images), np.int64)
+    excluded[3] = 1
+    write_tilt_series(series.with_columns(excluded=excluded, **names), folder / "in.star")
+    return folder
+
+
+def run(folder, name, **config):
+    files = {k: folder / name / v for k, v in {"table": "TS_01.star", "tomogram": "TS_01.mrc", "even": "TS_01_even.mrc",
+                                               "odd": "TS_01_odd.mrc", "summary": "summary.json"}.items()}
+    run_script("reconstruct_tomogram", {"table": folder / "in.star"}, files, config)
+    return files
+
+
+def test_tomogram_has_the_particles_in_place_dark_and_the_table_its_size(inputs):
+    files = run(inputs, "a", thickness=40)
+    volume, pixel = read_mrc(files["tomogram"])
+    assert pixel == PIXEL
+    assert volume.shape == (40, 72, 60)  # the axis lies near the image's x axis: sides exchanged
+    assert read_header(files["tomogram"]).shape == volume.shape
+    series = read_tilt_series(files["table"])
+    assert series.tomogram_size_px == (60, 72, 40)
+    centre = np.array(volume.shape) // 2
+    for place, angles in zip(PLACES, ANGLES, strict=True):
+        blob = particle_matrix(*angles) @ [2.0, -6.0, -4.0] + place / PIXEL  # two of the particle's blobs
+        other = particle_matrix(*angles) @ [5.0, 0.0, 0.0] + place / PIXEL
+        for x, y, z in (blob, other):
+            value = volume[tuple(np.rint([z, y, x]).astype(int) + centre)]
+            assert value < -5 * volume.std()
+    even, odd = (read_mrc(files[k])[0] for k in ("even", "odd"))
+    np.testing.assert_allclose(even + odd, volume, atol=1e-4 * np.abs(volume).max())
+    summary = read_summary(files["summary"])
+    assert summary["n_views"] == 24 and summary["size_px"] == [60, 72, 40]
+
+
+def test_shifts_move_the_content_and_stay_consistent_with_the_table(inputs):
+    plain = read_mrc(run(inputs, "b", thickness=40)["tomogram"])[0]
+    files = run(inputs, "c", thickness_angst=40 * PIXEL, shift_z_angst=3 * PIXEL, shift_x_angst=-2 * PIXEL)
+    moved = read_mrc(files["tomogram"])[0]
+    a, b = plain[8:-8, :, 8:-8], np.roll(moved, (-3, 2), axis=(0, 2))[8:-8, :, 8:-8]
+    assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.98
+    table = read_tilt_series(files["table"])
+    before = read_tilt_series(inputs / "in.star")
+    uv, depth = table.geometry.project(PLACES + [-2 * PIXEL, 0, 3 * PIXEL])
+    uv_before, depth_before = before.geometry.project(PLACES)
+    np.testing.assert_allclose(uv, uv_before, atol=1e-3)
+    defocus = table.tilts["defocus_u_angst"].to_numpy()[:, None] + table.handedness * depth
+    expected = before.tilts["defocus_u_angst"].to_numpy()[:, None] + before.handedness * depth_before
+    np.testing.assert_allclose(defocus, expected, atol=0.01)
+
+
+def test_thickness_in_angstrom_given_as_pixels_is_noticed(inputs):
+    with pytest.raises(SystemExit) as stopped:
+        run(inputs, "d", thickness=2000)
+    assert stopped.value.code == UserInputError.exit_code
