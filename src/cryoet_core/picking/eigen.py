@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cryoet_core.backend import array_namespace, fft_module
+from cryoet_core.backend import array_namespace, asnumpy, fft_module
 from cryoet_core.fourier import half_complex_multiplicity
 from cryoet_core.geometry import random_rotations
 from cryoet_core.picking.template import Template, embed, rotated_rows
@@ -49,8 +49,8 @@ def eigen_basis(template: Template, rng, energy: float = 0.98, max_rank: int = M
     _, vectors = xp.linalg.eigh(((training @ basis).T @ (training @ basis)).astype(xp.float64))
     basis = (basis @ vectors[:, ::-1].astype(xp.float32)).T[:max_rank]
     held = (held_out @ basis.T) ** 2
-    cumulative = held.sum(axis=0, dtype=xp.float64).cumsum() / float((held_out**2).sum(dtype=xp.float64))
-    rank = min(int(xp.searchsorted(cumulative, energy)) + 1, len(basis))
+    cumulative = asnumpy(held.sum(axis=0, dtype=xp.float64).cumsum() / (held_out**2).sum(dtype=xp.float64))
+    rank = min(int(np.searchsorted(cumulative, energy)) + 1, len(basis))
     return xp.ascontiguousarray(basis[:rank]), float(cumulative[rank - 1])
 
 
@@ -82,5 +82,5 @@ def coefficients(basis, inner, template: Template, rotations):
     result = xp.empty((len(rotations), len(basis)), dtype=xp.float32)
     for first in range(0, len(rotations), 1024):
         result[first : first + 1024] = rotated_rows(template, rotations[first : first + 1024]) @ basis.T
-    norms = np.sqrt(((result @ inner.astype(xp.float32)) * result).sum(axis=1, keepdims=True))
+    norms = xp.sqrt(((result @ inner.astype(xp.float32)) * result).sum(axis=1, keepdims=True))
     return result / norms

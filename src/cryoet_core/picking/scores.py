@@ -9,8 +9,7 @@ templates of one orientation are the same for all tomograms and only the norm |G
 
 Route "fft": one product and one inverse FFT per orientation (exact). Route "low_rank": templates are written as sums of K
 eigen-templates; K correlations by FFT, then matrix products over voxels, so the number of FFTs does not grow with the
-angular sampling. Sources: Roseman 2003 (local correlation); Galaz-Montoya-like eigen-template reduction after
-Uenohara & Kanade 1997.
+angular sampling. Sources: Roseman 2003 (local correlation); Uenohara & Kanade 1997 (eigen-templates).
 """
 
 from __future__ import annotations
@@ -21,14 +20,15 @@ import numpy as np
 from scipy.fft import next_fast_len
 
 from cryoet_core.backend import array_namespace, fft_module
+from cryoet_core.fourier import half_complex_multiplicity
 from cryoet_core.kernels.max_update import max_update
 from cryoet_core.masks import soft_sphere
 from cryoet_core.picking.eigen import EigenTemplates
 from cryoet_core.picking.template import Template, embed, rotated_rows
 from cryoet_core.picking.transfer import MatchFilters, on_grid
 
-ROTATIONS_PER_PRODUCT = 512
-VOXELS_PER_PRODUCT = 4096
+CPU_PRODUCT = (256, 2048)  # rotations x voxels whose scores stay in the cache
+GPU_PRODUCT = (512, 1 << 20)
 NO_SCORE = -1.0
 
 
@@ -84,7 +84,7 @@ def template_norms(rows, template: Template, filters: MatchFilters):
     xp = array_namespace(rows)
     norms = xp.empty(len(rows), dtype=xp.float32)
     box = filters.box
-    power = xp.asarray(_both_sides(filters.expect) / box**3)
+    power = filters.expect**2 * half_complex_multiplicity((box,) * 3, xp) / box**3
     fft = fft_module(xp)
     for first in range(0, len(rows), 64):
         spectrum = fft.rfftn(embed(rows[first : first + 64], template, box), axes=(1, 2, 3))
@@ -92,14 +92,8 @@ def template_norms(rows, template: Template, filters: MatchFilters):
     return norms
 
 
-def _both_sides(filter_box):
-    from cryoet_core.fourier import half_complex_multiplicity
-
-    return filter_box**2 * half_complex_multiplicity((filter_box.shape[0],) * 3, array_namespace(filter_box))
-
-
-def _tiles(shape, region, tile_px: int, halo: int):
-    """Tiles of the searched ``region`` (three slices): (slices of the region, first corner with halo, size)."""
+def _tiles(region, tile_px: int):
+    """The searched ``region`` (three slices) cut into tiles: ((start, stop) along z, y, x) each."""
     spans = []
     for axis in range(3):
         start, stop = region[axis].start, region[axis].stop
@@ -183,15 +177,16 @@ def _score_tile_low_rank(filtered, tile, template, eigen: EigenTemplates, report
         features[i] = correlator.correlate(_small_box(row, template)).ravel()
     best = xp.full(n_voxels, -np.inf, dtype=xp.float32)
     index = xp.zeros(n_voxels, dtype=xp.int32)
-    chunk = VOXELS_PER_PRODUCT if xp is np else 1 << 20
+    n_rotations, chunk = CPU_PRODUCT if xp is np else GPU_PRODUCT
     starts = range(0, n_voxels, chunk)
     for step, start in enumerate(starts, 1):
         part = slice(start, min(start + chunk, n_voxels))
         block = xp.ascontiguousarray(features[:, part])
-        for first in range(0, len(eigen.coefficients), ROTATIONS_PER_PRODUCT):
-            scores = eigen.coefficients[first : first + ROTATIONS_PER_PRODUCT] @ block
+        for first in range(0, len(eigen.coefficients), n_rotations):
+            scores = eigen.coefficients[first : first + n_rotations] @ block
             _keep_maximum(scores, first, best[part], index[part])
-        report(len(eigen.coefficients) * step // len(starts))
+        if step % max(1, len(starts) // 20) == 0 or step == len(starts):
+            report(len(eigen.coefficients) * step // len(starts))
     best = best.reshape(correlator.size) / filtered.norm[window]
     return best, index.reshape(correlator.size)
 
@@ -218,8 +213,9 @@ def score_map(
     xp = array_namespace(filtered.matched)
     score = xp.full(filtered.matched.shape, NO_SCORE, dtype=xp.float32)
     orientation = xp.zeros(filtered.matched.shape, dtype=xp.int32)
-    tiles = _tiles(filtered.matched.shape, region, tile_px, template.half)
+    tiles = _tiles(region, tile_px)
     for number, tile in enumerate(tiles):
+
         def progress(done, number=number):
             if report is not None:
                 report(number * len(rotations) + done, len(tiles) * len(rotations))
