@@ -5,7 +5,7 @@ min_version("9.20")
 
 
 # Without --configfile the demo runs. A user's file is never merged with the demo's: missing keys have their defaults.
-if not config:
+if not workflow.overwrite_configfiles:
 
     configfile: "config/config.yaml"
 

@@ -7,7 +7,7 @@ import sys
 
 
 def checks(summary: dict):
-    """(figure, measured, limit, passed) for every series and the last round."""
+    """(figure, measured, limit, passed) for every series and every round."""
     for ts, n in summary["series"].items():
         for key, limit in (
             ("motion_error_px_rms", 0.5),
@@ -19,12 +19,12 @@ def checks(summary: dict):
             yield f"{ts} {key}", n[key], f"<= {limit}", n[key] <= limit
         for key in ("precision", "recall"):
             yield f"{ts} {key}", n[key], ">= 0.8", n[key] >= 0.8
-    name, last = list(summary["rounds"].items())[-1]
-    yield f"{name} pose_error_deg_median", last["pose_error_deg_median"], "<= 10", last["pose_error_deg_median"] <= 10
-    resolution, limit = last["resolution_truth_0.5_angst"], 1.3 * last["nyquist_angst"]
-    yield f"{name} FSC 0.5 with the truth (A)", resolution, f"<= {limit:.1f}", resolution <= limit
-    truth, mirrored = last["correlation_truth"], last["correlation_mirrored"]
-    yield f"{name} correlation with the truth", truth, f"> {mirrored:.3f} (mirrored)", truth > mirrored
+    for name, n in summary["rounds"].items():
+        yield f"{name} pose_error_deg_median", n["pose_error_deg_median"], "<= 10", n["pose_error_deg_median"] <= 10
+        resolution, limit = n["resolution_truth_0.5_angst"], 1.3 * n["nyquist_angst"]
+        yield f"{name} FSC 0.5 with the truth (A)", resolution, f"<= {limit:.1f}", resolution <= limit
+        truth, mirrored = n["correlation_truth"], n["correlation_mirrored"]
+        yield f"{name} correlation with the truth", truth, f"> {mirrored:.3f} (mirrored)", truth > mirrored
 
 
 def main() -> int:

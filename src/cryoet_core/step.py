@@ -108,12 +108,20 @@ def _claimed_device(wanted: str, uses_gpu: bool):
 
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "all").replace(",", "-")
     for index in range(cupy.cuda.runtime.getDeviceCount()):
-        lock = open(Path(tempfile.gettempdir()) / f"tiltline-gpu-{visible}-{index}.lock", "w")
-        with lock, contextlib.suppress(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield f"cuda:{index}"
-            return
+        with open(Path(tempfile.gettempdir()) / f"tiltline-gpu-{visible}-{index}.lock", "w") as lock:
+            if _locked(lock):
+                yield f"cuda:{index}"
+                return
     yield device
+
+
+def _locked(file) -> bool:
+    """Take the file's lock, which ends with the process; False when another job holds it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _logger(snakemake) -> logging.Logger:

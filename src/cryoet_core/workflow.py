@@ -38,6 +38,16 @@ class Run:
         self.rounds = [entry.name for entry in config.averaging]
         if len(set(self.rounds)) != len(self.rounds):
             raise UserInputError("E-CFG-04", "two averaging rounds have one name", field="averaging", found=self.rounds)
+        if config.averaging and config.averaging[0].reference == "previous":
+            raise UserInputError(
+                "E-CFG-08", "the first averaging round has no previous one", field="averaging.0.reference",
+                found="previous", expected="initial_model or template",
+            )
+        if not self.simulated and config.data.reference is None:
+            raise UserInputError(
+                "E-CFG-05", "no reference map is given", field="data.reference",
+                fix="give the MRC file of a map of your particle",
+            )
 
     # ---- paths and series -------------------------------------------------------------------------------------
 
@@ -55,15 +65,7 @@ class Run:
 
     def reference(self) -> str:
         """The map of the particle that is matched."""
-        path = self.result("simulate/reference.mrc") if self.simulated else self.config.data.reference
-        if path is None:
-            raise UserInputError(
-                "E-CFG-05",
-                "no reference map is given",
-                field="data.reference",
-                fix="give the MRC file of a map of your particle",
-            )
-        return path
+        return self.result("simulate/reference.mrc") if self.simulated else self.config.data.reference
 
     def _find_sources(self) -> dict[str, dict]:
         data = self.config.data

@@ -20,16 +20,22 @@ def round_particles(wildcards):
 
 def round_reference(wildcards):
     """First reference of a round's refinement."""
-    kind, before = round_config(wildcards.round).reference, previous_round(wildcards.round)
+    kind = round_config(wildcards.round).reference
     if kind == "initial_model":
         return result("initial_model/{round}/initial_model.mrc")
-    if kind == "previous" and before is not None:
-        return result(f"refine/{before}/map.mrc")
+    if kind == "previous":
+        return result(f"refine/{previous_round(wildcards.round)}/map.mrc")
     return result("import_reference/reference.mrc")
 
 
-# Aligned tables; their image columns name the raw views (X-rays erased), which are therefore inputs too.
-ALIGNED = expand(result("align_tilt_series/{ts}/{ts}.star"), ts=TILT_SERIES)
+def postprocess_files(wildcards):
+    """Mask and MTF files that the config names: inputs, so that a new one reruns the step."""
+    section = round_config(wildcards.round).postprocess
+    return [path for path in (section.mask, section.mtf) if path]
+
+
+# Geometry in the tomogram's frame; the image columns name the raw views (X-rays erased), which are therefore inputs too.
+ALIGNED = expand(rules.reconstruct_tomogram.output.raw_table, ts=TILT_SERIES)
 RAW_VIEWS = expand(result("erase_xrays/{ts}/{ts}.mrc"), ts=TILT_SERIES)
 
 
@@ -94,6 +100,7 @@ rule refine:
         particles=result("refine/{round}/particles.star"),
         fsc=result("refine/{round}/fsc.star"),
         iterations=result("refine/{round}/iterations.json"),
+        iteration_maps=directory(result("refine/{round}/iterations")),
         summary=result("refine/{round}/summary.json"),
     log:
         result("logs/refine/{round}.log"),
@@ -140,6 +147,7 @@ rule postprocess:
     input:
         half1=rules.reconstruct_particle.output.half1,
         half2=rules.reconstruct_particle.output.half2,
+        files=postprocess_files,
     output:
         map=result("postprocess/{round}/map.mrc"),
         mask=result("postprocess/{round}/mask.mrc"),

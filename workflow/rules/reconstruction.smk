@@ -6,8 +6,10 @@ rule reconstruct_tomogram:
     input:
         table=rules.preprocess_tilt_series.output.table,
         images=rules.preprocess_tilt_series.output,
+        aligned=rules.align_tilt_series.output.table,
     output:
         table=result("reconstruct_tomogram/{ts}/{ts}.star"),
+        raw_table=result("reconstruct_tomogram/{ts}/{ts}_raw.star"),
         tomogram=result("reconstruct_tomogram/{ts}/{ts}.mrc"),
         summary=result("reconstruct_tomogram/{ts}/summary.json"),
         **(

@@ -5,7 +5,7 @@ from cryoet_core.io.images import load_images
 from cryoet_core.io.mrc import write_mrc
 from cryoet_core.metadata import read_tilt_series, write_tilt_series
 from cryoet_core.step import step
-from cryoet_core.tomogram.from_series import placed_series, reconstruct_series, tomogram_summary
+from cryoet_core.tomogram.from_series import placed_series, raw_views_of, reconstruct_series, tomogram_summary
 
 with step(snakemake) as s:  # noqa: F821
     config = s.model(ReconstructTomogram)
@@ -23,4 +23,5 @@ with step(snakemake) as s:  # noqa: F821
         if output == "tomogram":
             summary = tomogram_summary(series, volume, config)
     write_tilt_series(series, s.output.table)
+    write_tilt_series(raw_views_of(series, read_tilt_series(s.input.aligned)), s.output.raw_table)
     s.write_summary(summary)

@@ -20,7 +20,8 @@ from cryoet_core.subtomo.stacks import read_stacks
 with step(snakemake) as s:  # noqa: F821
     config = s.model(Refine)
     stacks = read_stacks(s.input.particles, s.input.tilt_series)
-    pixel, folder = stacks.pixel_size_angst, Path(s.output.map).parent
+    pixel, folder = stacks.pixel_size_angst, Path(s.output.iteration_maps)
+    folder.mkdir(parents=True, exist_ok=True)
     warnings = [diameter_warning(config.mask_diameter_angst, stacks.box * pixel)]
     warnings = [w for w in [*warnings, lowpass_warning(config.initial_lowpass_angst, pixel)] if w]
     for warning in warnings:
@@ -33,8 +34,7 @@ with step(snakemake) as s:  # noqa: F821
             write_mrc(path, getattr(iteration, f"half{half}"), pixel)
 
     reference, reference_pixel = read_mrc(s.input.reference)
-    seed = int(s.config.get("seed", 0))
-    refined, particles = refine_stacks(stacks, reference, reference_pixel, config, seed, s.to_device, report)
+    refined, particles = refine_stacks(stacks, reference, reference_pixel, config, int(s.seed), s.to_device, report)
     for name in ("half1", "half2", "map"):
         write_mrc(s.output[name], getattr(refined, name), pixel)
     summary = refine_summary(refined, pixel)

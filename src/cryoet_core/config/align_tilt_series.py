@@ -15,7 +15,7 @@ class AlignTiltSeries(StepModel):
     version: ClassVar[int] = 1
     skip: bool = key(False, meaning="keep the nominal geometry (shifts zero)")
     pixel_size_angst: float = key(
-        14.0, unit="A", meaning="views are binned by the whole number that comes nearest to this pixel size", gt=0
+        14.0, unit="A", meaning="views are binned by a whole number to about this pixel size, or the next larger", gt=0
     )
     resolution_angst: float = key(30.0, unit="A", meaning="finest detail used; coarser bands come first", gt=0)
     highpass_angst: float | None = key(

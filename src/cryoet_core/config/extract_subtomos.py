@@ -13,9 +13,9 @@ class ExtractSubtomos(StepModel):
     version: ClassVar[int] = 1
     binning: int = key(8, meaning="binning of the particle images relative to the tilt images", ge=1)
     box_px: int = key(
-        64, unit="px", meaning="box that is cut (binned pixels, even): room for signal spread by defocus", ge=8
+        64, unit="px", meaning="box that is cut (binned pixels, even): room for signal spread by defocus", ge=8, multiple_of=2
     )
-    crop_px: int = key(32, unit="px", meaning="box that is stored (binned pixels, even); half of box_px is usual", ge=8)
+    crop_px: int = key(32, unit="px", meaning="box that is stored (binned pixels, even); half of box_px is usual", ge=8, multiple_of=2)
     max_dose_e_per_a2: float | None = key(
         None, unit="e/A^2", meaning="views with a larger dose before exposure are left out; empty = all views", gt=0
     )

@@ -10,6 +10,13 @@ from cryoet_core.report.figures import MEASURED, OTHER, TRUE, fsc_plot, map_view
 from cryoet_core.report.page import Section
 from cryoet_core.report.results import Results
 
+_FSC_COLUMNS = {
+    "rlnFourierShellCorrelationCorrected": ("corrected for the mask", "-"),
+    "rlnFourierShellCorrelationUnmaskedMaps": ("half maps", "--"),
+    "rlnFourierShellCorrelationMaskedMaps": ("masked", ":"),
+    "rlnCorrectedFourierShellCorrelationPhaseRandomizedMaskedMaps": ("masked, phases randomised", "-."),
+}
+
 
 def averaging_round(results: Results, name: str, numbers: dict, comparison: dict) -> Section:
     """Maps, FSC, progress and angles of one round. ``comparison`` holds what evaluate.compare_map made."""
@@ -29,8 +36,6 @@ def averaging_round(results: Results, name: str, numbers: dict, comparison: dict
     section.add_figure(map_views(volumes, names), f"Central sections and projections, {pixel:.2f} A/px, bright is dense.")
     section.add_figure(_fsc_figure(results, name, final.shape[0], pixel, comparison), _caption(numbers))
     section.add_figure(_progress_figure(results, name, particles), "Refinement: resolution and changes per iteration; view directions of the particles.")
-    rows = [[key.replace("_", " "), value] for key, value in numbers.items() if isinstance(value, (int, float, str))]
-    section.add_table(["figure", "value"], rows)
     return section
 
 
@@ -54,11 +59,8 @@ def fsc_curves(results: Results, name: str) -> dict[str, np.ndarray]:
 
 
 def _fsc_figure(results, name, box, pixel, comparison):
-    curves = {}
-    for label, values in fsc_curves(results, name).items():
-        if "FourierShellCorrelation" in label and np.issubdtype(np.asarray(values).dtype, np.floating):
-            style = {"rlnFourierShellCorrelationCorrected": "-"}.get(label, "--")
-            curves[label.removeprefix("rlnFourierShellCorrelation") or "half maps"] = (values, style)
+    found = fsc_curves(results, name)
+    curves = {label: (found[column], style) for column, (label, style) in _FSC_COLUMNS.items() if column in found}
     figure = new_figure(11, 3.2)
     axes = figure.subplots(1, 2)
     fsc_plot(axes[0], curves, pixel, box)

@@ -13,7 +13,7 @@ from cryoet_core.report.results import Results
 from cryoet_core.subtomo.evaluate import align_map_to, correlation, match_particles, mirror, pose_errors, resample_map
 from cryoet_core.tilt_series.evaluate import alignment_error
 
-SPECIES = "ribosome"
+DECOYS = ("ring", "rod", "globule")
 MAX_PICK_DISTANCE_ANGST = 100.0
 
 
@@ -81,13 +81,13 @@ def into_truth_frame(particles, error):
 
 
 def true_species(results: Results, ts: str):
-    """The true particles of the wanted species."""
+    """The true particles of the wanted species (all that are no decoys)."""
     truth = results.true_particles(ts)
-    return truth.select(truth.table["species"].to_numpy() == SPECIES)
+    return truth.select(~truth.table["species"].isin(DECOYS).to_numpy())
 
 
 def pick_errors(results: Results, ts: str, error) -> dict:
-    """Precision and recall of the picks against the true particles of the wanted species."""
+    """Precision and recall of the picks against the true particles of the wanted species (all that are no decoys)."""
     rotation = rotation_vector_to_matrix(error.rotation_vector_deg).T
     shift = -rotation @ error.translation_angst
     truth = true_species(results, ts)

@@ -138,7 +138,7 @@ def _with_zero_shell(fsc: CorrectedFsc) -> CorrectedFsc:
 def _judge(fsc, resolution, without, warnings):
     if without < 0.98 * resolution:
         warnings.append("the FSC without a mask reaches further than with it: the mask cuts into the particle")
-    at_limit = fsc.randomised[min(fsc.randomised_from_shell + 2, len(fsc.randomised) - 1) :]
+    at_limit = fsc.randomised[fsc.randomised_from_shell + 2 :]  # empty when no shell was good enough to be randomised
     if at_limit.size and at_limit.max() > 0.3:
         warnings.append("phase-randomised maps correlate above 0.3 inside the mask: the mask is too tight or too sharp")
     if not np.isfinite(resolution):

@@ -153,12 +153,12 @@ def reconstruct_maps(sums: HalfSums, *, wiener_snr: float | None = None, taper_p
 
     Raises
     ------
-    DataQualityError E-REC-01 when a half set holds no image.
+    DataQualityError E-REC-04 when a half set holds no image.
     """
     for half, n in enumerate(sums.n_images):
         if n == 0:
             raise DataQualityError(
-                "E-REC-01",
+                "E-REC-04",
                 "a half set holds no visible particle",
                 field="rlnRandomSubset",
                 found=f"0 images in half {half + 1}",

@@ -198,7 +198,7 @@ def read_stacks(particles_path, tilt_series, *, read_images=None) -> ParticleSta
             "E-STK-01",
             "not particles extracted as 2D stacks",
             file=particles_path,
-            fix="run extract_subtomos with stack_2d: true",
+            fix="give the particles.star that extract_subtomos wrote",
         )
     series = _series_by_name(tilt_series)
     read = read_images or _read_stack_file

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from cryoet_core.errors import DataQualityError, UserInputError
-from cryoet_core.metadata import TiltSeries
+from cryoet_core.metadata import GEOMETRY_COLUMNS, TiltSeries
 from cryoet_core.tomogram.reconstruct import reconstruct_tomogram
 from cryoet_core.tomogram.size import moved_specimen, size_in_movie_pixels, tomogram_size
 from cryoet_core.tomogram.view_filters import FilterOptions
@@ -42,6 +42,17 @@ def placed_series(series: TiltSeries, config):
             )
     size = size_in_movie_pixels(size_px, pixel, series.movie_pixel_size_angst)
     return dataclasses.replace(series, tomogram_size_px=size), size_px
+
+
+def raw_views_of(placed: TiltSeries, aligned: TiltSeries) -> TiltSeries:
+    """The raw views of ``aligned`` in the frame of the tomogram: geometry, defocus and size of ``placed``, joined by tilt_id.
+
+    Particles are picked in the tomogram's frame and cut from the raw views; this table is both.
+    """
+    moved = placed.tilts.set_index("tilt_id").loc[aligned.tilts["tilt_id"]]
+    columns = (*GEOMETRY_COLUMNS, "defocus_u_angst", "defocus_v_angst")
+    tilts = aligned.tilts.assign(**{c: moved[c].to_numpy() for c in columns if c in moved})
+    return dataclasses.replace(aligned, tilts=tilts, tomogram_size_px=placed.tomogram_size_px)
 
 
 def reconstruct_series(series: TiltSeries, images, size_px, config, report=None):
