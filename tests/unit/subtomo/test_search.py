@@ -1,0 +1,145 @@
+"""Pose searches on analytic data with known poses."""
+
+import numpy as np
+import pytest
+from blob_phantom import chiral_blobs, simulate_series
+
+from cryoet_core.geometry import (
+    angular_distance_deg,
+    point_group,
+    random_rotations,
+    rotation_vector_to_matrix,
+    so3_grid,
+)
+from cryoet_core.subtomo.likelihood import whiten
+from cryoet_core.subtomo.mstep import Reference
+from cryoet_core.subtomo.poses import OffsetPrior, Poses, refine_poses, weigh_modes
+from cryoet_core.subtomo.search import SearchPlan, asymmetric_unit, expectation, translation_grid
+
+BOX, PIXEL, N = 20, 25.0, 16
+TILTS = tuple(range(-60, 61, 8))
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return Reference.of_map(chiral_blobs().density(BOX, PIXEL))
+
+
+@pytest.fixture(scope="module")
+def data():
+    return simulate_series(
+        chiral_blobs(), N, box=BOX, pixel_angst=PIXEL, tilts_deg=TILTS, noise_sigma=0.004, offset_sigma_px=1.0
+    )
+
+
+def plan(**values):
+    return SearchPlan(max_shell=9, box_angst=BOX * PIXEL, diameter_angst=300.0, **values)
+
+
+def start(n=N, rotations=None, shifts=None):
+    turned = np.tile(np.eye(3), (n, 1, 1)) if rotations is None else rotations
+    return Poses(np.arange(n), turned, np.zeros((n, 3)) if shifts is None else shifts, np.zeros(n))
+
+
+def test_planted_poses_are_found_from_nothing(data, reference):
+    posterior = expectation(data.images, data.sigma2, reference, start(), plan())
+    angle = angular_distance_deg(posterior.best.rotations, data.rotations)
+    shift = np.linalg.norm(posterior.best.shifts_px - data.offsets_px, axis=1)
+    assert np.median(angle) < 3.0 and np.sum(angle > 10) <= 1
+    assert np.median(shift) < 0.2
+    # Laplace's expected errors are the real ones
+    assert 0.6 < np.median(angle) / np.median(posterior.angle_error_deg) < 1.6
+    assert 0.6 < np.median(shift) / np.median(posterior.shift_error_px) < 1.6
+    assert np.all(posterior.log_likelihood > 50)
+    sums = np.bincount(posterior.poses.particle, weights=posterior.weight)
+    assert np.allclose(sums, 1)
+
+
+def test_an_offset_of_three_pixels_is_found_in_one_iteration(reference):
+    offset = np.array([[3.0, 0, 0], [0, -3.0, 0], [0, 0, 3.0], [0, 0, -3.0]])
+    rotations = random_rotations(4, np.random.default_rng(3))
+    moved = simulate_series(
+        chiral_blobs(), 4, box=BOX, pixel_angst=PIXEL, tilts_deg=TILTS, noise_sigma=0.003, rotations=rotations
+    )
+    from cryoet_core.subtomo.likelihood import SeriesImages, shift_phases
+
+    ramp = shift_phases(moved.images.frequencies, moved.images.view_rotations, -offset)  # moves content by +offset
+    images = SeriesImages(
+        moved.images.rows, moved.images.view_rotations, moved.images.masked * ramp, moved.images.unmasked * ramp,
+        moved.images.ctf, moved.images.frequencies,
+    )
+    for search in (plan(), plan(range_deg=15.0, step_deg=7.5)):
+        begin = start(4, rotation_vector_to_matrix([[5.0, -4.0, 3.0]]) @ rotations)
+        posterior = expectation(images, moved.sigma2, reference, begin, search)
+        assert np.all(np.linalg.norm(posterior.best.shifts_px - offset, axis=1) < 0.5)
+        assert np.all(angular_distance_deg(posterior.best.rotations, rotations) < 8)
+
+
+def test_local_search_returns_to_the_truth(data, reference):
+    rng = np.random.default_rng(5)
+    turned = rotation_vector_to_matrix(rng.standard_normal((N, 3)) * 5) @ data.rotations
+    begin = start(rotations=turned, shifts=data.offsets_px + rng.standard_normal((N, 3)) * 0.5)
+    for range_deg in (15.0, 0.0):  # grid first, and continuous refinement alone
+        found = expectation(data.images, data.sigma2, reference, begin, plan(range_deg=range_deg, step_deg=7.5)).best
+        assert np.median(angular_distance_deg(found.rotations, data.rotations)) < 3.0
+        assert np.median(np.linalg.norm(found.shifts_px - data.offsets_px, axis=1)) < 0.2
+
+
+def test_refinement_never_goes_down_and_ends_at_a_maximum(data, reference):
+    rng = np.random.default_rng(6)
+    white, prior = whiten(data.images, data.sigma2, 9), OffsetPrior(np.zeros((N, 3)), 3.0)
+    turned = rotation_vector_to_matrix(rng.standard_normal((N, 3)) * 3) @ data.rotations
+    begin = start(rotations=turned, shifts=data.offsets_px + rng.standard_normal((N, 3)) * 0.3)
+    scores = [refine_poses(white, reference, begin, prior, steps)[0].score for steps in (0, 1, 3, 6)]
+    assert np.all(np.diff(scores, axis=0) >= -1e-6)
+    assert np.median(scores[3] - scores[0]) > 5
+    assert np.median(scores[3] - scores[2]) < 1
+
+
+def test_images_of_nothing_are_diffuse_and_do_not_crash(data, reference):
+    images = data.images.take(np.arange(3))
+    images.masked[:] = 0
+    images.ctf[2] = 0  # a particle without a single view
+    posterior = expectation(images, data.sigma2, reference, start(3), plan())
+    assert np.all(np.isfinite(posterior.weight)) and np.all(np.isfinite(posterior.best.rotations))
+    assert posterior.angle_error_deg[2] > 90 and posterior.max_probability[2] < 0.9
+
+
+def test_the_same_input_gives_the_same_bits(data, reference):
+    first, second = (
+        expectation(data.images.take(np.arange(4)), data.sigma2, reference, start(4), plan()) for _ in range(2)
+    )
+    assert np.array_equal(first.poses.rotations, second.poses.rotations)
+    assert np.array_equal(first.weight, second.weight)
+
+
+def test_tiles_do_not_change_the_result(data, reference):
+    small, large = (
+        expectation(data.images.take(np.arange(5)), data.sigma2, reference, start(5), plan(memory_mb=m))
+        for m in (5.0, 600.0)
+    )
+    assert np.allclose(small.best.rotations, large.best.rotations, atol=1e-3)
+
+
+def test_asymmetric_unit_holds_its_share():
+    grid = so3_grid(2)
+    for name in ("C3", "D2", "O"):
+        group = point_group(name)
+        unit = asymmetric_unit(grid, group)
+        assert abs(len(unit) * len(group) / len(grid) - 1) < 0.35
+        # every orientation has a mate in the unit
+        far = [angular_distance_deg(unit, a, group).min() for a in grid[::400]]
+        assert max(far) < 15
+
+
+def test_duplicates_of_a_mode_are_merged():
+    poses = Poses(np.zeros(3, int), rotation_vector_to_matrix([[0, 0, 0], [0.5, 0, 0], [30.0, 0, 0]]), np.zeros((3, 3)),
+                  np.array([10.0, 9.0, 10.0]))
+    posterior = weigh_modes(poses, np.tile(np.eye(6) * 100, (3, 1, 1)), 1)
+    assert np.allclose(posterior.weight, [0.5, 0.5])
+
+
+def test_translation_grid_is_a_ball():
+    grid = translation_grid(5, 2)
+    assert len(grid) == 81 and np.all(grid[0] == 0) and np.linalg.norm(grid, axis=1).max() <= 5
+    assert len(translation_grid(0, 1)) == 1
