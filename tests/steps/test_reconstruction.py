@@ -32,13 +32,17 @@ def inputs(tmp_path_factory):
     excluded = np.zeros(len(images), np.int64)
     excluded[3] = 1
     write_tilt_series(series.with_columns(excluded=excluded, **names), folder / "in.star")
+    raw = series.with_columns(excluded=excluded, image=image_names(len(images), folder / "raw.mrc"))
+    write_tilt_series(raw, folder / "aligned.star")
     return folder
 
 
 def run(folder, name, **config):
-    files = {k: folder / name / v for k, v in {"table": "TS_01.star", "tomogram": "TS_01.mrc", "even": "TS_01_even.mrc",
+    files = {k: folder / name / v for k, v in {"table": "TS_01.star", "raw_table": "TS_01_raw.star", "tomogram": "TS_01.mrc", "even": "TS_01_even.mrc",
                                                "odd": "TS_01_odd.mrc", "summary": "summary.json"}.items()}
-    run_script("reconstruct_tomogram", {"table": folder / "in.star"}, files, config)
+    run_script(
+        "reconstruct_tomogram", {"table": folder / "in.star", "aligned": folder / "aligned.star"}, files, config
+    )
     return files
 
 
@@ -83,3 +87,14 @@ def test_thickness_in_angstrom_given_as_pixels_is_noticed(inputs):
     with pytest.raises(SystemExit) as stopped:
         run(inputs, "d", thickness=2000)
     assert stopped.value.code == UserInputError.exit_code
+
+
+def test_raw_views_get_the_frame_of_the_moved_tomogram(inputs):
+    """Where a particle is seen must not depend on which table says it: binned views or raw ones."""
+    files = run(inputs, "e", thickness=40, shift_z_angst=3 * PIXEL, tilt_offset_deg=2.0)
+    moved, raw = read_tilt_series(files["table"]), read_tilt_series(files["raw_table"])
+    np.testing.assert_allclose(raw.geometry.project(PLACES)[0], moved.geometry.project(PLACES)[0], atol=1e-4)
+    assert raw.tilts["image"].str.endswith("raw.mrc").all()
+    assert raw.tomogram_size_px == moved.tomogram_size_px != (0, 0, 0)
+    unmoved = read_tilt_series(inputs / "aligned.star").geometry.project(PLACES)[0]
+    assert np.abs(raw.geometry.project(PLACES)[0] - unmoved).max() > 10

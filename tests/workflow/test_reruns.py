@@ -20,7 +20,8 @@ for output in map(Path, snakemake.output):
         output.mkdir()
 """
 PER_SERIES = ["import_tilt_series", "correct_motion", "estimate_ctf", "exclude_views", "erase_xrays", "align_tilt_series"]
-TOMOGRAM = ["correct_ctf", "preprocess_tilt_series", "reconstruct_tomogram"]
+# the template is resized to the pixel size that preprocess_tilt_series made
+TOMOGRAM = ["correct_ctf", "preprocess_tilt_series", "resize_reference", "reconstruct_tomogram"]
 PICKING = ["match_template"]
 ROUND = ["extract_subtomos", "refine", "reconstruct_particle", "postprocess", "relion_project"]
 END = ["report", "all"]
@@ -74,7 +75,7 @@ def test_a_fresh_clone_of_scripts_reruns_nothing(run):
     [
         ({"estimate_ctf": {"window_px": 256}}, PER_SERIES[2:] + TOMOGRAM + PICKING + ROUND + ["initial_model"] + END),
         ({"correct_ctf": {"mode": "multiply"}}, TOMOGRAM + PICKING + ROUND + ["initial_model"] + END),
-        ({"reconstruct_tomogram": {"sirt_iterations": 5}}, TOMOGRAM[2:] + PICKING + ROUND + ["initial_model"] + END),
+        ({"reconstruct_tomogram": {"sirt_iterations": 5}}, TOMOGRAM[3:] + PICKING + ROUND + ["initial_model"] + END),
         ({"match_template": {"n_sigma": 5.0}}, PICKING + ROUND + ["initial_model"] + END),
         ({"resize_reference": {"mask_edge_px": 4.0}}, ["resize_reference"] + PICKING + ROUND + ["initial_model"] + END),
     ],
