@@ -83,25 +83,36 @@ def test_data_must_come_from_one_place(data):
 def test_series_are_found_by_glob(tmp_path):
     for name in ("TS_1.mrc.mdoc", "TS_2.mdoc"):
         (tmp_path / name).touch()
-    run = Run(load_config({"data": {"mdoc": f"{tmp_path}/*.mdoc"}}))
+    run = Run(load_config({"data": {"mdoc": f"{tmp_path}/*.mdoc", "reference": "map.mrc"}}))
     assert run.tilt_series == ["TS_1", "TS_2"]
     assert run.series_source("TS_1")["movies_dir"] == str(tmp_path)
     with pytest.raises(UserInputError, match="E-CFG-07.*TS_9"):
-        Run(load_config({"data": {"mdoc": f"{tmp_path}/*.mdoc", "tilt_series": ["TS_9"]}}))
+        Run(load_config({"data": {"mdoc": f"{tmp_path}/*.mdoc", "reference": "map.mrc", "tilt_series": ["TS_9"]}}))
 
 
 def test_hostile_names_are_refused(tmp_path):
     (tmp_path / "a; touch x.mdoc").touch()
     with pytest.raises(UserInputError, match="E-NAME-01"):
-        Run(load_config({"data": {"mdoc": f"{tmp_path}/*.mdoc"}}))
+        Run(load_config({"data": {"mdoc": f"{tmp_path}/*.mdoc", "reference": "map.mrc"}}))
 
 
 def test_stack_without_angles_is_refused(tmp_path):
     (tmp_path / "TS_1.mrc").touch()
     with pytest.raises(UserInputError, match="E-TS-04.*TS_1.rawtlt"):
-        Run(load_config({"data": {"stacks": f"{tmp_path}/*.mrc"}}))
+        Run(load_config({"data": {"stacks": f"{tmp_path}/*.mrc", "reference": "map.mrc"}}))
     (tmp_path / "TS_1.rawtlt").touch()
-    run = Run(load_config({"data": {"stacks": f"{tmp_path}/*.mrc"}}))
+    run = Run(load_config({"data": {"stacks": f"{tmp_path}/*.mrc", "reference": "map.mrc"}}))
     assert run.series_source("TS_1") == {
         "kind": "stack", "stack": f"{tmp_path}/TS_1.mrc", "tilts": f"{tmp_path}/TS_1.rawtlt",
     }
+
+
+def test_what_only_the_whole_config_can_tell(tmp_path):
+    (tmp_path / "TS_1.mdoc").touch()
+    with pytest.raises(UserInputError, match="E-CFG-05: data.reference"):
+        Run(load_config({"data": {"mdoc": f"{tmp_path}/*.mdoc"}}))
+    rounds = [{"name": "a", "reference": "previous"}]
+    with pytest.raises(UserInputError, match="E-CFG-08"):
+        Run(load_config({"data": {"simulate": True}, "averaging": rounds}))
+    with pytest.raises(UserInputError, match="E-CFG-04"):
+        Run(load_config({"data": {"simulate": True}, "averaging": [{"name": "a"}, {"name": "a"}]}))

@@ -1,0 +1,113 @@
+"""Averaging from particle stacks as extraction writes them to refined tables: signs, units, columns."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "subtomo"))
+
+from blob_phantom import chiral_blobs, simulate_series  # noqa: E402
+
+from cryoet_core.config.refine import Refine  # noqa: E402
+from cryoet_core.ctf.model import Optics  # noqa: E402
+from cryoet_core.errors import DataQualityError  # noqa: E402
+from cryoet_core.fourier import irfft_centred  # noqa: E402
+from cryoet_core.geometry import angular_distance_deg, matrix_to_euler, rotation_vector_to_matrix  # noqa: E402
+from cryoet_core.io.star import read_star, write_star  # noqa: E402
+from cryoet_core.metadata import Particles, read_particles, write_particles  # noqa: E402
+from cryoet_core.subtomo.evaluate import pose_errors  # noqa: E402
+from cryoet_core.subtomo.refine_run import fsc_blocks, refine_stacks, refine_summary, series_images  # noqa: E402
+from cryoet_core.subtomo.stacks import ImageTransfer, ParticleStacks, SeriesStack  # noqa: E402
+
+BOX, PIXEL, N, TILTS = 20, 25.0, 24, tuple(range(-60, 61, 10))
+
+
+@pytest.fixture(scope="module")
+def truth():
+    return simulate_series(
+        chiral_blobs(), N, box=BOX, pixel_angst=PIXEL, tilts_deg=TILTS, noise_sigma=0.002, offset_sigma_px=0.8
+    )
+
+
+@pytest.fixture(scope="module")
+def stacks(truth):
+    """Real-space images with c = 1 (ImageTransfer flat), some views missing, poses 5 degrees wrong."""
+    rng = np.random.default_rng(2)
+    noise = rng.standard_normal((*truth.clean.shape, 2)) * 0.02
+    spectra = truth.images.frequencies.scatter((truth.clean + noise @ [1, 1j]).astype(np.complex64))
+    images = irfft_centred(spectra, (BOX, BOX), 2).astype(np.float32)
+    seen = np.ones((N, len(TILTS)), dtype=bool)
+    seen[3, :4] = seen[7, -2:] = False
+    particle, view = (a.astype(np.int64) for a in np.nonzero(seen))
+    zeros = np.zeros(particle.size)
+    transfer = ImageTransfer(zeros, zeros, zeros, zeros, zeros, zeros + 1, Optics(300.0, 2.7, 0.1), flat=True)
+    stack = SeriesStack("TS_01", images[seen], particle, view, truth.images.view_rotations, transfer, PIXEL)
+    turned = rotation_vector_to_matrix(rng.standard_normal((N, 3)) * 5) @ truth.rotations
+    angles, place = matrix_to_euler(turned), rng.uniform(-400, 400, (N, 3))
+    table = pd.DataFrame(
+        {
+            "tomo_name": "TS_01",
+            "particle_name": [f"TS_01/{i}" for i in range(N)],
+            **dict(zip(("x_angst", "y_angst", "z_angst"), place.T, strict=True)),
+            **dict(zip(("rot_deg", "tilt_deg", "psi_deg"), angles.T, strict=True)),
+        }
+    )
+    return ParticleStacks([stack], Particles(table, are_2d_stacks=True), PIXEL, BOX)
+
+
+def test_stacks_become_the_coefficients_that_were_simulated(stacks, truth):
+    images = series_images(stacks.series[0], 1e4)
+    assert images.ctf.shape == truth.clean.shape
+    assert np.all(images.ctf[3, :4] == 0) and np.all(images.ctf[3, 4:] == 1)
+    seen = images.ctf[:, :, 0] > 0
+    difference = np.linalg.norm((images.unmasked - truth.clean)[seen]) / np.linalg.norm(truth.clean[seen])
+    assert difference < 0.6  # noise only
+    assert np.all(images.unmasked[~seen] == 0)
+
+
+def test_refined_table_holds_the_true_poses(stacks, truth, tmp_path):
+    config = Refine(start="given_poses", initial_lowpass_angst=100, mask_diameter_angst=350, max_iterations=4)
+    reference = chiral_blobs().density(40, 12.5)  # another pixel size and grey scale
+    refined, particles = refine_stacks(stacks, reference, 12.5, config, seed=1)
+    write_particles(particles, tmp_path / "particles.star")
+    back = read_particles(tmp_path / "particles.star")
+    picked = stacks.particles.positions_angst
+    errors = pose_errors(back.rotations, back.positions_angst, truth.rotations, picked + truth.offsets_px * PIXEL)
+    start = np.median(angular_distance_deg(stacks.particles.rotations, truth.rotations))
+    assert errors.median_angle_deg < 0.3 * start
+    assert errors.median_position_angst < 3.0
+    # position = coordinate - origin: the coordinates stay, the origin is minus the offset that was planted
+    table = back.table
+    assert np.allclose(table[["x_angst", "y_angst", "z_angst"]], picked, atol=1e-3)
+    origin = table[["origin_x_angst", "origin_y_angst", "origin_z_angst"]].to_numpy()
+    assert np.median(np.abs(origin + truth.offsets_px * PIXEL)) < 5.0
+    assert set(table["random_subset"]) == {1, 2} and table["log_likelihood"].min() > 0
+    assert refine_summary(refined, PIXEL)["n_diffuse"] == 0
+
+    write_star(tmp_path / "fsc.star", fsc_blocks(refined.fsc, PIXEL, BOX, 50.0))
+    fsc = read_star(tmp_path / "fsc.star")["fsc"]
+    assert len(fsc) == BOX // 2 + 1 and fsc["rlnAngstromResolution"].iloc[-1] == pytest.approx(50.0)
+
+
+def test_pre_orientations_are_respected(stacks):
+    """rlnTomoSubtomogramRot/Tilt/Psi turn angles and origins; the refined pose in the tomogram is the same."""
+    rng = np.random.default_rng(4)
+    before = rotation_vector_to_matrix(rng.standard_normal((N, 3)) * 40)
+    inner = matrix_to_euler(np.swapaxes(before, 1, 2) @ stacks.particles.rotations)
+    names = ("subtomogram_rot_deg", "subtomogram_tilt_deg", "subtomogram_psi_deg")
+    columns = dict(zip(names, matrix_to_euler(before).T, strict=True))
+    columns |= dict(zip(("rot_deg", "tilt_deg", "psi_deg"), inner.T, strict=True))
+    turned = ParticleStacks(stacks.series, stacks.particles.with_columns(**columns), PIXEL, BOX)
+    config = Refine(start="given_poses", initial_lowpass_angst=100, max_iterations=1)
+    reference = chiral_blobs().density(BOX, PIXEL)
+    plain, other = (refine_stacks(s, reference, PIXEL, config, seed=1)[1] for s in (stacks, turned))
+    assert np.median(angular_distance_deg(plain.rotations, other.rotations)) < 0.1
+    assert np.allclose(plain.positions_angst, other.positions_angst, atol=1.0)
+
+
+def test_too_few_particles_are_refused(stacks):
+    with pytest.raises(DataQualityError, match="E-AVG-01"):
+        refine_stacks(stacks.select(np.arange(4)), np.zeros((BOX,) * 3), PIXEL, Refine(), seed=1)
