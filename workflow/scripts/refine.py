@@ -36,7 +36,7 @@ with step(snakemake) as s:  # noqa: F821
     reference, reference_pixel = read_mrc(s.input.reference)
     refined, particles = refine_stacks(stacks, reference, reference_pixel, config, int(s.seed), s.to_device, report)
     for name in ("half1", "half2", "map"):
-        write_mrc(s.output[name], getattr(refined, name), pixel)
+        write_mrc(getattr(s.output, name), getattr(refined, name), pixel)
     summary = refine_summary(refined, pixel)
     write_particles(particles, s.output.particles)
     write_star(s.output.fsc, fsc_blocks(refined.fsc, pixel, stacks.box, summary["resolution_angst"]))

@@ -12,7 +12,14 @@ import numpy as np
 
 from cryoet_core.backend import array_namespace, asnumpy, fft_module
 from cryoet_core.fourier import irfft_centred
-from cryoet_core.geometry import angular_distance_deg, random_rotations
+from cryoet_core.geometry import (
+    angular_distance_deg,
+    euler_to_matrix,
+    healpix_directions,
+    local_rotations,
+    random_rotations,
+    so3_grid,
+)
 from cryoet_core.kernels.extract_slices import extract_points
 from cryoet_core.subtomo.likelihood import FrequencyList, SeriesImages
 from cryoet_core.subtomo.mstep import PAD, Reference
@@ -126,6 +133,35 @@ def _power(coefficients, frequencies, shell) -> float:
     n = frequencies.count(shell)
     values = coefficients[..., :n]
     return float((values.real**2 + values.imag**2).sum(dtype=np.float64))
+
+
+def symmetry_axes(volume, operators, max_shell=None) -> np.ndarray:
+    """Rotation Q (3, 3) that turns a map so that its point group lies on the standard axes: volume(Q x) is symmetric.
+
+    The turn whose symmetrised transform keeps the most power in low shells, by a grid of orientations and local refinement.
+    """
+    n = volume.shape[0]
+    last = max_shell or max(3, n // 4)
+    transform = Reference.of_map(volume).transform
+    axis = np.arange(-last, last + 1)
+    k = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
+    radius = np.linalg.norm(k, axis=1)
+    k = k[(radius > 0) & (radius <= last) & (k[:, 0] >= 0)]
+    mates = np.einsum("sij,kj->ski", operators, k)
+
+    def kept(turn):
+        coords = (mates @ turn.T).reshape(-1, 3)
+        values = asnumpy(extract_points(transform, coords.astype(np.float32), PAD)).reshape(len(operators), -1)
+        return float(np.sum(np.abs(values.sum(axis=0)) ** 2))
+
+    if np.allclose(np.asarray(operators)[:, 2, 2], 1):  # Cn: only the direction of the axis matters
+        candidates = [euler_to_matrix(rot, tilt, 0.0).T for rot, tilt in healpix_directions(3)]
+    else:
+        candidates = so3_grid(2)
+    best = max(candidates, key=kept)
+    for step in (4.0, 1.5, 0.5):
+        best = max(best @ local_rotations(1.8 * step, step), key=kept)
+    return best
 
 
 def resample(volume, rotation, shift_px):

@@ -21,7 +21,7 @@ import numpy as np
 from cryoet_core.backend import array_namespace, asnumpy
 from cryoet_core.fsc import fourier_shell_correlation
 from cryoet_core.geometry import point_group, random_rotations, so3_grid
-from cryoet_core.subtomo.evaluate import mirror, resample
+from cryoet_core.subtomo.evaluate import mirror, resample, symmetry_axes
 from cryoet_core.subtomo.likelihood import (
     SeriesImages,
     as_real,
@@ -42,9 +42,10 @@ from cryoet_core.subtomo.mstep import (
 )
 from cryoet_core.subtomo.noise import initial_spectra, residual_sums, smooth_spectra
 from cryoet_core.subtomo.poses import Poses
-from cryoet_core.subtomo.search import SearchPlan, expectation, translation_grid
+from cryoet_core.subtomo.search import SearchPlan, expectation_of_all, translation_grid
 
 _NEGLIGIBLE = 1e-5  # posterior weights below this are not inserted
+_SEARCH_AGAIN = 0.1  # share of the particles that are searched globally again in the last stage
 
 
 @dataclass(frozen=True)
@@ -319,20 +320,21 @@ def _pose_step(series, model, number, settings, rng):
     accumulators = [Accumulator(settings.box_px, xp=xp) for _ in range(2)]
     rotations, offsets, known = model.rotations.copy(), model.offsets_px.copy(), model.known.copy()
     noise, total = [None] * len(model.sigma2), 0.0
+    parts, jobs = [], []
     for series_number, images in batch:
-        again = (~known[images.rows]) | (rng.random(len(images)) < 0.15)
+        again = (~known[images.rows]) | (rng.random(len(images)) < _SEARCH_AGAIN)
         for part, range_deg in ((images.take(again), None), (images.take(~again), 0.0)):
-            if len(part) == 0:
-                continue
-            rows = part.rows
-            start = Poses(np.arange(len(rows)), rotations[rows], offsets[rows], np.zeros(len(rows)))
-            plan = replace(_plan(settings, shell), range_deg=range_deg, offset_range_px=settings.offset_range_px)
-            posterior = expectation(part, model.sigma2[series_number], reference, start, plan)
-            rotations[rows], offsets[rows] = posterior.best.rotations, posterior.best.shifts_px
-            known[rows] = True
-            total += float(posterior.log_likelihood.sum())
-        every = images.rows
-        frequencies = images.frequencies.upto(shell)
+            if len(part):
+                start = Poses(np.arange(len(part)), rotations[part.rows], offsets[part.rows], np.zeros(len(part)))
+                plan = replace(_plan(settings, shell), range_deg=range_deg, offset_range_px=settings.offset_range_px)
+                jobs.append((part, model.sigma2[series_number], reference, start, plan))
+                parts.append(part.rows)
+    for rows, posterior in zip(parts, expectation_of_all(jobs), strict=True):
+        rotations[rows], offsets[rows] = posterior.best.rotations, posterior.best.shifts_px
+        known[rows] = True
+        total += float(posterior.log_likelihood.sum())
+    for series_number, images in batch:
+        every, frequencies = images.rows, images.frequencies.upto(shell)
         slices = reference.view_slices(images.view_rotations, rotations[every], frequencies)
         phases = shift_phases(frequencies, images.view_rotations, offsets[every], xp)
         noise[series_number] = _batch_noise(images, slices, phases, model.sigma2[series_number], frequencies)
@@ -346,11 +348,12 @@ def _pose_step(series, model, number, settings, rng):
 
 
 def _final_map(model, settings):
-    """The last map, moved to its centre of mass and symmetrised (about the axes it happens to have)."""
+    """The last map at its centre of mass; with a point group, turned to the standard axes and symmetrised."""
     xp = array_namespace(model.volume)
-    volume = model.volume
-    ball = _masked(xp.ones_like(volume), settings)
-    volume = resample(volume, np.eye(3), recentre(volume, ball))
+    ball = _masked(xp.ones_like(model.volume), settings)
+    volume = resample(model.volume, np.eye(3), recentre(model.volume, ball))
     operators = point_group(settings.symmetry)
-    volume = sum(resample(volume, o, np.zeros(3)) for o in operators) / len(operators) if len(operators) > 1 else volume
+    if len(operators) > 1:
+        volume = resample(volume, symmetry_axes(volume, operators), np.zeros(3))
+        volume = sum(resample(volume, operator, np.zeros(3)) for operator in operators) / len(operators)
     return asnumpy(_masked(volume, settings)).astype(np.float32)

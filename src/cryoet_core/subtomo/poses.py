@@ -187,3 +187,14 @@ def _distinct(poses, order, symmetry):
                 continue
         chosen.append(int(m))
     return chosen
+
+
+def join_posteriors(parts: list[Posterior]) -> Posterior:
+    """One posterior of consecutive groups of particles; particles are renumbered in order."""
+    first = np.cumsum([0] + [p.log_likelihood.size for p in parts])
+    poses = Poses(
+        np.concatenate([p.poses.particle + f for p, f in zip(parts, first, strict=False)]),
+        *(np.concatenate([getattr(p.poses, name) for p in parts]) for name in ("rotations", "shifts_px", "score")),
+    )
+    names = ("weight", "log_likelihood", "max_probability", "angle_error_deg", "shift_error_px")
+    return Posterior(poses, *(np.concatenate([getattr(p, name) for p in parts]) for name in names))

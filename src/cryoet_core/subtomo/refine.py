@@ -26,7 +26,7 @@ from cryoet_core.subtomo.mstep import (
 )
 from cryoet_core.subtomo.noise import initial_spectra, residual_sums, smooth_spectra
 from cryoet_core.subtomo.poses import Poses, Posterior
-from cryoet_core.subtomo.search import SearchPlan, expectation
+from cryoet_core.subtomo.search import SearchPlan, expectation_of_all
 
 _DIFFUSE_PROBABILITY, _DIFFUSE_DEG = 0.3, 20.0
 
@@ -164,11 +164,9 @@ def refine(series: list[SeriesImages], half_set, reference, settings: RefineSett
         plan = state.plan(symmetry)
         previous = [g.poses for g in groups]
         sliced = [Reference.of_map(r) for r in references]
-        for group in groups:
-            group.posterior = expectation(
-                group.images, sigma2[group.series], sliced[group.half], group.poses, plan
-            )
-            group.poses = group.posterior.best
+        jobs = [(g.images, sigma2[g.series], sliced[g.half], g.poses, plan) for g in groups]
+        for group, posterior in zip(groups, expectation_of_all(jobs), strict=True):
+            group.posterior, group.poses = posterior, posterior.best
         sigma2 = _noise(groups, sigma2, sliced)
         sums = [_maximise(groups, sigma2, half, settings, symmetry, xp) for half in (0, 1)]
         halves = [s.reconstruct() for s in sums]

@@ -13,11 +13,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
-from cryoet_core.backend import array_namespace, asnumpy, tile_size
+from cryoet_core.backend import array_namespace, asnumpy, is_gpu_array, tile_size
 from cryoet_core.geometry import angular_distance_deg, local_rotations, so3_grid
+from cryoet_core.kernels.threads import for_blocks
 from cryoet_core.subtomo.likelihood import SeriesImages, WhitenedImages, log_likelihoods, shift_phases, whiten
-from cryoet_core.subtomo.poses import OffsetPrior, Poses, Posterior, refine_poses, weigh_modes
+from cryoet_core.subtomo.poses import OffsetPrior, Poses, Posterior, join_posteriors, refine_poses, weigh_modes
+
+_CHUNK = 64  # particles of one parallel job; fixed, so that results do not depend on the number of threads
 
 
 def translation_grid(range_px: float, step_px: float) -> np.ndarray:
@@ -91,6 +95,30 @@ def expectation(images: SeriesImages, sigma2, reference, start: Poses, plan: Sea
         found = weigh_modes(found, hessians, len(images), 3, 1e-4, plan.symmetry).poses
     refined, hessians = refine_poses(whiten(images, sigma2, plan.max_shell), reference, found, prior, 3)
     return weigh_modes(refined, hessians, len(images), 3, 0.01, plan.symmetry)
+
+
+def expectation_of_all(jobs) -> list[Posterior]:
+    """:func:`expectation` of many groups at once: jobs are tuples of its arguments.
+
+    On a CPU chunks of particles run in parallel, each with single-threaded matrix products (many small ones gain nothing
+    from threads of their own). The result does not depend on the number of threads.
+    """
+    chunks = [(j, slice(c, c + _CHUNK)) for j, job in enumerate(jobs) for c in range(0, len(job[0]), _CHUNK)]
+    done = {}
+
+    def work(j, part):
+        images, sigma2, reference, start, plan = jobs[j]
+        begin = start.take(part)
+        begin = replace(begin, particle=begin.particle - begin.particle[0])
+        done[j, part.start] = expectation(images.take(part), sigma2, reference, begin, plan)
+
+    if is_gpu_array(jobs[0][0].masked):
+        for chunk in chunks:
+            work(*chunk)
+    else:
+        with threadpool_limits(1, user_api="blas"):
+            for_blocks(work, chunks)
+    return [join_posteriors([done[key] for key in sorted(done) if key[0] == j]) for j in range(len(jobs))]
 
 
 def _global_candidates(images, sigma2, reference, start, plan, coarse):

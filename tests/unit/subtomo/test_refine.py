@@ -8,13 +8,15 @@ from blob_phantom import chiral_blobs, simulate_series
 
 from cryoet_core.fourier import lowpass
 from cryoet_core.fsc import fourier_shell_correlation
-from cryoet_core.geometry import angular_distance_deg, random_rotations, rotation_vector_to_matrix
+from cryoet_core.geometry import angular_distance_deg, point_group, random_rotations, rotation_vector_to_matrix
 from cryoet_core.subtomo.evaluate import (
     align_map_to,
     match_particles,
     mirror,
     pose_errors,
+    resample,
     resample_map,
+    symmetry_axes,
 )
 from cryoet_core.subtomo.noise import initial_spectra
 from cryoet_core.subtomo.refine import RefineSettings, _groups, grey_scale, half_sets, refine
@@ -151,3 +153,16 @@ def test_a_map_is_resampled_to_any_box_and_pixel_size():
     truth = blobs.density(36, 14.5) * (10.0 / 14.5) ** 0
     assert np.corrcoef(out.ravel(), truth.ravel())[0, 1] > 0.999
     assert np.all(fourier_shell_correlation(out, truth)[:14] > 0.99)
+
+
+@pytest.mark.parametrize("name", ["C3", "D2"])
+def test_symmetry_axes_are_found(name):
+    blobs, operators = chiral_blobs(n=8), point_group(name)
+    centres = np.concatenate([blobs.centres @ o.T for o in operators]) * [1, 1, 0.8]
+    turn = random_rotations(1, np.random.default_rng(8))[0]
+    volume = type(blobs)(centres @ turn.T, np.tile(blobs.mass, len(operators)), 14.0).density(BOX, PIXEL)
+    turned = resample(volume, symmetry_axes(volume, operators), np.zeros(3))
+    mean = sum(resample(turned, o, np.zeros(3)) for o in operators) / len(operators)
+    assert np.corrcoef(mean.ravel(), turned.ravel())[0, 1] > 0.97
+    wrong = sum(resample(volume, o, np.zeros(3)) for o in operators) / len(operators)
+    assert np.corrcoef(wrong.ravel(), volume.ravel())[0, 1] < 0.9
