@@ -22,11 +22,6 @@ with step(snakemake) as s:  # noqa: F821
             "%s: the mirrored reference fits better: tomogram or reference has the wrong hand. Fix: check the reference, or "
             "add 180 to import_tilt_series.tilt_axis_deg", series.name,
         )
-    if result.summary["n_picks"] < 0.2 * result.summary["n_above_n_sigma"]:
-        s.log.warning(
-            "%s: most places above n_sigma fit the mirrored reference as well and were dropped. To keep them, leave "
-            "match_template.max_false_fraction empty", series.name,
-        )
     write_particles(result.particles, s.output.particles)
     write_mrc(s.output.scores, result.scores, series.pixel_size_angst)
     s.write_summary(result.summary)

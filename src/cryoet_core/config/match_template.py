@@ -16,7 +16,7 @@ class MatchTemplate(StepModel):
     max_false_fraction: float | None = key(
         0.05, gt=0, le=1,
         meaning="expected share of false picks, from the competition with the mirrored reference; picks beyond it are dropped "
-        "when the reference is chiral at this resolution; empty = n_sigma alone decides",
+        "where the data tell the two apart clearly; empty = n_sigma alone decides",
     )
     min_distance_angst: float | None = key(
         None, unit="A", meaning="smallest distance of two particles; empty or -1 = half the particle diameter"

@@ -35,7 +35,7 @@ from cryoet_core.picking.transfer import match_filters
 MASK_MARGIN = 1.1  # of the particle's radius
 MASK_EDGE_PX = 2.0
 HAND_PICKS = 60
-CHIRAL = 0.9  # mirror similarity below which the mirror image is a fair control
+DECISIVE_GAP = 3.0  # mean gap to the mirrored template, in sigma of the score map, from which the mirror judges each pick
 ENERGY = 0.95  # of the templates in the eigen-templates; candidates are scored again with the whole template
 CANDIDATE_FACTOR = 2  # peaks that are refined, per particle asked for
 FFT_ROUTE_RANK = 350  # more eigen-templates than this are slower than one FFT per orientation (measured on a CPU)
@@ -197,12 +197,12 @@ def accepted(real, mirrored, lowest: float, hand: dict, config):
     """(indices of the picks to keep, best first; the score that decided), from scores sorted best first.
 
     Below ``lowest`` (n_sigma) nothing is kept. What is not the particle fits the mirror image as well as the template, so the
-    candidates that the mirror wins tell how many false ones are among the rest. This is used when the reference is chiral at
-    this resolution, and not when the mirror wins at the best picks: then the hand is wrong, not the picks.
+    candidates that the mirror wins tell how many false ones are among the rest. This needs data in which the mirror loses
+    clearly at true particles; in weaker data it would throw these away, so there n_sigma decides alone.
     """
     keep, threshold = real >= lowest, lowest
-    chiral = hand["mirror_similarity"] < CHIRAL
-    if config.max_false_fraction is not None and chiral and hand["verdict"] != "mirrored":
+    decisive = hand["verdict"] == "right" and hand["mean_gap_sigma"] > DECISIVE_GAP
+    if config.max_false_fraction is not None and decisive:
         threshold = max(threshold, competition_threshold(real, mirrored, config.max_false_fraction))
         keep = (real >= threshold) & (real > mirrored)
     return np.flatnonzero(keep)[: config.max_particles], float(threshold)
