@@ -14,13 +14,16 @@ Kimanius et al. 2024, Nat Methods 21:1216 (VDAM, whose schedule of stages is fol
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
-from cryoet_core.backend import array_namespace, asnumpy
+from cryoet_core.backend import array_namespace, asnumpy, is_gpu_array
 from cryoet_core.fsc import fourier_shell_correlation
 from cryoet_core.geometry import point_group, random_rotations, so3_grid
+from cryoet_core.kernels.threads import for_blocks
 from cryoet_core.subtomo.evaluate import mirror, resample, symmetry_axes
 from cryoet_core.subtomo.likelihood import (
     SeriesImages,
@@ -148,33 +151,59 @@ def initial_model(series: list[SeriesImages], settings: InitialModelSettings, rn
     callable(dict) after every mini-batch, or None.
     """
     out = InitialModel(None)
-
-    def run(model, count, label, advance):
-        for number in range(count):
-            model, numbers = advance(series, model, number, settings, rng)
-            out.history.append({"stage": label, "mini_batch": number + 1, **numbers})
-            if report:
-                report(out.history[-1])
-        return model
-
     spectra = [initial_spectra(s) for s in series]
-    explored = [
-        run(_random_start(series, spectra, settings, rng), settings.n_explore, f"start {k + 1}", _grid_step)
-        for k in range(settings.n_starts)
-    ]
-    subset = _draw(series, 150, rng)
-    scores = [_score(subset, m, explored[0].sigma2, settings) for m in explored]
-    out.log_likelihood_starts = [float(s) for s in scores]
-    best = explored[int(np.argmax(scores))]
-    rivals = [
-        run(replace(best, volume=volume, sums=None), settings.n_explore, label, _grid_step)
-        for volume, label in ((best.volume, "as found"), (mirror(best.volume), "mirrored"))
-    ]
-    scores = [_score(subset, m, rivals[0].sigma2, settings) for m in rivals]
-    out.mirrored, out.mirror_gain = bool(scores[1] > scores[0]), float(scores[1] - scores[0])
-    model = run(rivals[int(out.mirrored)], settings.n_finish, "finish", _pose_step)
-    out.map = _final_map(model, settings)
+    seeds = rng.spawn(settings.n_starts + 3)
+
+    def run(models, count, labels, advance, generators):
+        """Advance every model; each has its own random numbers, so they may run side by side."""
+        runs = [_Run(m, label, advance, g) for m, label, g in zip(models, labels, generators, strict=True)]
+        _side_by_side([(r, series, count, settings, report) for r in runs])
+        for r in runs:
+            out.history.extend(r.history)
+        return [r.model for r in runs]
+
+    with threadpool_limits(1, user_api="blas"):  # bits must not depend on threads; whole runs are parallel instead
+        starts = [_random_start(series, spectra, settings, g) for g in seeds[: settings.n_starts]]
+        labels = [f"start {k + 1}" for k in range(settings.n_starts)]
+        explored = run(starts, settings.n_explore, labels, _grid_step, seeds[: settings.n_starts])
+        subset = _draw(series, 150, seeds[-3])
+        out.log_likelihood_starts = [float(_score(subset, m, explored[0].sigma2, settings)) for m in explored]
+        best = explored[int(np.argmax(out.log_likelihood_starts))]
+        rivals = [replace(best, volume=v, sums=None) for v in (best.volume, mirror(best.volume))]
+        generators = [copy.deepcopy(seeds[-2]) for _ in rivals]  # both hands see the same mini-batches
+        rivals = run(rivals, settings.n_explore, ("as found", "mirrored"), _grid_step, generators)
+        scores = [_score(subset, m, rivals[0].sigma2, settings) for m in rivals]
+        out.mirrored, out.mirror_gain = bool(scores[1] > scores[0]), float(scores[1] - scores[0])
+        (model,) = run([rivals[int(out.mirrored)]], settings.n_finish, ("finish",), _pose_step, seeds[-1:])
+        out.map = _final_map(model, settings)
     return out
+
+
+@dataclass
+class _Run:
+    """One model on its way through a stage."""
+
+    model: _Model
+    label: str
+    advance: object
+    rng: object
+    history: list[dict] = field(default_factory=list)
+
+    def go(self, series, count, settings, report):
+        for number in range(count):
+            self.model, numbers = self.advance(series, self.model, number, settings, self.rng)
+            self.history.append({"stage": self.label, "mini_batch": number + 1, **numbers})
+            if report:
+                report(self.history[-1])
+
+
+def _side_by_side(jobs):
+    """Run jobs (run, *arguments), in parallel threads on a CPU."""
+    if is_gpu_array(jobs[0][1][0].masked):
+        for job in jobs:
+            job[0].go(*job[1:])
+    else:
+        for_blocks(lambda job: job[0].go(*job[1:]), [(job,) for job in jobs])
 
 
 def _random_start(series, spectra, settings, rng):
