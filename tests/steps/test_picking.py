@@ -30,8 +30,8 @@ def run_folder(tmp_path_factory):
     images += rng.normal(0, 0.03, images.shape).astype(np.float32)
     write_mrc(folder / "views.mrc", images, PIXEL, stack=True)
     write_tilt_series(series.with_columns(image=image_names(len(images), folder / "views.mrc")), folder / "in.star")
-    out = {"table": folder / "TS_01.star", "tomogram": folder / "TS_01.mrc", "summary": folder / "rec.json"}
-    run_script("reconstruct_tomogram", {"table": folder / "in.star"}, out, {"thickness": 36})
+    out = {"table": folder / "TS_01.star", "raw_table": folder / "raw.star", "tomogram": folder / "TS_01.mrc", "summary": folder / "rec.json"}
+    run_script("reconstruct_tomogram", {"table": folder / "in.star", "aligned": folder / "in.star"}, out, {"thickness": 36})
     fine = fourier_pad(truth_map(28).astype(np.float32), (56, 56, 56), 3)
     write_mrc(folder / "map.mrc", 5.0 - fine, PIXEL / 2)
     return folder, angles

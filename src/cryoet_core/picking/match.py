@@ -27,6 +27,7 @@ from cryoet_core.picking.peaks import (
     robust_statistics,
     search_region,
 )
+from cryoet_core.picking.prepare import searchable_tomogram
 from cryoet_core.picking.reference import particle_diameter_angst
 from cryoet_core.picking.scores import NO_SCORE, filter_tomogram, score_map
 from cryoet_core.picking.template import make_template
@@ -36,6 +37,7 @@ MASK_MARGIN = 1.1  # of the particle's radius
 MASK_EDGE_PX = 2.0
 HAND_PICKS = 60
 DECISIVE_GAP = 3.0  # mean gap to the mirrored template, in sigma of the score map, from which the mirror judges each pick
+GAP_SHARE = 0.25  # of that mean gap: what a pick must show then
 ENERGY = 0.95  # of the templates in the eigen-templates; candidates are scored again with the whole template
 CANDIDATE_FACTOR = 2  # peaks that are refined, per particle asked for
 FFT_ROUTE_RANK = 350  # more eigen-templates than this are slower than one FFT per orientation (measured on a CPU)
@@ -103,14 +105,15 @@ def _searchers(tomogram, reference, series, plan: MatchPlan, config):
     xp = array_namespace(tomogram)
     pixel = series.pixel_size_angst
     smooth = lowpass(xp.asarray(reference), plan.low_pass_angst, pixel, 3)
+    bright = searchable_tomogram(tomogram, plan.diameter_angst / pixel, erase_gold=config.erase_gold)
     radius = 0.5 * plan.mask_diameter_angst / pixel
     template = make_template(smooth, radius, MASK_EDGE_PX)
     box = 2 * int(np.ceil(1.5 * (template.half + 2) / 2) * 2)
     filters = match_filters(
-        tomogram, series, box, plan.mask_diameter_angst, plan.low_pass_angst, ctf=config.ctf,
+        bright, series, box, plan.mask_diameter_angst, plan.low_pass_angst, ctf=config.ctf,
         dose=config.dose_weighting, whitening=config.whitening,
     )
-    return template, filters, filter_tomogram(tomogram, filters, radius, MASK_EDGE_PX)
+    return template, filters, filter_tomogram(bright, filters, radius, MASK_EDGE_PX)
 
 
 def _uses_fft(method: str, eigen: EigenTemplates, n_rotations: int) -> bool:
@@ -154,7 +157,7 @@ def match_template(tomogram, reference, reference_pixel_angst: float, series: Ti
     lowest = median + config.n_sigma * sigma
     hand = hand_control(real[real >= lowest], mirrored[real >= lowest], sigma)
     hand["mirror_similarity"] = mirror_similarity(search, rng)
-    kept, threshold = accepted(real, mirrored, lowest, hand, config)
+    kept, threshold = accepted(real, mirrored, lowest, sigma, hand, config)
     picks, mirrored = [picks[i] for i in kept], mirrored[kept]
     summary = {
         "n_picks": len(picks), "n_candidates": len(peaks), "n_rotations": len(rotations),
@@ -193,18 +196,19 @@ def _mirrored_scores(search: Search, picks, reach: int):
     return np.array([mirrored_score(field, pick.position_px, reach) for pick in picks])
 
 
-def accepted(real, mirrored, lowest: float, hand: dict, config):
+def accepted(real, mirrored, lowest: float, sigma: float, hand: dict, config):
     """(indices of the picks to keep, best first; the score that decided), from scores sorted best first.
 
     Below ``lowest`` (n_sigma) nothing is kept. What is not the particle fits the mirror image as well as the template, so the
-    candidates that the mirror wins tell how many false ones are among the rest. This needs data in which the mirror loses
+    candidates that the mirror wins tell how many false ones are among the rest, and a pick whose gap to the mirror is a small
+    part of the best picks' is none of them. This needs data in which the mirror loses
     clearly at true particles; in weaker data it would throw these away, so there n_sigma decides alone.
     """
     keep, threshold = real >= lowest, lowest
     decisive = hand["verdict"] == "right" and hand["mean_gap_sigma"] > DECISIVE_GAP
     if config.max_false_fraction is not None and decisive:
         threshold = max(threshold, competition_threshold(real, mirrored, config.max_false_fraction))
-        keep = (real >= threshold) & (real > mirrored)
+        keep = (real >= threshold) & (real - mirrored > GAP_SHARE * hand["mean_gap_sigma"] * sigma)
     return np.flatnonzero(keep)[: config.max_particles], float(threshold)
 
 

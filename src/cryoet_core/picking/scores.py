@@ -24,12 +24,14 @@ from cryoet_core.fourier import half_complex_multiplicity
 from cryoet_core.kernels.max_update import max_update
 from cryoet_core.masks import soft_sphere
 from cryoet_core.picking.eigen import EigenTemplates
+from cryoet_core.picking.prepare import padded_smoothly
 from cryoet_core.picking.template import Template, embed, rotated_rows
 from cryoet_core.picking.transfer import MatchFilters, on_grid
 
 CPU_PRODUCT = (256, 2048)  # rotations x voxels whose scores stay in the cache
 GPU_PRODUCT = (512, 1 << 20)
 NO_SCORE = -1.0
+LOWEST_VARIANCE = 0.25  # of the median local variance
 
 
 @dataclass(frozen=True)
@@ -48,35 +50,34 @@ class ScoreMap:
     orientation: object
 
 
-def _correlate_mask(volume, mask_transform, shape, crop):
-    fft = fft_module(array_namespace(volume))
-    return fft.irfftn(fft.rfftn(volume, s=shape) * mask_transform, s=shape)[crop]
-
-
-def filter_tomogram(tomogram, filters: MatchFilters, radius_px: float, edge_px: float = 2.0) -> FilteredTomogram:
-    """Whiten and match-filter a dark tomogram (z, y, x), and measure the local norm under a soft sphere."""
-    xp = array_namespace(tomogram)
-    fft = fft_module(xp)
-    halo = filters.box // 2
-    shape = tuple(next_fast_len(n + halo, real=True) for n in tomogram.shape)
-    crop = tuple(slice(0, n) for n in tomogram.shape)
-    bright = tomogram.mean(dtype=xp.float64).astype(xp.float32) - tomogram
-    spectrum = fft.rfftn(bright, s=shape)
-    spectrum *= on_grid(filters.whiten, shape)
-    white = fft.irfftn(spectrum, s=shape)[crop].astype(xp.float32)
-    spectrum *= on_grid(filters.expect, shape)
-    matched = fft.irfftn(spectrum, s=shape)[crop].astype(xp.float32)
+def _sphere_transform(shape, radius_px: float, edge_px: float, xp):
+    """(conjugate transform of a soft sphere about voxel 0 of a periodic grid, its sum)."""
     half = int(np.ceil(radius_px + edge_px))
     sphere = soft_sphere((2 * half + 1,) * 3, radius_px, edge_px, xp)
     padded = xp.zeros(shape, dtype=xp.float32)
     padded[: 2 * half + 1, : 2 * half + 1, : 2 * half + 1] = sphere
-    kernel = fft.rfftn(xp.roll(padded, (-half,) * 3, axis=(0, 1, 2))).conj()
-    total = float(sphere.sum())
-    mean = _correlate_mask(white, kernel, shape, crop) / total
-    power = _correlate_mask(white * white, kernel, shape, crop)
-    variance = xp.maximum(power / total - mean * mean, 0)
-    floor = 1e-3 * float(variance.mean())
-    return FilteredTomogram(matched, xp.sqrt(total * xp.maximum(variance, floor)).astype(xp.float32))
+    return fft_module(xp).rfftn(xp.roll(padded, (-half,) * 3, axis=(0, 1, 2))).conj(), float(sphere.sum())
+
+
+def filter_tomogram(bright, filters: MatchFilters, radius_px: float, edge_px: float = 2.0) -> FilteredTomogram:
+    """Whiten and match-filter a searchable tomogram (z, y, x; bright), and measure the local norm under a soft sphere."""
+    xp = array_namespace(bright)
+    fft = fft_module(xp)
+    margin = filters.box // 2
+    shape = tuple(next_fast_len(n + 2 * margin, real=axis == 2) for axis, n in enumerate(bright.shape))
+    extended, inner = padded_smoothly(bright, margin, shape)
+    spectrum = fft.rfftn(extended)
+    spectrum *= on_grid(filters.whiten, shape)
+    white = fft.irfftn(spectrum, s=shape)
+    spectrum *= on_grid(filters.expect, shape)
+    matched = fft.irfftn(spectrum, s=shape)[inner].astype(xp.float32)
+    kernel, total = _sphere_transform(shape, radius_px, edge_px, xp)
+    mean = fft.irfftn(fft.rfftn(white) * kernel, s=shape)[inner] / total
+    power = fft.irfftn(fft.rfftn(white * white) * kernel, s=shape)[inner] / total
+    variance = xp.maximum(power - mean * mean, 0)
+    # ice without anything in it must not win by having no variance
+    variance = xp.maximum(variance, LOWEST_VARIANCE * xp.median(variance))
+    return FilteredTomogram(xp.ascontiguousarray(matched), xp.sqrt(total * variance).astype(xp.float32))
 
 
 def template_norms(rows, template: Template, filters: MatchFilters):

@@ -19,6 +19,7 @@ from cryoet_core.kernels.rotate_volume import rotate_volume
 from cryoet_core.metadata import TiltSeries
 from cryoet_core.picking.eigen import eigen_templates
 from cryoet_core.picking.match import match_template, unique_rotations
+from cryoet_core.picking.prepare import padded_smoothly, searchable_tomogram
 from cryoet_core.picking.scores import filter_tomogram, score_map
 from cryoet_core.picking.template import make_template, rotated_rows
 from cryoet_core.picking.transfer import match_filters, on_grid, patch_power, signal_transfer
@@ -72,8 +73,9 @@ def scene():
 
 def setup(tomogram, series, **options):
     template = make_template(chiral_particle(), 7.5)
-    filters = match_filters(tomogram, series, 28, 150.0, 2 * PIXEL, **options)
-    return template, filters, filter_tomogram(tomogram, filters, 7.5)
+    bright = searchable_tomogram(tomogram, 12.0)
+    filters = match_filters(bright, series, 28, 150.0, 2 * PIXEL, **options)
+    return template, filters, filter_tomogram(bright, filters, 7.5)
 
 
 def test_transfer_is_empty_in_the_missing_wedge_and_follows_the_axis():
@@ -110,6 +112,28 @@ def test_filters_are_interpolated_at_the_same_frequencies():
     filters = match_filters(tomogram, make_series(np.arange(-60, 61, 3.0)), 32, 200.0, 50.0)
     np.testing.assert_allclose(on_grid(filters.expect, (32, 32, 32)), filters.expect, atol=1e-6)
     np.testing.assert_allclose(on_grid(filters.expect, (64, 64, 64))[::2, ::2, ::2], filters.expect, atol=1e-5)
+
+
+def test_gold_and_slow_changes_are_removed_particles_stay():
+    rng = np.random.default_rng(2)
+    tomogram = rng.standard_normal((30, 50, 50)).astype(np.float32) + np.linspace(-20, 20, 50, dtype=np.float32)
+    tomogram[10:13, 10:13, 10:13] -= 100.0
+    tomogram[20, 30:33, 30:33] -= 8.0
+    bright = searchable_tomogram(tomogram, 8.0)
+    assert np.abs(bright[11, 11, 11]) < 1e-5
+    assert bright.max() < 16
+    assert bright[20, 31, 31] > 4
+    assert abs(bright[:, :, 8:12].mean() - bright[:, :, 38:42].mean()) < 1  # 24 before
+    assert searchable_tomogram(tomogram, 8.0, erase_gold=False)[11, 11, 11] > 10
+
+
+def test_borders_fade_without_a_step():
+    volume = np.full((8, 9, 10), 3.0, dtype=np.float32)
+    padded, inner = padded_smoothly(volume, 6, (24, 24, 24))
+    np.testing.assert_array_equal(padded[inner], volume)
+    line = padded[10, 10]
+    assert np.abs(np.diff(line)).max() < 1.0
+    assert line[0] < 0.5 and line[23] == 0
 
 
 def test_fft_route_equals_the_definition(scene):

@@ -1,0 +1,61 @@
+"""A tomogram made ready for matching: bright particles on a flat background, without gold and without hard borders."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cryoet_core.backend import array_namespace, ndimage_module
+
+GOLD_SIGMA = 20.0  # robust standard deviations below the background; protein stays well above that
+GOLD_GROW_PX = 2
+CLIP_DARK, CLIP_BRIGHT = 15.0, 8.0  # in the same unit: what remains beside gold
+
+
+def _robust_sigma(values) -> float:
+    xp = array_namespace(values)
+    sample = values[::2, ::2, ::2]
+    return float(1.4826 * xp.median(xp.abs(sample - xp.median(sample)))) or 1.0
+
+
+def searchable_tomogram(tomogram, background_px: float, *, erase_gold: bool = True):
+    """Dark tomogram (z, y, x) -> bright particles, background 0, float32.
+
+    background_px : sigma of the Gaussian that is taken as the local background (slow changes of ice and cell).
+    erase_gold : voxels darker than GOLD_SIGMA and their surroundings are set to the background.
+    """
+    xp = array_namespace(tomogram)
+    ndimage = ndimage_module(xp)
+    bright = ndimage.gaussian_filter(tomogram, background_px, mode="nearest") - tomogram
+    sigma = _robust_sigma(bright)
+    if erase_gold:
+        gold = bright > GOLD_SIGMA * sigma
+        if bool(gold.any()):
+            gold = ndimage.binary_dilation(gold, iterations=GOLD_GROW_PX)
+            # the beads have darkened their own background: measure it again without them
+            bright = _without(tomogram, gold, background_px, ndimage, xp)
+            sigma = _robust_sigma(bright)
+    return xp.clip(bright, -CLIP_BRIGHT * sigma, CLIP_DARK * sigma).astype(xp.float32)
+
+
+def _without(tomogram, excluded, background_px, ndimage, xp):
+    keep = (~excluded).astype(xp.float32)
+    weight = ndimage.gaussian_filter(keep, background_px, mode="nearest")
+    total = ndimage.gaussian_filter(tomogram * keep, background_px, mode="nearest")
+    return (total / xp.maximum(weight, 1e-3) - tomogram) * keep
+
+
+def padded_smoothly(volume, margin: int, shape):
+    """The volume with mirrored borders that fade to 0 over ``margin`` voxels, at the start of zeros of ``shape``.
+
+    Returns (array of ``shape``, slices of the volume in it); ``shape`` must leave room for 2 * margin.
+    """
+    xp = array_namespace(volume)
+    result = xp.zeros(shape, dtype=xp.float32)
+    extended = xp.pad(volume, margin, mode="symmetric")
+    for axis, n in enumerate(volume.shape):
+        index = np.arange(n + 2 * margin)
+        distance = np.clip(np.maximum(margin - index, index - (n + margin - 1)) / (margin + 1), 0, 1)
+        ramp = xp.asarray(0.5 * (1 + np.cos(np.pi * distance)), dtype=xp.float32)
+        extended *= ramp.reshape([-1 if axis == i else 1 for i in range(3)])
+    result[tuple(slice(0, n) for n in extended.shape)] = extended
+    return result, tuple(slice(margin, margin + n) for n in volume.shape)
