@@ -9,7 +9,7 @@ from cryoet_core.step import step
 from cryoet_core.tilt_series.align import align_tilt_series, given_geometry, settings_from_config
 from cryoet_core.tilt_series.summaries import alignment_summary
 
-with step(snakemake) as s:  # noqa: F821
+with step(snakemake) as s:
     config = s.model(AlignTiltSeries)
     series = read_tilt_series(s.input.table)
     geometry = given_geometry(series.geometry, config)

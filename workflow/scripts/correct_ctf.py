@@ -10,7 +10,7 @@ from cryoet_core.tilt_series import ctf_correction as ctf
 from cryoet_core.tilt_series.halves import iter_views, pointing_to, write_views
 from cryoet_core.tilt_series.summaries import ctf_correction_summary
 
-with step(snakemake) as s:  # noqa: F821
+with step(snakemake) as s:
     settings = ctf.CtfCorrectionSettings(**s.model(CorrectCtf).model_dump())
     series = read_tilt_series(s.input.table)
     pixel, views = series.pixel_size_angst, ctf.view_ctfs(series)

@@ -11,7 +11,7 @@ from cryoet_core.movies import series as movies
 from cryoet_core.movies.correct import MotionSettings
 from cryoet_core.step import step
 
-with step(snakemake) as s:  # noqa: F821
+with step(snakemake) as s:
     config, ts = s.model(CorrectMotion), s.wildcards.ts
     series = read_tilt_series(s.input.table)
     is_stack, path = movies.comes_as_stack(series), s.input.get("gain")

@@ -8,7 +8,7 @@ from cryoet_core.tilt_series.halves import iter_views, pointing_to, write_views
 from cryoet_core.tilt_series.summaries import xray_summary
 from cryoet_core.tilt_series.xrays import XraySettings, erase_view, find_xrays
 
-with step(snakemake) as s:  # noqa: F821
+with step(snakemake) as s:
     config = s.model(EraseXrays)
     series = read_tilt_series(s.input.table)
     settings = XraySettings(**config.model_dump(exclude={"find_peaks"}))

@@ -7,7 +7,7 @@ from cryoet_core.io.mrc import write_mrc
 from cryoet_core.metadata import read_tilt_series, write_tilt_series
 from cryoet_core.step import step
 
-with step(snakemake) as s:  # noqa: F821
+with step(snakemake) as s:
     config = s.model(EstimateCtf)
     series = read_tilt_series(s.input.table)
     settings = CtfSettings(

@@ -7,7 +7,7 @@ from cryoet_core.step import step
 from cryoet_core.tilt_series.exclude import exclude_views, read_selection_file, selection_from_file, view_statistics
 from cryoet_core.tilt_series.summaries import exclusion_summary
 
-with step(snakemake) as s:  # noqa: F821
+with step(snakemake) as s:
     config = s.model(ExcludeViews)
     series = read_tilt_series(s.input.table)
     names = s.progress(series.tilts["image"], len(series), "views")

@@ -8,7 +8,7 @@ from cryoet_core.metadata import read_particles, read_tilt_series, write_particl
 from cryoet_core.step import step
 from cryoet_core.subtomo.extraction_run import ExtractionRun, merge_particles
 
-with step(snakemake) as s:  # noqa: F821
+with step(snakemake) as s:
     config = s.model(ExtractSubtomos)
     particles = merge_particles([read_particles(path) for path in s.input.particles])
     run = ExtractionRun(config, Path(s.output.images))

@@ -6,7 +6,7 @@ from cryoet_core.io.mrc import read_mrc, write_mrc
 from cryoet_core.picking.reference import particle_diameter_angst, prepare_reference
 from cryoet_core.step import step
 
-with step(snakemake) as s:  # noqa: F821
+with step(snakemake) as s:
     config = s.model(ImportReference)
     volume, header_pixel = read_mrc(s.input.map)
     pixel = config.pixel_size_angst or header_pixel

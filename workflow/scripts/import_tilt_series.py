@@ -6,9 +6,9 @@ from cryoet_core.io.import_series import import_movies, import_stack
 from cryoet_core.metadata import write_tilt_series
 from cryoet_core.step import step
 
-with step(snakemake) as s:  # noqa: F821
+with step(snakemake) as s:
     name, given = s.wildcards.ts, Given(**s.model(ImportTiltSeries).model_dump())
-    source = snakemake.params.source  # noqa: F821
+    source = snakemake.params.source
     if source["kind"] == "mdoc":
         result = import_movies(name, s.input.mdoc, source["movies_dir"], given)
     else:

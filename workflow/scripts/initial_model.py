@@ -8,7 +8,7 @@ from cryoet_core.subtomo.initial_model import InitialModelSettings, initial_mode
 from cryoet_core.subtomo.refine_run import all_series_images, diameter_warning, on_device
 from cryoet_core.subtomo.stacks import read_stacks
 
-with step(snakemake) as s:  # noqa: F821
+with step(snakemake) as s:
     config = s.model(InitialModel)
     stacks = read_stacks(s.input.particles, s.input.tilt_series)
     pixel = stacks.pixel_size_angst

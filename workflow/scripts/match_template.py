@@ -6,7 +6,7 @@ from cryoet_core.metadata import read_tilt_series, write_particles
 from cryoet_core.picking.match import match_template
 from cryoet_core.step import step
 
-with step(snakemake) as s:  # noqa: F821
+with step(snakemake) as s:
     config = s.model(MatchTemplate)
     series = read_tilt_series(s.input.table)
     tomogram, _ = read_mrc(s.input.tomogram)

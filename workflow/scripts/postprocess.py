@@ -6,7 +6,7 @@ from cryoet_core.io.star import write_star
 from cryoet_core.step import step
 from cryoet_core.subtomo.postprocess import fsc_table, postprocess, read_mtf
 
-with step(snakemake) as s:  # noqa: F821
+with step(snakemake) as s:
     config = s.model(Postprocess)
     half1, pixel = read_mrc(s.input.half1)
     half2, _ = read_mrc(s.input.half2)

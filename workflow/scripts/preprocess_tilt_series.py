@@ -8,7 +8,7 @@ from cryoet_core.step import step
 from cryoet_core.tilt_series.halves import iter_views, pointing_to, write_views
 from cryoet_core.tilt_series.preprocess import preprocess_view
 
-with step(snakemake) as s:  # noqa: F821
+with step(snakemake) as s:
     config = s.model(PreprocessTiltSeries)
     series = read_tilt_series(s.input.table)
     pixel = series.pixel_size_angst * config.binning

@@ -9,9 +9,9 @@ from cryoet_core.step import step
 from cryoet_core.subtomo.extraction_run import reconstruction_settings
 from cryoet_core.subtomo.reconstruct import HalfSums, insert_series, reconstruct_maps, reconstruction_summary
 
-with step(snakemake) as s:  # noqa: F821
+with step(snakemake) as s:
     config = s.model(ReconstructParticle)
-    extraction = ExtractSubtomos(**snakemake.params.extraction)  # noqa: F821
+    extraction = ExtractSubtomos(**snakemake.params.extraction)
     particles = read_particles(s.input.particles)
     sums = HalfSums(reconstruction_settings(config, extraction), config.symmetry)
     for path in s.progress(s.input.tilt_series, what="tilt series"):

@@ -7,7 +7,7 @@ from cryoet_core.metadata import read_tilt_series, write_tilt_series
 from cryoet_core.step import step
 from cryoet_core.tomogram.from_series import placed_series, raw_views_of, reconstruct_series, tomogram_summary
 
-with step(snakemake) as s:  # noqa: F821
+with step(snakemake) as s:
     config = s.model(ReconstructTomogram)
     series, size_px = placed_series(read_tilt_series(s.input.table), config)
     for column, output in (("image", "tomogram"), ("image_even", "even"), ("image_odd", "odd")):

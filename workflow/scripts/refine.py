@@ -17,7 +17,7 @@ from cryoet_core.subtomo.refine_run import (
 )
 from cryoet_core.subtomo.stacks import read_stacks
 
-with step(snakemake) as s:  # noqa: F821
+with step(snakemake) as s:
     config = s.model(Refine)
     stacks = read_stacks(s.input.particles, s.input.tilt_series)
     pixel, folder = stacks.pixel_size_angst, Path(s.output.iteration_maps)

@@ -6,7 +6,7 @@ from cryoet_core.io.relion import write_relion_project
 from cryoet_core.metadata import read_particles, read_tilt_series
 from cryoet_core.step import step
 
-with step(snakemake) as s:  # noqa: F821
+with step(snakemake) as s:
     write_relion_project(
         Path(s.output.optimisation_set).parent,
         [read_tilt_series(path) for path in s.input.tilt_series],

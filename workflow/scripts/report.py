@@ -5,7 +5,7 @@ from cryoet_core.report.build import build
 from cryoet_core.report.results import Results
 from cryoet_core.step import step
 
-with step(snakemake) as s:  # noqa: F821
-    p = snakemake.params  # noqa: F821
+with step(snakemake) as s:
+    p = snakemake.params
     results = Results(p.results_dir, tuple(p.series), tuple(p.rounds), p.simulated)
     s.write_summary(build(results, dict(p.mask_diameters_angst), s.output.page, __version__))

@@ -6,7 +6,7 @@ from cryoet_core.metadata import read_tilt_series
 from cryoet_core.picking.reference import particle_diameter_angst, resize_reference
 from cryoet_core.step import step
 
-with step(snakemake) as s:  # noqa: F821
+with step(snakemake) as s:
     config = s.model(ResizeReference)
     volume, pixel_in = read_mrc(s.input.reference)
     pixel = read_tilt_series(s.input.table).pixel_size_angst

@@ -34,7 +34,7 @@ class MatchTemplate(StepModel):
         "auto", meaning="how correct_ctf treated the views (none = not at all); auto = from the table; ignore = expect no CTF"
     )
     dose_weighting: bool = key(True, meaning="expect less high-resolution signal in the later views")
-    erase_gold: bool = key(True, meaning="replace gold beads (very dark, dense voxels) by the background before the search")
+    erase_gold: bool = key(True, meaning="take gold beads (very dark voxels) out of the tomogram, no picks beside them")
     slab_thickness_angst: float | None = key(
         None, unit="A", meaning="search only this slab about the tomogram's central plane; empty = everywhere", gt=0
     )

@@ -27,7 +27,7 @@ from cryoet_core.picking.peaks import (
     robust_statistics,
     search_region,
 )
-from cryoet_core.picking.prepare import searchable_tomogram
+from cryoet_core.picking.prepare import near_gold, searchable_tomogram
 from cryoet_core.picking.reference import particle_diameter_angst
 from cryoet_core.picking.scores import NO_SCORE, filter_tomogram, score_map
 from cryoet_core.picking.template import make_template
@@ -37,6 +37,7 @@ MASK_MARGIN = 1.1  # of the particle's radius
 MASK_EDGE_PX = 2.0
 HAND_PICKS = 60
 DECISIVE_GAP = 3.0  # mean gap to the mirrored template, in sigma of the score map, from which the mirror judges each pick
+GOLD_DISTANCE = 0.75  # particle diameters from a gold bead within which nothing is picked
 GAP_SHARE = 0.25  # of that mean gap: what a pick must show then
 ENERGY = 0.95  # of the templates in the eigen-templates; candidates are scored again with the whole template
 CANDIDATE_FACTOR = 2  # peaks that are refined, per particle asked for
@@ -101,11 +102,11 @@ def _check_reference(reference, pixel_size_angst, series: TiltSeries):
 
 
 def _searchers(tomogram, reference, series, plan: MatchPlan, config):
-    """(template, filters, filtered tomogram) of a plan."""
+    """(template, filters, filtered tomogram, gold) of a plan."""
     xp = array_namespace(tomogram)
     pixel = series.pixel_size_angst
     smooth = lowpass(xp.asarray(reference), plan.low_pass_angst, pixel, 3)
-    bright = searchable_tomogram(tomogram, plan.diameter_angst / pixel, erase_gold=config.erase_gold)
+    bright, gold = searchable_tomogram(tomogram, plan.diameter_angst / pixel, erase_gold=config.erase_gold)
     radius = 0.5 * plan.mask_diameter_angst / pixel
     template = make_template(smooth, radius, MASK_EDGE_PX)
     box = 2 * int(np.ceil(1.5 * (template.half + 2) / 2) * 2)
@@ -113,7 +114,7 @@ def _searchers(tomogram, reference, series, plan: MatchPlan, config):
         bright, series, box, plan.mask_diameter_angst, plan.low_pass_angst, ctf=config.ctf,
         dose=config.dose_weighting, whitening=config.whitening,
     )
-    return template, filters, filter_tomogram(bright, filters, radius, MASK_EDGE_PX)
+    return template, filters, filter_tomogram(bright, filters, radius, MASK_EDGE_PX), gold
 
 
 def _uses_fft(method: str, eigen: EigenTemplates, n_rotations: int) -> bool:
@@ -135,7 +136,7 @@ def match_template(tomogram, reference, reference_pixel_angst: float, series: Ti
     """
     _check_reference(reference, reference_pixel_angst, series)
     plan = plan_match(reference, series.pixel_size_angst, config)
-    template, filters, filtered = _searchers(tomogram, reference, series, plan, config)
+    template, filters, filtered, gold = _searchers(tomogram, reference, series, plan, config)
     rotations = unique_rotations(plan.step_deg, config.symmetry)
     eigen = eigen_templates(template, rotations, filters, rng, ENERGY)
     search = Search(filtered, template, filters, eigen, rotations, plan.step_deg)
@@ -147,7 +148,10 @@ def match_template(tomogram, reference, reference_pixel_angst: float, series: Ti
         filtered, template, rotations, filters, region, eigen=None if fft_route else eigen, report=report
     )
     scores, index = asnumpy(found.score), asnumpy(found.orientation)
-    median, sigma = robust_statistics(scores[region])
+    if gold is not None:
+        scores[near_gold(gold, GOLD_DISTANCE * plan.diameter_angst / pixel)] = NO_SCORE
+    searched = scores > NO_SCORE
+    median, sigma = robust_statistics(scores[searched])
     distance = plan.min_distance_angst / pixel
     peaks = _candidates(scores, distance, median, sigma, config)
     picks = [refine_peak(search, peak, rotations[index[tuple(peak)]]) for peak in peaks]
@@ -160,7 +164,7 @@ def match_template(tomogram, reference, reference_pixel_angst: float, series: Ti
     kept, threshold = accepted(real, mirrored, lowest, sigma, hand, config)
     picks, mirrored = [picks[i] for i in kept], mirrored[kept]
     summary = {
-        "n_picks": len(picks), "n_candidates": len(peaks), "n_rotations": len(rotations),
+        "n_picks": len(picks), "n_candidates": len(peaks), "n_rotations": len(rotations), "gold_voxels": 0 if gold is None else int(gold.sum()),
         "step_deg": plan.step_deg, "diameter_angst": plan.diameter_angst, "low_pass_angst": plan.low_pass_angst,
         "min_distance_angst": plan.min_distance_angst, "route": "fft" if fft_route else "low_rank",
         "rank": eigen.rank, "captured_energy": eigen.captured, "score_median": median, "score_sigma": sigma,
@@ -168,7 +172,7 @@ def match_template(tomogram, reference, reference_pixel_angst: float, series: Ti
         "best_score": picks[0].score if picks else None, "last_score": picks[-1].score if picks else None,
     }
     particles = picked_particles(picks, mirrored, scores.shape, series, median, sigma)
-    return MatchResult(particles, np.where(scores > NO_SCORE, scores, 0).astype(np.float32), summary)
+    return MatchResult(particles, np.where(searched, scores, 0).astype(np.float32), summary)
 
 
 def _cube_radius(distance_px: float) -> int:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.ndimage import distance_transform_edt
 
-from cryoet_core.backend import array_namespace, ndimage_module
+from cryoet_core.backend import array_namespace, asnumpy, ndimage_module
 
 GOLD_SIGMA = 20.0  # robust standard deviations below the background; protein stays well above that
 GOLD_GROW_PX = 2
@@ -18,7 +19,7 @@ def _robust_sigma(values) -> float:
 
 
 def searchable_tomogram(tomogram, background_px: float, *, erase_gold: bool = True):
-    """Dark tomogram (z, y, x) -> bright particles, background 0, float32.
+    """Dark tomogram (z, y, x) -> (bright, gold): bright particles on background 0, float32; gold beads (bool), None without.
 
     background_px : sigma of the Gaussian that is taken as the local background (slow changes of ice and cell).
     erase_gold : voxels darker than GOLD_SIGMA and their surroundings are set to the background.
@@ -26,15 +27,21 @@ def searchable_tomogram(tomogram, background_px: float, *, erase_gold: bool = Tr
     xp = array_namespace(tomogram)
     ndimage = ndimage_module(xp)
     bright = ndimage.gaussian_filter(tomogram, background_px, mode="nearest") - tomogram
-    sigma = _robust_sigma(bright)
+    sigma, beads = _robust_sigma(bright), None
     if erase_gold:
         gold = bright > GOLD_SIGMA * sigma
         if bool(gold.any()):
+            beads = gold
             gold = ndimage.binary_dilation(gold, iterations=GOLD_GROW_PX)
             # the beads have darkened their own background: measure it again without them
             bright = _without(tomogram, gold, background_px, ndimage, xp)
             sigma = _robust_sigma(bright)
-    return xp.clip(bright, -CLIP_BRIGHT * sigma, CLIP_DARK * sigma).astype(xp.float32)
+    return xp.clip(bright, -CLIP_BRIGHT * sigma, CLIP_DARK * sigma).astype(xp.float32), beads
+
+
+def near_gold(gold, distance_px: float) -> np.ndarray:
+    """Voxels closer than ``distance_px`` to a bead, bool (z, y, x) in host memory: streaks and halos leave nothing to match."""
+    return distance_transform_edt(~asnumpy(gold)) < distance_px
 
 
 def _without(tomogram, excluded, background_px, ndimage, xp):

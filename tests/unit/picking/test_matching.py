@@ -19,7 +19,7 @@ from cryoet_core.kernels.rotate_volume import rotate_volume
 from cryoet_core.metadata import TiltSeries
 from cryoet_core.picking.eigen import eigen_templates
 from cryoet_core.picking.match import match_template, unique_rotations
-from cryoet_core.picking.prepare import padded_smoothly, searchable_tomogram
+from cryoet_core.picking.prepare import near_gold, padded_smoothly, searchable_tomogram
 from cryoet_core.picking.scores import filter_tomogram, score_map
 from cryoet_core.picking.template import make_template, rotated_rows
 from cryoet_core.picking.transfer import match_filters, on_grid, patch_power, signal_transfer
@@ -73,7 +73,7 @@ def scene():
 
 def setup(tomogram, series, **options):
     template = make_template(chiral_particle(), 7.5)
-    bright = searchable_tomogram(tomogram, 12.0)
+    bright, _ = searchable_tomogram(tomogram, 12.0)
     filters = match_filters(bright, series, 28, 150.0, 2 * PIXEL, **options)
     return template, filters, filter_tomogram(bright, filters, 7.5)
 
@@ -119,12 +119,14 @@ def test_gold_and_slow_changes_are_removed_particles_stay():
     tomogram = rng.standard_normal((30, 50, 50)).astype(np.float32) + np.linspace(-20, 20, 50, dtype=np.float32)
     tomogram[10:13, 10:13, 10:13] -= 100.0
     tomogram[20, 30:33, 30:33] -= 8.0
-    bright = searchable_tomogram(tomogram, 8.0)
+    bright, gold = searchable_tomogram(tomogram, 8.0)
+    near = near_gold(gold, 5.0)
+    assert near[11, 11, 16] and not near[20, 31, 31]
     assert np.abs(bright[11, 11, 11]) < 1e-5
     assert bright.max() < 16
     assert bright[20, 31, 31] > 4
     assert abs(bright[:, :, 8:12].mean() - bright[:, :, 38:42].mean()) < 1  # 24 before
-    assert searchable_tomogram(tomogram, 8.0, erase_gold=False)[11, 11, 11] > 10
+    assert searchable_tomogram(tomogram, 8.0, erase_gold=False)[0][11, 11, 11] > 10
 
 
 def test_borders_fade_without_a_step():
