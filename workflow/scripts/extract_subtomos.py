@@ -1,5 +1,6 @@
 """Picked or refined particles + raw views -> premultiplied particle images of all tilt series."""
 
+from functools import partial
 from pathlib import Path
 
 from cryoet_core.config.extract_subtomos import ExtractSubtomos
@@ -7,14 +8,20 @@ from cryoet_core.io.images import load_images
 from cryoet_core.metadata import read_particles, read_tilt_series, write_particles
 from cryoet_core.step import step
 from cryoet_core.subtomo.extraction_run import ExtractionRun, merge_particles
+from cryoet_core.tilt_series.gold import erase_gold
 
 with step(snakemake) as s:
     config = s.model(ExtractSubtomos)
     particles = merge_particles([read_particles(path) for path in s.input.particles])
     run = ExtractionRun(config, Path(s.output.images))
+
+    def raw_views(series):
+        images = s.to_device(load_images(series))
+        return erase_gold(images, series.pixel_size_angst, s.rng(series.name, "gold"), config.gold_diameter_angst)
+
     for path in s.progress(s.input.tilt_series, what="tilt series"):
         series = read_tilt_series(path)
-        run.add_series(series, particles, lambda series=series: s.to_device(load_images(series)))
+        run.add_series(series, particles, partial(raw_views, series))
     for warning in run.warnings:
         s.log.warning("%s", warning)
     write_particles(run.table(), s.output.particles)

@@ -5,6 +5,7 @@ from cryoet_core.config.preprocess_tilt_series import PreprocessTiltSeries
 from cryoet_core.fourier import binned_shape
 from cryoet_core.metadata import read_tilt_series, write_tilt_series
 from cryoet_core.step import step
+from cryoet_core.tilt_series.gold import fill_gold, find_gold
 from cryoet_core.tilt_series.halves import iter_views, pointing_to, write_views
 from cryoet_core.tilt_series.preprocess import preprocess_view
 
@@ -13,11 +14,15 @@ with step(snakemake) as s:
     series = read_tilt_series(s.input.table)
     pixel = series.pixel_size_angst * config.binning
     shape = series.image_size_px[::-1] if config.binning == 1 else binned_shape(series.image_size_px[::-1], config.binning)
-    grey = []
+    grey, rng = [], s.rng(series.name, "gold")
 
     def prepared():
         for images in s.progress(iter_views(series), len(series), "views"):
-            binned, values = preprocess_view(s.to_device(images), config.binning, config.grey_values)
+            images = s.to_device(images)
+            if config.gold_diameter_angst:
+                gold = find_gold(images[0], series.pixel_size_angst, config.gold_diameter_angst)
+                images = fill_gold(images, gold, series.pixel_size_angst, rng, config.gold_diameter_angst)
+            binned, values = preprocess_view(images, config.binning, config.grey_values)
             grey.append(values)
             yield asnumpy(binned)
 

@@ -8,6 +8,7 @@ from cryoet_core.metadata import read_particles, read_tilt_series
 from cryoet_core.step import step
 from cryoet_core.subtomo.extraction_run import reconstruction_settings
 from cryoet_core.subtomo.reconstruct import HalfSums, insert_series, reconstruct_maps, reconstruction_summary
+from cryoet_core.tilt_series.gold import erase_gold
 
 with step(snakemake) as s:
     config = s.model(ReconstructParticle)
@@ -18,7 +19,10 @@ with step(snakemake) as s:
         series = read_tilt_series(path)
         own = particles.select(particles.table["tomo_name"].to_numpy() == series.name)
         if len(own):
-            insert_series(sums, s.to_device(load_images(series)), series, own, cutoff_fraction=config.cutoff_fraction)
+            rng = s.rng(series.name, "gold")
+            images = s.to_device(load_images(series))
+            images = erase_gold(images, series.pixel_size_angst, rng, extraction.gold_diameter_angst)
+            insert_series(sums, images, series, own, cutoff_fraction=config.cutoff_fraction)
             pixel = series.pixel_size_angst * sums.settings.binning
     maps = reconstruct_maps(sums, wiener_snr=config.wiener_snr, taper_px=config.taper_px)
     for path, volume in ((s.output.half1, maps.half1), (s.output.half2, maps.half2), (s.output.map, maps.merged)):

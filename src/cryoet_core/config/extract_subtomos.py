@@ -27,6 +27,9 @@ class ExtractSubtomos(StepModel):
     cut_from_raw: bool = key(
         False, meaning="bin every particle's box on its own, as RELION, instead of every view once (slower)"
     )
+    gold_diameter_angst: float | None = key(
+        None, unit="A", meaning="erase gold beads of this diameter from the views that particles are cut from; empty = there are none", gt=0
+    )
     float16: bool = key(False, meaning="store half-precision numbers (MRC mode 12)")
     volumes_3d: bool = key(
         False, meaning="also write 3D pseudo-subtomograms, a file each, and particles_3d.star, for other programs"

@@ -15,3 +15,6 @@ class PreprocessTiltSeries(StepModel):
     grey_values: Literal["none", "mean0", "mean0_std1"] = key(
         "mean0_std1", meaning="none; every view to mean 0; every view to mean 0 and standard deviation 1"
     )
+    gold_diameter_angst: float | None = key(
+        None, unit="A", meaning="erase gold beads of this diameter from the views before binning; empty = there are none", gt=0
+    )
