@@ -35,8 +35,9 @@ from cryoet_core.picking.transfer import match_filters
 
 MASK_MARGIN = 1.1  # of the particle's radius
 MASK_EDGE_PX = 2.0
-HAND_PICKS = 60
-DECISIVE_GAP = 3.0  # mean gap to the mirrored template, in sigma of the score map, from which the mirror judges each pick
+HAND_PICKS, BEST_PICKS = 400, 60  # that tell the hand, and how clearly the data show it
+RIGHT_GAP, MIRRORED_GAP = 1.0, -0.2  # sigma; false picks are peaks of the real template and lean to it by about 1
+DECISIVE_GAP = 3.0  # mean gap to the mirrored template, in sigma of the score map, of the best picks, from which the mirror judges each pick
 GOLD_DISTANCE = 0.75  # particle diameters from a gold bead within which nothing is picked
 GAP_SHARE = 0.25  # of that mean gap: what a pick must show then
 ENERGY = 0.95  # of the templates in the eigen-templates; candidates are scored again with the whole template
@@ -209,18 +210,18 @@ def accepted(real, mirrored, lowest: float, sigma: float, hand: dict, config):
     clearly at true particles; in weaker data it would throw these away, so there n_sigma decides alone.
     """
     keep, threshold = real >= lowest, lowest
-    decisive = hand["verdict"] == "right" and hand["mean_gap_sigma"] > DECISIVE_GAP
+    decisive = hand["verdict"] == "right" and hand["best_gap_sigma"] > DECISIVE_GAP
     if config.max_false_fraction is not None and decisive:
         threshold = max(threshold, competition_threshold(real, mirrored, config.max_false_fraction))
-        keep = (real >= threshold) & (real - mirrored > GAP_SHARE * hand["mean_gap_sigma"] * sigma)
+        keep = (real >= threshold) & (real - mirrored > GAP_SHARE * hand["best_gap_sigma"] * sigma)
     return np.flatnonzero(keep)[: config.max_particles], float(threshold)
 
 
 def hand_control(real, mirrored, sigma: float) -> dict:
     """Scores of the template against those of its mirror image at the best picks (best first): the tomogram's hand.
 
-    verdict: "right" or "mirrored" when the mean gap is beyond 3 standard errors and 0.2 ``sigma`` (of the score map), else
-    "undecided".
+    verdict: "right" when the mean gap is beyond RIGHT_GAP and 3 standard errors, "mirrored" when it is below MIRRORED_GAP and
+    -3 standard errors, else "undecided". Gaps in ``sigma`` of the score map.
     """
     if len(real) < 5:
         return {"verdict": "undecided", "n": len(real)}
@@ -228,9 +229,10 @@ def hand_control(real, mirrored, sigma: float) -> dict:
     gap = (real - mirrored) / sigma
     error = float(gap.std(ddof=1) / np.sqrt(len(gap)))
     mean = float(gap.mean())
-    verdict = "undecided" if abs(mean) <= max(3 * error, 0.2) else "right" if mean > 0 else "mirrored"
+    right, turned = mean > max(3 * error, RIGHT_GAP), mean < min(-3 * error, MIRRORED_GAP)
     return {
-        "verdict": verdict, "n": len(gap), "mean_gap_sigma": mean, "gap_error_sigma": error,
+        "verdict": "right" if right else "mirrored" if turned else "undecided", "n": len(gap), "mean_gap_sigma": mean,
+        "gap_error_sigma": error, "best_gap_sigma": float(gap[:BEST_PICKS].mean()),
         "fraction_real_better": float((gap > 0).mean()), "median_score": float(np.median(real)),
         "median_score_mirrored": float(np.median(mirrored)),
     }

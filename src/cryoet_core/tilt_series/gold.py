@@ -9,7 +9,7 @@ from __future__ import annotations
 from cryoet_core.backend import array_namespace, ndimage_module
 
 
-def find_gold(image, pixel_size_angst: float, bead_diameter_angst: float = 100.0, threshold_sigma: float = 7.0):
+def find_gold(image, pixel_size_angst: float, bead_diameter_angst: float = 100.0, threshold_sigma: float = 8.0):
     """Mask (h, w) of beads in one view: dark spots of a bead's size, grown by a bead's radius.
 
     Difference of two Gaussians (half a radius and 1.2 radii): it answers to spots of a bead's size and hardly to edges of
