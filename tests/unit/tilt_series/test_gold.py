@@ -7,9 +7,9 @@ PIXEL = 10.0
 
 
 def view_with_beads(rng, shape=(240, 260)):
-    """Noise, protein-like blobs (1.5 sigma dark, 250 A), a brightness step, and 100 A beads (8 sigma dark)."""
+    """Noise, protein-like blobs (1.5 sigma dark, 250 A), a soft brightness step, and 100 A beads (8 sigma dark)."""
     image = 300 + 10 * rng.standard_normal(shape).astype(np.float32)
-    image[:, 150:] += 25
+    image += 40 * gaussian_filter((np.arange(shape[1]) >= 150).astype(np.float32), 4)  # the edge of a cell, 16 px wide
     y, x = np.mgrid[: shape[0], : shape[1]]
     blobs = np.zeros(shape)
     blobs[tuple(rng.integers(20, 220, (2, 30)))] = 1
