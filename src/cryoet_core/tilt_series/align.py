@@ -167,7 +167,7 @@ def _coarse_stage(views: PlaneViews, state: _State, settings, highpass_angst, li
     moves = refine.matching_sweep(data, prior, 0.25 * limit_angst, outward=True)
     state.geometry = refine.recentre(refine.add_plane_shift(state.geometry, moves))
     state.history.append({"stage": "coarse", "axis_change_deg": state.axis_deg, "link_residual_angst": residual})
-    say(f"coarse alignment: tilt axis {state.axis_deg:+.1f} deg, links agree within {residual:.1f} A (median)")
+    say(f"coarse alignment: tilt axis turned by {state.axis_deg:+.1f} deg, links agree within {residual:.1f} A (median)")
 
 
 def _coarse_trial(views, state, band, axis_deg, limit_angst):
@@ -197,7 +197,7 @@ def _refine_stage(views: PlaneViews, state: _State, band: Band, settings, say, l
     update = max(update, _shift_sweep(views, state, band))
     state.history.append(_history_row(f"{band.high_angst:.0f} A", state, update))
     say(
-        f"to {band.high_angst:.0f} A: axis {state.axis_deg:+.2f} deg, tilt offset {state.offset_deg:+.2f} deg, "
+        f"to {band.high_angst:.0f} A: axis turned by {state.axis_deg:+.2f} deg, tilt offset {state.offset_deg:+.2f} deg, "
         f"slab {state.thickness_angst:.0f} A, largest update {update:.1f} A"
     )
 
