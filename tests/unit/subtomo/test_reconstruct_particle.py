@@ -120,7 +120,7 @@ def test_empty_half_is_an_error(scenes):
     series, position, angles, images = scenes[0]
     sums = HalfSums(ExtractionSettings(1, 64, CROP))
     insert_series(sums, images, series, table(position, angles))
-    with pytest.raises(DataQualityError, match="E-REC-01"):
+    with pytest.raises(DataQualityError, match="E-REC-04"):
         reconstruct_maps(sums)
 
 
