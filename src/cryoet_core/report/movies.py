@@ -101,6 +101,10 @@ def ctf(results: Results, numbers: dict) -> Section:
     for ts in results.series:
         series = results.table("estimate_ctf", ts)
         section.add_heading(ts)
+        defocus = series.tilts["defocus_u_angst"]
+        if len(series) > 3 and defocus.nunique() == 1:
+            section.add_note(f"The defocus was given, not fitted: {defocus.iloc[0] / 1e4:.2f} um for every view.")
+            continue
         section.add_figure(_defocus_figure(series, results.truth(ts) if results.simulated else None), _ctf_caption(numbers.get(ts, {})))
         path = results.path("estimate_ctf", ts, f"{ts}_spectra.mrc")
         if path.exists():
