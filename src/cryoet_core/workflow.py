@@ -88,6 +88,7 @@ class Run:
                 field="data",
                 found=", ".join(sorted(sources)) or f"no file matching {data.mdoc or data.stacks}",
                 expected=", ".join(missing) or None,
+                fix="correct data.mdoc or data.stacks (paths are relative to the folder the run is started in)",
             )
         return {name: sources[name] for name in wanted}
 
