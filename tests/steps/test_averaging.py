@@ -1,26 +1,20 @@
 """Averaging from particle stacks as extraction writes them to refined tables: signs, units, columns."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
+from blob_phantom import chiral_blobs, simulate_series
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "subtomo"))
-
-from blob_phantom import chiral_blobs, simulate_series  # noqa: E402
-
-from cryoet_core.config.refine import Refine  # noqa: E402
-from cryoet_core.ctf.model import Optics  # noqa: E402
-from cryoet_core.errors import DataQualityError  # noqa: E402
-from cryoet_core.fourier import irfft_centred  # noqa: E402
-from cryoet_core.geometry import angular_distance_deg, matrix_to_euler, rotation_vector_to_matrix  # noqa: E402
-from cryoet_core.io.star import read_star, write_star  # noqa: E402
-from cryoet_core.metadata import Particles, read_particles, write_particles  # noqa: E402
-from cryoet_core.subtomo.evaluate import pose_errors  # noqa: E402
-from cryoet_core.subtomo.refine_run import fsc_blocks, refine_stacks, refine_summary, series_images  # noqa: E402
-from cryoet_core.subtomo.stacks import ImageTransfer, ParticleStacks, SeriesStack  # noqa: E402
+from cryoet_core.config.refine import Refine
+from cryoet_core.ctf.model import Optics
+from cryoet_core.errors import DataQualityError
+from cryoet_core.fourier import irfft_centred
+from cryoet_core.geometry import angular_distance_deg, matrix_to_euler, rotation_vector_to_matrix
+from cryoet_core.io.star import read_star, write_star
+from cryoet_core.metadata import Particles, read_particles, write_particles
+from cryoet_core.subtomo.evaluate import pose_errors
+from cryoet_core.subtomo.refine_run import fsc_blocks, refine_stacks, refine_summary, series_images
+from cryoet_core.subtomo.stacks import ImageTransfer, ParticleStacks, SeriesStack
 
 BOX, PIXEL, N, TILTS = 20, 25.0, 24, tuple(range(-60, 61, 10))
 

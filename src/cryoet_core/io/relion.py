@@ -170,7 +170,7 @@ def _copy_map(source: str | os.PathLike, target: Path) -> str:
 
 def write_relion_project(
     folder: str | os.PathLike, series_list: list[TiltSeries], particles: Particles,
-    map: str | os.PathLike | None = None, half1: str | os.PathLike | None = None,  # noqa: A002
+    map: str | os.PathLike | None = None, half1: str | os.PathLike | None = None,
     half2: str | os.PathLike | None = None, mask: str | os.PathLike | None = None,
 ) -> None:
     """Write the RELION 5 view of one averaging round into `folder`.

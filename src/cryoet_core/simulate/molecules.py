@@ -86,7 +86,10 @@ def decoy(shape: str, mass_da: float, seed: int = 0, bead_da: float = 330.0) -> 
         points = _filled(lambda p: np.hypot(p[:, 0], p[:, 1]) < r, (r, r, 3.5 * r), bead_da, rng)
     elif shape == "ring":
         r = (volume / (0.75 * math.pi)) ** (1 / 3)  # hole of half the radius, height r
-        wall = lambda p: np.abs(np.hypot(p[:, 0], p[:, 1]) - 0.75 * r) < 0.25 * r  # noqa: E731
+
+        def wall(p):
+            return np.abs(np.hypot(p[:, 0], p[:, 1]) - 0.75 * r) < 0.25 * r
+
         points = _filled(wall, (r, r, 0.5 * r), bead_da, rng)
     else:
         raise ValueError(f"unknown decoy shape {shape!r}: expected ring, rod or globule")
