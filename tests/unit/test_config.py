@@ -35,6 +35,7 @@ def test_generated_files_are_in_sync():
         ({"align_tilt_serie": {}}, "did you mean 'align_tilt_series'"),
         ({"averaging": [{"name": "a", "refine": {"symetry": "C1"}}]}, "averaging.0.refine.symetry.*'symmetry'"),
         ({"match_template": {"n_sigma": "many"}}, "match_template.n_sigma.*found 'many'"),
+        ({"averaging": [{"name": "a", "postprocess": {"mtf": "k3.star"}}]}, "mtf needs mtf_pixel_size_angst"),
         ({"preprocess_tilt_series": {"binning": 0}}, "preprocess_tilt_series.binning.*found 0"),
     ],
 )

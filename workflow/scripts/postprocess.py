@@ -11,7 +11,7 @@ with step(snakemake) as s:
     half1, pixel = read_mrc(s.input.half1)
     half2, _ = read_mrc(s.input.half2)
     mask = read_mrc(config.mask)[0] if config.mask else None
-    mtf = read_mtf(config.mtf, config.mtf_pixel_size_angst or pixel) if config.mtf else None
+    mtf = read_mtf(config.mtf, config.mtf_pixel_size_angst) if config.mtf else None
     result = postprocess(half1, half2, pixel, config, s.rng(s.wildcards.round), mask=mask, mtf=mtf)
     for warning in result.warnings:
         s.log.warning("%s", warning)

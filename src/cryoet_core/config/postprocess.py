@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from pydantic import model_validator
+
 from cryoet_core.config.base import StepModel, key
 
 
@@ -28,6 +30,12 @@ class Postprocess(StepModel):
     )
     mtf: str | None = key(None, meaning="STAR file of the detector's MTF; empty = none")
     mtf_pixel_size_angst: float | None = key(
-        None, unit="A", meaning="pixel size of the movies the MTF is for; empty = that of the map", gt=0
+        None, unit="A", meaning="pixel size of the camera the MTF is for; must be given with mtf", gt=0
     )
     fsc_threshold: float = key(0.143, meaning="FSC that defines the resolution", gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _mtf_with_its_pixel(self):
+        if self.mtf and self.mtf_pixel_size_angst is None:
+            raise ValueError("mtf needs mtf_pixel_size_angst: the curve is per camera pixel, and maps are binned")
+        return self

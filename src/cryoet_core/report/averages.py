@@ -89,8 +89,9 @@ def _progress_figure(results, name, particles):
         key = next((k for k in keys if iterations and k in iterations[-1]), None)
         if key:
             values = [i.get(key) if i.get(key) is not None else np.nan for i in iterations]
-            ax.plot(np.arange(len(values)), values, ".-", color=MEASURED)
+            ax.plot(np.arange(1, len(values) + 1), values, ".-", color=MEASURED)
         ax.set(xlabel="iteration", ylabel=label)
+        ax.xaxis.get_major_locator().set_params(integer=True)
     axes[2].remove()
     polar = figure.add_subplot(1, 3, 3, projection="polar")
     direction = particles.rotations[:, 2, :]  # the tomogram's z axis seen from the particle
