@@ -8,7 +8,7 @@ CORES ?= $(shell nproc)
 .PHONY: help demo test check docs bench clean setup
 
 help:
-	@echo "make demo    simulate two tilt series and process them from movies to an average (about 8 minutes on 2 cores)"
+	@echo "make demo    simulate two tilt series and process them from movies to an average (about 4 minutes on 2 cores)"
 	@echo "make test    run the tests"
 	@echo "make check   style, and generated files in sync with their source"
 	@echo "make docs    rewrite the generated files: config/README.md, config/schema.json, environment.yml"
