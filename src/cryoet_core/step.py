@@ -36,7 +36,6 @@ class Step:
     """
 
     def __init__(self, snakemake, log: logging.Logger):
-        self._snakemake = snakemake
         self.log = log
         self.name = snakemake.rule
         self.input, self.output = snakemake.input, snakemake.output

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 
+from cryoet_core.io.summary import read_summary
 from cryoet_core.report.figures import MEASURED, OTHER, TRUE, fsc_plot, map_views, new_figure
 from cryoet_core.report.page import Section
 from cryoet_core.report.results import Results
@@ -79,17 +78,11 @@ def _fsc_figure(results, name, box, pixel, comparison):
 def _progress_figure(results, name, particles):
     figure = new_figure(11, 2.8)
     axes = figure.subplots(1, 3)
-    path = results.path("refine", name, "iterations.json")
-    iterations = json.loads(path.read_text()) if path.exists() else []
-    iterations = iterations.get("iterations", iterations) if isinstance(iterations, dict) else iterations
-    for ax, keys, label in (
-        (axes[0], ("resolution_angst",), "resolution (A)"),
-        (axes[1], ("angle_change_deg", "mean_angle_change_deg", "changes_angles_deg", "angular_change_deg"), "mean angle change (deg)"),
-    ):
-        key = next((k for k in keys if iterations and k in iterations[-1]), None)
-        if key:
-            values = [i.get(key) if i.get(key) is not None else np.nan for i in iterations]
-            ax.plot(np.arange(1, len(values) + 1), values, ".-", color=MEASURED)
+    iterations = read_summary(results.path("refine", name, "iterations.json"))["iterations"]
+    columns = (("resolution_angst", "resolution (A)"), ("angle_change_deg", "mean angle change (deg)"))
+    for ax, (key, label) in zip(axes, columns, strict=False):
+        values = [np.nan if i[key] is None else i[key] for i in iterations]
+        ax.plot([i["number"] for i in iterations], values, ".-", color=MEASURED)
         ax.set(xlabel="iteration", ylabel=label)
         ax.xaxis.get_major_locator().set_params(integer=True)
     axes[2].remove()

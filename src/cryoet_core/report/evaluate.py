@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from cryoet_core.fsc import fourier_shell_correlation, resolution_at
-from cryoet_core.geometry import rotation_vector_to_matrix
 from cryoet_core.masks import soft_sphere
 from cryoet_core.picking.evaluate import match_picks
 from cryoet_core.report.movies import motion_tracks
@@ -76,7 +75,7 @@ def into_truth_frame(particles, error):
 
     ``error`` found X_here = R X_true + t when it compared the alignments; this is undone.
     """
-    back = rotation_vector_to_matrix(error.rotation_vector_deg).T
+    back = error.rotation.T
     return (particles.positions_angst - error.translation_angst) @ back.T, back @ particles.rotations
 
 
@@ -88,7 +87,7 @@ def true_species(results: Results, ts: str):
 
 def pick_errors(results: Results, ts: str, error) -> dict:
     """Precision and recall of the picks against the true particles of the wanted species (all that are no decoys)."""
-    rotation = rotation_vector_to_matrix(error.rotation_vector_deg).T
+    rotation = error.rotation.T
     shift = -rotation @ error.translation_angst
     truth = true_species(results, ts)
     match = match_picks(results.picks(ts), truth, MAX_PICK_DISTANCE_ANGST, rotation=rotation, shift_angst=shift)

@@ -48,11 +48,8 @@ def motion_tracks(results: Results, ts: str) -> dict[int, np.ndarray]:
     path = results.path("correct_motion", ts, f"{ts}_motion.star")
     if not path.exists():
         return {}
-    block = next(iter(results.star("correct_motion", ts, f"{ts}_motion.star").values()))
-    table = block.rename(columns=lambda c: c.lower().replace("_", ""))
-    tilt = next(c for c in table.columns if c.endswith("tiltid"))
-    x, y = (next(c for c in table.columns if f"shift{axis}" in c) for axis in "xy")
-    return {int(t): g[[x, y]].to_numpy(float) for t, g in table.groupby(tilt)}
+    table = results.star("correct_motion", ts, f"{ts}_motion.star")["motion"]
+    return {int(t): g[["tlShiftXPx", "tlShiftYPx"]].to_numpy(float) for t, g in table.groupby("tlTiltId")}
 
 
 def motion(results: Results, numbers: dict) -> Section:

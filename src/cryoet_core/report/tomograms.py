@@ -28,20 +28,19 @@ def picking(results: Results, numbers: dict) -> Section:
         volume, pixel = results.volume("reconstruct_tomogram", ts, f"{ts}.mrc")
         picks = results.picks(ts)
         section.add_heading(f"{ts}: {len(picks.table)} particles")
-        section.add_figure(_picks_figure(results, ts, volume, pixel, picks), "Picks within two voxels of each slice.")
-        section.add_figure(_score_figure(results, ts, picks), "Scores of the picks in order, and the score map's histogram.")
         summary = results.summary("match_template", ts)
-        hand = summary.get("hand")
-        rows.append([ts, len(picks.table), numbers.get(ts, {}).get("precision", "-"), numbers.get(ts, {}).get("recall", "-"), str(hand if not isinstance(hand, dict) else hand.get("verdict", hand))])
+        section.add_figure(_picks_figure(volume, pixel, picks, 0.5 * summary["diameter_angst"]), "Picks within two voxels of each slice.")
+        section.add_figure(_score_figure(results, ts, picks), "Scores of the picks in order, and the score map's histogram.")
+        found = numbers.get(ts, {})
+        rows.append([ts, len(picks.table), found.get("precision", "-"), found.get("recall", "-"), summary["hand"]["verdict"]])
     section.add_table(["series", "picks", "precision", "recall", "hand"], rows)
     return section
 
 
-def _picks_figure(results, ts, volume, pixel, picks):
+def _picks_figure(volume, pixel, picks, radius_angst):
     figure = new_figure(11, 4.0)
     axes = figure.subplots(1, 3)
     positions = picks.positions_angst / pixel
-    radius = 130.0 / pixel
     depth = volume.shape[0]
     for ax, z in zip(axes, np.linspace(0.38, 0.62, 3) * depth, strict=True):
         z = int(round(z))
@@ -49,7 +48,7 @@ def _picks_figure(results, ts, volume, pixel, picks):
         near = np.abs(positions[:, 2] + depth // 2 - z) <= 2
         for x, y, _ in positions[near]:
             xy = (x + volume.shape[2] // 2, y + volume.shape[1] // 2)
-            ax.add_patch(_circle(xy, radius))
+            ax.add_patch(_circle(xy, radius_angst / pixel))
     return figure
 
 

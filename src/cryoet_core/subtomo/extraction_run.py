@@ -10,9 +10,9 @@ import pandas as pd
 from cryoet_core.errors import CryoetError, DataQualityError
 from cryoet_core.io.images import image_name
 from cryoet_core.io.mrc import write_mrc
+from cryoet_core.io.relion import format_visible_frames
 from cryoet_core.metadata import Particles
 from cryoet_core.subtomo.extract import ExtractionSettings, extract_stacks
-from cryoet_core.subtomo.stacks import format_visible
 from cryoet_core.subtomo.volumes import extract_volumes
 
 ORIGINS = ("origin_x_angst", "origin_y_angst", "origin_z_angst")
@@ -112,7 +112,7 @@ class ExtractionRun:
         columns |= {
             "optics_group": self._optics_group(series),
             "image_name": [image_name(int(i), stack) for i in first],
-            "visible_frames": [format_visible(v) for v in seen],
+            "visible_frames": [format_visible_frames(v) for v in seen],
         }
         return table.drop(columns="ctf_image", errors="ignore").assign(**columns).reset_index(drop=True)
 

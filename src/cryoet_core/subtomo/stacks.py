@@ -20,6 +20,8 @@ import numpy as np
 from cryoet_core.backend import array_namespace, to_device
 from cryoet_core.errors import UserInputError
 from cryoet_core.fourier import rfft_centred
+from cryoet_core.io.images import split_image_name
+from cryoet_core.io.relion import parse_visible_frames
 from cryoet_core.subtomo.transfer import ImageTransfer
 
 
@@ -151,30 +153,19 @@ def _with_table(particles, table):
 def parse_visible(text, n_views: int) -> np.ndarray:
     """rlnTomoVisibleFrames "[1,0,1]" -> (n_views,) bool.
 
-    Raises UserInputError E-STK-02 when its length is not the number of views of the tilt series.
+    Raises UserInputError E-RELION-02 (not such a list), E-STK-02 when its length is not the number of views of the tilt series.
     """
-    values = [part for part in str(text).strip().strip("[]").split(",") if part.strip()]
-    if len(values) != n_views:
+    visible = parse_visible_frames(str(text))
+    if len(visible) != n_views:
         raise UserInputError(
             "E-STK-02",
             "the list of visible frames does not fit the tilt series",
             field="rlnTomoVisibleFrames",
-            found=f"{len(values)} entries",
+            found=f"{len(visible)} entries",
             expected=f"{n_views}",
             fix="extract the particles again from the present tilt series",
         )
-    return np.array([int(float(v)) for v in values]) != 0
-
-
-def format_visible(visible) -> str:
-    """(n_views,) bool -> "[1,0,1]"."""
-    return "[" + ",".join("1" if v else "0" for v in visible) + "]"
-
-
-def _split_image_name(name: str):
-    """ "000012@path" -> (11, "path"): zero-based first section and file; without "@" the file from its start."""
-    section, at, path = str(name).partition("@")
-    return (int(section) - 1, path) if at else (0, str(name))
+    return visible
 
 
 def read_stacks(particles_path, tilt_series, *, read_images=None) -> ParticleStacks:
@@ -256,7 +247,7 @@ def _load_images(names, counts, read) -> np.ndarray:
     """Images of particles whose ``names`` are "first_section@file" (one file per series) or a file each."""
     files, parts = {}, []
     for name, count in zip(names, counts, strict=True):
-        first, path = _split_image_name(name)
+        first, path = split_image_name(name)
         if path not in files:
             files = {path: read(path)}
         parts.append(files[path][first : first + int(count)])

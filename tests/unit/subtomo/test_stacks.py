@@ -7,12 +7,12 @@ from phantom_series import ctf_image, dose_image, make_series, view_matrix
 
 from cryoet_core.errors import UserInputError
 from cryoet_core.fourier import fourier_crop, rfft_centred
+from cryoet_core.io.relion import format_visible_frames as format_visible
 from cryoet_core.metadata import Particles
 from cryoet_core.subtomo.stacks import (
     ParticleStacks,
     SeriesStack,
     crop_half,
-    format_visible,
     parse_visible,
 )
 from cryoet_core.subtomo.transfer import ImageTransfer, image_dose
