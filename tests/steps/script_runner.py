@@ -20,6 +20,8 @@ class Names(SimpleNamespace):
 def run_script(name, inputs, outputs, config, ts="TS_01", seed=1, **params):
     """Outputs' folders are made first, as Snakemake does."""
     for path in outputs.values():
+        if isinstance(path, list):
+            continue
         Path(path).parent.mkdir(parents=True, exist_ok=True)
     snakemake = SimpleNamespace(
         rule=name, input=Names(**inputs), output=Names(**outputs), wildcards=Names(ts=ts),

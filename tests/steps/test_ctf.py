@@ -53,9 +53,17 @@ def series_file(tmp_path_factory):
 
 def _run(table, out, config):
     outputs = {name: str(out / file) for name, file in
-               (("table", "TS_01.star"), ("spectra", "TS_01_spectra.mrc"), ("summary", "summary.json"))}
+               (("plus", "TS_01_plus.star"), ("minus", "TS_01_minus.star"), ("spectra", "TS_01_spectra.mrc"),
+                ("summary", "summary.json"))}
     run_script("estimate_ctf", {"table": str(table)}, outputs, {"window_px": 256, **config})
-    return read_tilt_series(outputs["table"]), outputs
+    return read_tilt_series(outputs["minus"]), outputs
+
+
+def _decide(fits, out, config=None):
+    outputs = {"tables": [str(out / "TS_01.star")], "summary": str(out / "hand.json")}
+    inputs = {"plus": [fits["plus"]], "minus": [fits["minus"]], "summaries": [fits["summary"]]}
+    run_script("decide_handedness", inputs, outputs, config or {})
+    return read_tilt_series(outputs["tables"][0]), read_summary(outputs["summary"])
 
 
 def test_defocus_of_every_view_against_truth(series_file, tmp_path):
@@ -75,14 +83,26 @@ def test_defocus_of_every_view_against_truth(series_file, tmp_path):
     assert pictures.min() >= 0 and pictures.max() <= 1
 
 
-def test_a_turned_axis_is_seen_and_said(series_file, tmp_path, capsys):
+def test_the_right_axis_stays(series_file, tmp_path):
+    fitted, out = _run(series_file, tmp_path, {})
+    series, hand = _decide(out, tmp_path)
+    assert hand["decided_by_ctf"] == -1 and not hand["axis_turned_180"] and hand["series"]["TS_01"]["votes_minus"] >= 2
+    assert series.handedness == -1 and (series.tilts["z_rot_deg"] == 0).all()
+    assert np.allclose(series.tilts["defocus_u_angst"], fitted.tilts["defocus_u_angst"])
+
+
+def test_a_wrong_axis_is_turned_and_said(series_file, tmp_path, capsys):
     series = read_tilt_series(series_file)
     write_tilt_series(series.with_columns(z_rot_deg=180.0), tmp_path / "turned.star")
-    turned, _ = _run(tmp_path / "turned.star", tmp_path, {})
-    assert turned.handedness == 1
-    assert "mirrored" in capsys.readouterr().err
-    obeyed, _ = _run(tmp_path / "turned.star", tmp_path / "obeyed", {"handedness": "-1"})
-    assert obeyed.handedness == -1
+    _, out = _run(tmp_path / "turned.star", tmp_path, {})
+    found, hand = _decide(out, tmp_path)
+    assert hand["axis_turned_180"] and hand["decided_by_ctf"] == 1
+    assert found.handedness == -1 and (found.tilts["z_rot_deg"] == 0).all()
+    assert "turned by 180 degrees" in capsys.readouterr().err
+    obeyed, hand = _decide(out, tmp_path, {"handedness": "1"})
+    assert obeyed.handedness == 1 and (obeyed.tilts["z_rot_deg"] == 180).all() and hand["decided_by_ctf"] == 1
+    obeyed, _ = _decide(out, tmp_path, {"handedness": -1})
+    assert obeyed.handedness == -1 and "was given, but" in capsys.readouterr().err
 
 
 def test_given_defocus_wins(series_file, tmp_path):

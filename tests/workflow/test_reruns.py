@@ -19,7 +19,7 @@ for output in map(Path, snakemake.output):
     else:
         output.mkdir()
 """
-PER_SERIES = ["import_tilt_series", "correct_motion", "estimate_ctf", "exclude_views", "erase_xrays", "align_tilt_series"]
+PER_SERIES = ["import_tilt_series", "correct_motion", "estimate_ctf", "decide_handedness", "exclude_views", "erase_xrays", "align_tilt_series"]
 # the template is resized to the pixel size that preprocess_tilt_series made
 TOMOGRAM = ["correct_ctf", "preprocess_tilt_series", "resize_reference", "reconstruct_tomogram"]
 PICKING = ["match_template"]
@@ -74,6 +74,7 @@ def test_a_fresh_clone_of_scripts_reruns_nothing(run):
     "edit, rules",
     [
         ({"estimate_ctf": {"window_px": 256}}, PER_SERIES[2:] + TOMOGRAM + PICKING + ROUND + ["initial_model"] + END),
+        ({"decide_handedness": {"handedness": "-1"}}, PER_SERIES[3:] + TOMOGRAM + PICKING + ROUND + ["initial_model"] + END),
         ({"correct_ctf": {"mode": "multiply"}}, TOMOGRAM + PICKING + ROUND + ["initial_model"] + END),
         ({"reconstruct_tomogram": {"sirt_iterations": 5}}, TOMOGRAM[3:] + PICKING + ROUND + ["initial_model"] + END),
         ({"match_template": {"n_sigma": 5.0}}, PICKING + ROUND + ["initial_model"] + END),

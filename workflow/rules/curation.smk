@@ -1,7 +1,7 @@
 # Chapter 4-5: which views take part, and clean images.
 rule exclude_views:
     input:
-        table=rules.estimate_ctf.output.table,
+        table=result("decide_handedness/{ts}/{ts}.star"),
         stack=rules.correct_motion.output.stack,
         file=RUN.config.exclude_views.file or [],
     output:

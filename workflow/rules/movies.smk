@@ -1,4 +1,4 @@
-# Chapter 2: movies -> aligned sums with even and odd halves, and the CTF of every view.
+# Chapter 2: movies -> aligned sums with even and odd halves, the CTF of every view, and the hand of the run.
 
 
 def motion_input(wildcards):
@@ -42,7 +42,8 @@ rule estimate_ctf:
         table=rules.correct_motion.output.table,
         stack=rules.correct_motion.output.stack,
     output:
-        table=result("estimate_ctf/{ts}/{ts}.star"),
+        plus=result("estimate_ctf/{ts}/{ts}_plus.star"),
+        minus=result("estimate_ctf/{ts}/{ts}_minus.star"),
         spectra=result("estimate_ctf/{ts}/{ts}_spectra.mrc"),
         summary=result("estimate_ctf/{ts}/summary.json"),
     log:
@@ -58,3 +59,26 @@ rule estimate_ctf:
         **step_params("estimate_ctf"),
     script:
         "../scripts/estimate_ctf.py"
+
+
+# One job for all series: the hand belongs to the microscope, not to a series.
+rule decide_handedness:
+    input:
+        plus=expand(rules.estimate_ctf.output.plus, ts=TILT_SERIES),
+        minus=expand(rules.estimate_ctf.output.minus, ts=TILT_SERIES),
+        summaries=expand(rules.estimate_ctf.output.summary, ts=TILT_SERIES),
+    output:
+        tables=expand(result("decide_handedness/{ts}/{ts}.star"), ts=TILT_SERIES),
+        summary=result("decide_handedness/summary.json"),
+    log:
+        result("logs/decide_handedness.log"),
+    benchmark:
+        result("benchmarks/decide_handedness.tsv")
+    threads: 1
+    resources:
+        mem_mb=step_memory_mb("decide_handedness", 1000),
+        runtime=10,
+    params:
+        **step_params("decide_handedness"),
+    script:
+        "../scripts/decide_handedness.py"

@@ -5,6 +5,7 @@ rule report:
     input:
         motion=expand(rules.correct_motion.output, ts=TILT_SERIES),
         ctf=expand(rules.estimate_ctf.output, ts=TILT_SERIES),
+        hand=rules.decide_handedness.output,
         views=expand(rules.exclude_views.output, ts=TILT_SERIES),
         xrays=expand(rules.erase_xrays.output, ts=TILT_SERIES),
         alignment=expand(rules.align_tilt_series.output, ts=TILT_SERIES),

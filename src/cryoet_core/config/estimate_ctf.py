@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from pydantic import field_validator
 
@@ -10,9 +10,9 @@ from cryoet_core.config.base import StepModel, key
 
 
 class EstimateCtf(StepModel):
-    """Defocus per view, one astigmatism per series."""
+    """Defocus per view, one astigmatism per series; the sign of depth is decided in decide_handedness."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     window_px: int = key(512, unit="px", meaning="side of the tiles whose spectra are averaged", ge=64, le=4096)
     resolution_range_angst: tuple[float, float] = key(
@@ -22,20 +22,10 @@ class EstimateCtf(StepModel):
         (5000.0, 80000.0), unit="A", meaning="smallest and largest underfocus searched"
     )
     fit_phase_shift: bool = key(False, meaning="fit one phase shift per series (phase plate)")
-    handedness: Literal["auto", "1", "-1"] = key(
-        "auto",
-        meaning="sign of depth in the defocus: -1 is physical, 1 means the tilt axis is turned by 180 degrees; "
-        "auto = the data decide when they can, else -1",
-    )
     defocus_angst: float | None = key(
         None, unit="A", meaning="take this defocus for every view and fit nothing (data without visible rings); empty = fit",
         ge=-100000, le=200000,
     )
-
-    @field_validator("handedness", mode="before")
-    @classmethod
-    def _as_text(cls, value):
-        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
     @field_validator("resolution_range_angst", "defocus_range_angst")
     @classmethod

@@ -10,7 +10,7 @@ from cryoet_core.config.base import StepModel, key
 class ExcludeViews(StepModel):
     """Keys of the step; all criteria given are applied together."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     tilt_ids: list[int] = key([], meaning="views to exclude in every series, by number of acquisition (tlTiltId)")
     tilt_angles_deg: list[float] = key(
         [], unit="deg", meaning="views to exclude in every series, by nominal tilt angle (the nearest within 0.5 deg)"
@@ -28,6 +28,9 @@ class ExcludeViews(StepModel):
         0.5, meaning="a view is dark if its mean is below this times what the thickness law expects", ge=0, le=1
     )
     protected_tilt_deg: float = key(3.5, unit="deg", meaning="mean/std never removes views at smaller tilts", ge=0)
+    max_ctf_resolution_angst: float | None = key(
+        None, unit="A", gt=0, meaning="exclude views whose CTF was fitted, but only to a coarser resolution than this; empty = none"
+    )
     max_excluded_fraction: float = key(
         0.4, meaning="stop (E-TS-03) if the automatic criteria remove more of a series than this", ge=0, le=1
     )

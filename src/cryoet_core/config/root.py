@@ -7,6 +7,7 @@ from cryoet_core.config.averaging import AveragingRound
 from cryoet_core.config.base import StepModel, key
 from cryoet_core.config.correct_ctf import CorrectCtf
 from cryoet_core.config.correct_motion import CorrectMotion
+from cryoet_core.config.decide_handedness import DecideHandedness
 from cryoet_core.config.erase_xrays import EraseXrays
 from cryoet_core.config.estimate_ctf import EstimateCtf
 from cryoet_core.config.exclude_views import ExcludeViews
@@ -46,6 +47,7 @@ class Config(StepModel):
     import_tilt_series: ImportTiltSeries = key(ImportTiltSeries(), meaning="acquisition metadata")
     correct_motion: CorrectMotion = key(CorrectMotion(), meaning="movies -> images")
     estimate_ctf: EstimateCtf = key(EstimateCtf(), meaning="defocus per tilt")
+    decide_handedness: DecideHandedness = key(DecideHandedness(), meaning="the hand of the run")
     exclude_views: ExcludeViews = key(ExcludeViews(), meaning="bad views")
     erase_xrays: EraseXrays = key(EraseXrays(), meaning="X-ray hits and hot pixels")
     align_tilt_series: AlignTiltSeries = key(AlignTiltSeries(), meaning="markerless alignment")

@@ -35,7 +35,7 @@ class CtfSettings:
 @dataclass(frozen=True)
 class CtfEstimate:
     """fit; restrained (n,) bool: value taken from the neighbours; score (n,) correlation of the ring profiles;
-    resolution_angst (n,); pictures (n, 256, 256); evidence of the hand (None when nothing was fitted)."""
+    resolution_angst (n,); pictures (n, 256, 256); evidence of the hand (None when nothing was fitted); other: the fit with the other hand."""
 
     fit: CtfFit
     restrained: np.ndarray
@@ -43,6 +43,15 @@ class CtfEstimate:
     resolution_angst: np.ndarray
     pictures: np.ndarray
     evidence: HandEvidence | None
+    other: CtfEstimate | None = None
+
+    def with_hand(self, handedness: int) -> CtfEstimate:
+        """The estimate with this sign of depth; a given defocus has no other and only takes the sign."""
+        if self.fit.handedness == handedness:
+            return self
+        if self.other is not None:
+            return self.other
+        return dataclasses.replace(self, fit=dataclasses.replace(self.fit, handedness=handedness))
 
 
 def _fit_radii(grid: PolarGrid, resolution_range_angst) -> slice:
@@ -85,6 +94,12 @@ def restrain(fit: CtfFit, tilts_deg) -> tuple[CtfFit, np.ndarray]:
     return dataclasses.replace(fit, defocus_angst=filled), ~trusted
 
 
+def _restrain_like(fit: CtfFit, restrained, tilts_deg) -> tuple[CtfFit, np.ndarray]:
+    """The fit with the less likely hand: the same views take their neighbours' value."""
+    filled = np.where(restrained, _neighbour_values(fit, tilts_deg, ~restrained), fit.defocus_angst)
+    return dataclasses.replace(fit, defocus_angst=filled), restrained
+
+
 def _fixed_fit(n: int, settings: CtfSettings) -> CtfFit:
     zeros = np.zeros(n)
     return CtfFit(
@@ -105,11 +120,14 @@ def _fit(spectra: list[ViewSpectra], grid, window_angst, optics, tilts_deg, sett
         [radial[i] for i in order], [polar[i] for i in order], settings.defocus_range_angst,
         fit_phase=settings.fit_phase_shift,
     )
-    fit = fits[settings.handedness or evidence.decided or -1]
-    fit = dataclasses.replace(
-        fit, defocus_angst=fit.defocus_angst[back], gain=fit.gain[back], error_angst=fit.error_angst[back]
-    )
-    return *restrain(fit, tilts_deg), evidence
+    chosen = settings.handedness or evidence.decided or -1
+    both = []
+    for hand in (chosen, -chosen):
+        fit = fits[hand]
+        both.append(dataclasses.replace(
+            fit, defocus_angst=fit.defocus_angst[back], gain=fit.gain[back], error_angst=fit.error_angst[back]
+        ))
+    return both, evidence
 
 
 def _quality(spectra, grid, window_angst, optics, fit: CtfFit, radii: slice):
@@ -144,19 +162,25 @@ def estimate_ctf(series: TiltSeries, images: Iterable, settings: CtfSettings) ->
     spectra = [view_spectra(i, pixel, s, grid, window) for i, s in zip(images, slopes, strict=True)]
     tilts = series.tilts["nominal_tilt_deg"].to_numpy(float)
     if settings.defocus_angst is not None:
-        fit, restrained, evidence = _fixed_fit(len(series), settings), np.zeros(len(series), bool), None
+        fits, evidence = [_fixed_fit(len(series), settings)], None
+        checked = [(fits[0], np.zeros(len(series), bool))]
     else:
-        fit, restrained, evidence = _fit(spectra, grid, window * pixel, optics, tilts, settings)
+        fits, evidence = _fit(spectra, grid, window * pixel, optics, tilts, settings)
+        first = restrain(fits[0], tilts)
+        checked = [first, _restrain_like(fits[1], first[1], tilts)]
     radii = _fit_radii(grid, settings.resolution_range_angst)
     radii = radii if radii.stop - radii.start >= MIN_RADII else slice(0, len(grid.k))
-    quality = list(_quality(spectra, grid, window * pixel, optics, fit, radii))
-    u, v, angle = fit.defocus_u_v_angle
+    u, v, angle = checked[0][0].defocus_u_v_angle
     pictures = np.array([
-        spectrum_picture(s.mean_power, pixel, a, b, angle, fit.phase_deg, optics)
+        spectrum_picture(s.mean_power, pixel, a, b, angle, fits[0].phase_deg, optics)
         for s, a, b in zip(spectra, u, v, strict=True)
     ])
-    score, resolution = (np.array(values) for values in zip(*quality, strict=True))
-    return CtfEstimate(fit, restrained, score, resolution, pictures, evidence)
+    found = None
+    for fit, restrained in reversed(checked):
+        quality = _quality(spectra, grid, window * pixel, optics, fit, radii)
+        score, resolution = (np.array(values) for values in zip(*quality, strict=True))
+        found = CtfEstimate(fit, restrained, score, resolution, pictures, evidence, found)
+    return found
 
 
 def series_with_ctf(series: TiltSeries, estimate: CtfEstimate) -> TiltSeries:

@@ -31,7 +31,7 @@ def motion_error(results: Results, ts: str) -> dict:
 
 def defocus_error(results: Results, ts: str) -> dict:
     """Median absolute error of the mean defocus at tilts to 45 degrees and beyond, nm."""
-    series, truth = results.table("estimate_ctf", ts), results.truth(ts)
+    series, truth = results.table("decide_handedness", ts), results.truth(ts)
     dark = set(results.truth_json(ts)["dark_tilt_ids"])
     found = series.tilts.set_index("tilt_id")
     expected = truth.tilts.set_index("tilt_id").loc[found.index]

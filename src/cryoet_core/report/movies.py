@@ -95,8 +95,9 @@ def _motion_caption(numbers: dict) -> str:
 def ctf(results: Results, numbers: dict) -> Section:
     """Defocus over tilt, and the measured power spectra beside the fitted CTF."""
     section = Section("CTF", "Defocus of every view: power spectrum (left half) beside the fitted CTF (right half).")
+    _add_hand(section, results.run_summary("decide_handedness"))
     for ts in results.series:
-        series = results.table("estimate_ctf", ts)
+        series = results.table("decide_handedness", ts)
         section.add_heading(ts)
         defocus = series.tilts["defocus_u_angst"]
         if len(series) > 3 and defocus.nunique() == 1:
@@ -115,6 +116,30 @@ def ctf(results: Results, numbers: dict) -> Section:
                 ]
                 section.add_figure(image_grid([spectra[i] for i in chosen], titles, 7, 1.6), "Spectra of seven views: the rings of both halves must meet.")
     return section
+
+
+def _add_hand(section: Section, hand: dict) -> None:
+    """What decided the hand of the run, series by series, in words and as a table."""
+    section.add_heading("Hand of the run")
+    if hand["given"] is not None:
+        text = f"Handedness {hand['given']:+d} was given in the config."
+        if hand["decided_by_ctf"] not in (0, hand["given"]):
+            section.add_note(f"The defocus gradients say {hand['decided_by_ctf']:+d}, the opposite of what was given.")
+    elif hand["axis_turned_180"]:
+        text = "The defocus gradients say +1: the tilt axis of every series was turned by 180 degrees and -1 stored."
+        section.add_note(text)
+    elif hand["decided_by_ctf"] == 0:
+        text = "Not decided by CTF: -1 was kept. The mirrored template of the picking chapter is the check."
+    else:
+        text = "The defocus gradients say -1: the tilt axis is the right way round."
+    section.add_text(text)
+    rows = [[name, f"{e['log_likelihood_plus_minus']:.0f}", e["votes_plus"], e["votes_minus"],
+             f"{e['decided']:+d}" if e["decided"] else "open"] for name, e in hand["series"].items()]
+    if rows:
+        rows.append(["all together", f"{hand['log_likelihood_plus_minus']:.0f}", hand["votes_plus"], hand["votes_minus"],
+                     f"{hand['decided_by_ctf']:+d}" if hand["decided_by_ctf"] else "open"])
+        header = ["series", "log-likelihood of +1 against -1", "views for +1", "views for -1", "says"]
+        section.add_table(header, rows)
 
 
 def _defocus_figure(series, truth):

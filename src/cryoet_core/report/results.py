@@ -33,6 +33,10 @@ class Results:
         """summary.json of a step, for a series or a round."""
         return read_summary(self.path(step, name, "summary.json"))
 
+    def run_summary(self, step: str) -> dict:
+        """summary.json of a step that works on all series at once."""
+        return read_summary(self.path(step, "summary.json"))
+
     def stack(self, step: str, ts: str, suffix: str = "") -> np.ndarray:
         return read_mrc(self.path(step, ts, f"{ts}{suffix}.mrc"))[0]
 

@@ -166,6 +166,13 @@ def mark_excluded(series, reasons: dict[int, str]):
     return series.with_columns(excluded=excluded, exclude_reason=reason)
 
 
+def poor_ctf(tilts, max_resolution_angst: float | None) -> np.ndarray:
+    """Rows whose rings fit only to a coarser resolution than this; none without a limit or without fitted CTFs."""
+    if max_resolution_angst is None or "ctf_max_resolution_angst" not in tilts:
+        return np.array([], dtype=np.int64)
+    return np.flatnonzero(tilts["ctf_max_resolution_angst"].to_numpy(float) > max_resolution_angst)
+
+
 def exclude_views(series, statistics: ViewStatistics, settings, listed=None):
     """Apply all criteria of ``settings`` (config.exclude_views.ExcludeViews, or anything with its fields).
 
@@ -191,6 +198,8 @@ def exclude_views(series, statistics: ViewStatistics, settings, listed=None):
     if settings.dark:
         _check_fraction(series.name, darkness, settings.max_excluded_fraction)
         reasons = {int(row): "dark" for row in np.flatnonzero(darkness.dark)} | reasons
+    limit = settings.max_ctf_resolution_angst
+    reasons = {int(row): "ctf_resolution" for row in poor_ctf(series.tilts, limit)} | reasons
     marked = mark_excluded(series, reasons)
     if marked.included.sum() < MIN_VIEWS:
         raise DataQualityError(

@@ -131,3 +131,17 @@ def test_earlier_exclusions_keep_their_reason(rng):
     series = series.with_columns(excluded=[1] + [0] * 30, exclude_reason=["import"] + ["none"] * 30)
     marked, _ = exclude_views(series, view_statistics(counted_views(rng, TILTS)), ExcludeViews(first_negative=2))
     assert marked.tilts["exclude_reason"].tolist()[:3] == ["import", "first_negative", "none"]
+
+
+def test_views_with_poor_ctf_are_excluded_on_request():
+    rng = np.random.default_rng(5)
+    series = make_series(TILTS)
+    resolution = np.full(len(TILTS), 12.0)
+    resolution[[0, 4]] = 26.0
+    series = series.with_columns(ctf_max_resolution_angst=resolution)
+    statistics = view_statistics(counted_views(rng, TILTS))
+    kept, _ = exclude_views(series, statistics, ExcludeViews())
+    assert kept.included.all()
+    marked, _ = exclude_views(series, statistics, ExcludeViews(max_ctf_resolution_angst=20.0))
+    assert np.flatnonzero(~marked.included).tolist() == [0, 4]
+    assert marked.tilts["exclude_reason"].iloc[4] == "ctf_resolution"
