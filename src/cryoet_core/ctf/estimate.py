@@ -16,6 +16,7 @@ from cryoet_core.errors import DataQualityError, UserInputError
 from cryoet_core.metadata import TiltSeries
 
 MIN_RADII = 16
+PICTURE_EDGE = 0.8  # the pictures reach this much finer than the fit
 SURE_GAIN = 12.0  # a peak of this log-likelihood anywhere in the search range is not noise
 NEAR_GAIN, NEAR_ANGST = 8.0, 1500.0  # nor is a smaller one this close to what the neighbours say
 
@@ -171,8 +172,9 @@ def estimate_ctf(series: TiltSeries, images: Iterable, settings: CtfSettings) ->
     radii = _fit_radii(grid, settings.resolution_range_angst)
     radii = radii if radii.stop - radii.start >= MIN_RADII else slice(0, len(grid.k))
     u, v, angle = checked[0][0].defocus_u_v_angle
+    edge = PICTURE_EDGE * min(settings.resolution_range_angst)
     pictures = np.array([
-        spectrum_picture(s.mean_power, pixel, a, b, angle, fits[0].phase_deg, optics)
+        spectrum_picture(s.mean_power, pixel, a, b, angle, fits[0].phase_deg, optics, edge)
         for s, a, b in zip(spectra, u, v, strict=True)
     ])
     found = None

@@ -69,8 +69,11 @@ def _full_plane(half, n):
     return half[np.where(mirrored, (-rows) % n, rows), np.abs(columns)]
 
 
-def spectrum_picture(mean_power, pixel_size_angst: float, defocus_u, defocus_v, angle_deg, phase_deg, optics: Optics):
-    """256 x 256 float32: left half the measured power, right half |CTF|, origin at (128, 128), edge = Nyquist.
+def spectrum_picture(mean_power, pixel_size_angst: float, defocus_u, defocus_v, angle_deg, phase_deg, optics: Optics,
+                     edge_angst: float = 0.0):
+    """256 x 256 float32: left half the measured power, right half |CTF|, origin at (128, 128).
+
+    edge_angst : resolution at the edge of the picture, Nyquist where that is coarser.
 
     The measured half is divided by its smooth radial background, averaged over +-6 degrees along the rings, and scaled so
     that +-3 robust standard deviations fill 0 to 1; the fitted half is |CTF|. Row index grows with +ky.
@@ -87,17 +90,25 @@ def spectrum_picture(mean_power, pixel_size_angst: float, defocus_u, defocus_v, 
     relative = mean_power / np.maximum(curve[np.minimum(shell, n // 2)], 1e-30) - 1
     fitted = np.abs(ctf_2d((n, n), pixel_size_angst, defocus_u, defocus_v, angle_deg, optics, phase_deg))
     relative[0, 0] = relative[0, 1]
-    measured, fitted = (_to_picture(_full_plane(half, n)) for half in (relative, fitted))
+    share = min(1.0, 2 * pixel_size_angst / edge_angst) if edge_angst > 0 else 1.0
+    measured, fitted = (_to_picture(_centre(_full_plane(half, n), share)) for half in (relative, fitted))
     measured = _smooth_along_rings(measured)
     radius = np.hypot(*(np.mgrid[:PICTURE_PX, :PICTURE_PX] - PICTURE_PX // 2))
     measured = measured * np.maximum(radius, 12.0) ** 0.25  # fewer values were averaged near the origin
-    inside = _to_picture(_full_plane(((k > 0.03) & (k < 0.45)).astype(np.float32), n)) > 0.5
+    inside = _to_picture(_centre(_full_plane(((k > 0.03) & (k < 0.45)).astype(np.float32), n), share)) > 0.5
     values = measured[inside]
     spread = 1.4826 * np.median(np.abs(values - np.median(values))) + 1e-12
     measured = np.clip(0.5 + (measured - np.median(values)) / (6 * spread), 0, 1)
     out = measured
     out[:, PICTURE_PX // 2 :] = fitted[:, PICTURE_PX // 2 :]
     return out.astype(np.float32)
+
+
+def _centre(plane, share: float):
+    """The inner ``share`` of a centred plane (n, n), origin kept at the middle index."""
+    n = plane.shape[0]
+    half = max(16, int(round(share * n / 2)))
+    return plane[n // 2 - half : n // 2 + half, n // 2 - half : n // 2 + half] if 2 * half < n else plane
 
 
 def _smooth_along_rings(picture, half_width_deg: float = 6.0):
