@@ -56,7 +56,7 @@ class Run:
         return f"{self.config.results_dir}/{path}"
 
     def series_source(self, ts: str) -> dict:
-        """Where series ``ts`` comes from: kind "mdoc" (mdoc, movies_dir) or "stack" (stack, tilts)."""
+        """Where series ``ts`` comes from: kind "mdoc" (mdoc: list of paths, movies_dir) or "stack" (stack, tilts)."""
         return self._sources[ts]
 
     def gain_reference(self) -> str | None:
@@ -96,22 +96,39 @@ class Run:
         names = [f"TS_{i + 1:02d}" for i in range(self.config.simulate.n_series)]
         folder = self.result("simulate/{}/frames")
         return {
-            ts: {"kind": "mdoc", "mdoc": f"{folder.format(ts)}/{ts}.mdoc", "movies_dir": folder.format(ts)}
+            ts: {"kind": "mdoc", "mdoc": [f"{folder.format(ts)}/{ts}.mdoc"], "movies_dir": folder.format(ts)}
             for ts in names
         }
 
     def _sources_mdoc(self) -> dict[str, dict]:
+        """Series from mdocs. "<series>_override.mdoc" belongs to <series>; data.mdoc_series joins others by their names."""
         data = self.config.data
-        sources = {}
+        found: dict[str, list[str]] = {}
         for path in sorted(glob(data.mdoc)):
             name = re.sub(r"\.(mrc|st|tif|tiff|eer)$", "", Path(path).name.removesuffix(".mdoc"))
-            self._add(
-                sources,
-                name,
-                path,
-                {"kind": "mdoc", "mdoc": path, "movies_dir": data.movies_dir or str(Path(path).parent)},
-            )
+            if data.mdoc_series:
+                name = self._series_of(name, path)
+            found.setdefault(name.removesuffix("_override"), []).append(path)
+        sources = {}
+        for name, paths in found.items():
+            paths.sort(key=lambda path: (Path(path).name.endswith("_override.mdoc"), path))
+            if len(paths) > 1 and not data.mdoc_series and not all("_override" in Path(p).name for p in paths[1:]):
+                raise UserInputError("E-NAME-02", "two files give one series name", file=paths[1], found=name,
+                                     fix="rename one, or set data.mdoc_series so that they are joined")
+            folder = data.movies_dir or str(Path(paths[0]).parent)
+            self._add(sources, name, paths[0], {"kind": "mdoc", "mdoc": paths, "movies_dir": folder})
         return sources
+
+    def _series_of(self, name: str, path: str) -> str:
+        try:
+            match = re.search(self.config.data.mdoc_series, name)
+        except re.error as error:
+            raise UserInputError("E-CFG-09", "not a regular expression", field="data.mdoc_series", found=str(error),
+                                 expected="for example (TS_[0-9]+)", fix="correct data.mdoc_series") from error
+        if match is None:
+            raise UserInputError("E-CFG-09", "data.mdoc_series does not fit this mdoc", file=path, found=name,
+                                 expected=self.config.data.mdoc_series, fix="correct data.mdoc_series or data.mdoc")
+        return match[1] if match.groups() and match[1] else match[0]
 
     def _sources_stacks(self) -> dict[str, dict]:
         sources = {}

@@ -284,3 +284,61 @@ def test_script(movies, config, code):
     assert summary["tilt_axis_deg"] == config.get("tilt_axis_deg", 84.8) == series.tilts["z_rot_deg"].iloc[0]
     assert summary["sources"]["pixel_size"] == "mdoc PixelSpacing"
     assert ("config tilt_axis_deg" in done.stderr or "tilt axis" in done.stderr) == bool(config)
+
+
+def test_the_first_of_repeated_tilts_can_be_kept_or_repeats_refused(movies):
+    write_mrc(movies / "again.mrc", np.zeros((2, 8, 12)), 3.5, stack=True, dtype="uint8")
+    again = section(7, 3, name="again.mrc", DateTime="09-Mar-23  19:00:00")
+    path = write_mdoc(movies, [*sections_by_angle(), again])
+    tilts = import_movies("TS_01", path, None, Given(duplicates="first")).series.tilts
+    assert tilts[tilts["excluded"] == 1]["exclude_reason"].tolist() == ["recorded before as tilt_id 4"]
+    with pytest.raises(UserInputError) as stopped:
+        import_movies("TS_01", path, None, Given(duplicates="error"))
+    assert stopped.value.code == "E-MDOC-11" and "-7.99" in str(stopped.value)
+
+
+def test_one_mdoc_per_movie_is_joined(movies):
+    whole = import_movies("TS_01", write_mdoc(movies, sections_by_angle()), None, Given())
+    paths = []
+    for n, acquired in enumerate(np.random.default_rng(1).permutation(len(ACQUIRED))):
+        name = f"TS_01_{acquired + 1:03d}_{ACQUIRED[acquired]}.mrc"
+        path = movies / f"{name}.mdoc"
+        text = section(0, int(acquired), **({"SubFramePath": None} if n == 2 else {}))
+        path.write_text("Voltage = 300\nImageSize = 12 8\n" + (TITLE + "\n" if n == 0 else "") + text.replace("ZValue", "FrameSet"))
+        paths.append(path)
+    joined = import_movies("TS_01", paths, None, Given())
+    assert joined.series.tilts.equals(whole.series.tilts)
+
+
+def test_an_override_mdoc_replaces_sections(movies):
+    path = write_mdoc(movies, sections_by_angle())
+    override = movies / "TS_01_override.mdoc"
+    override.write_text("\n".join([TITLE, section(0, 2, ExposureDose="2.0")]))
+    result = import_movies("TS_01", [path, override], None, Given())
+    by_id = result.series.tilts.set_index("tilt_id")["exposure_e_per_a2"]
+    assert by_id[3] == 2.0 and (by_id.drop(3) == 3.4).all()
+    assert any("described twice" in w and "override" in w for w in result.warnings)
+
+
+def test_what_the_config_overrode_is_told(movies):
+    result = import_movies("TS_01", write_mdoc(movies, sections_by_angle()), None, Given(tilt_axis_deg=-95.0, voltage_kv=300.0,
+                                                                                      dose_per_tilt_e_per_a2=3.0))
+    told = result.summary()["overridden"]
+    assert told == {"tilt_axis_deg": {"config": -95.0, "mdoc": 84.8}, "dose_per_tilt_e_per_a2": {"config": 3.0, "mdoc": 3.4}}
+    assert result.sources["tilt_axis"] == "config tilt_axis_deg"
+
+
+@pytest.mark.parametrize("field, value", [("ExposureDose", "1e400"), ("PriorRecordDose", "-5"), ("TiltAngle", "1.5e24")])
+def test_impossible_values_name_their_line(movies, field, value):
+    sections = sections_by_angle(PriorRecordDose="1") if field != "PriorRecordDose" else sections_by_angle(PriorRecordDose=value)
+    sections[2] = section(2, int(np.argsort(ACQUIRED)[2]), **{field: value})
+    with pytest.raises(UserInputError) as stopped:
+        import_movies("TS_01", write_mdoc(movies, sections), None, Given())
+    assert stopped.value.code == "E-MDOC-09" and field in str(stopped.value)
+
+
+def test_a_montage_is_no_tilt_series(movies):
+    tiles = [section(i, i, TiltAngle="0.01", PieceCoordinates=f"{i} 0 0") for i in range(3)]
+    with pytest.raises(UserInputError) as stopped:
+        import_movies("TS_01", write_mdoc(movies, tiles), None, Given())
+    assert stopped.value.code == "E-MDOC-04" and "montage" in str(stopped.value)

@@ -117,3 +117,23 @@ def test_what_only_the_whole_config_can_tell(tmp_path):
         Run(load_config({"data": {"simulate": True}, "averaging": rounds}))
     with pytest.raises(UserInputError, match="E-CFG-04"):
         Run(load_config({"data": {"simulate": True}, "averaging": [{"name": "a"}, {"name": "a"}]}))
+
+
+def test_mdocs_of_one_series_are_joined_by_their_names(tmp_path):
+    for name in ("TS_01_001.tif.mdoc", "TS_01_002.tif.mdoc", "TS_02_001.tif.mdoc"):
+        (tmp_path / name).write_text("")
+    data = {"mdoc": f"{tmp_path}/*.mdoc", "reference": "map.mrc"}
+    run = Run(load_config({"data": {**data, "mdoc_series": "(TS_[0-9]+)"}}))
+    assert run.tilt_series == ["TS_01", "TS_02"] and len(run.series_source("TS_01")["mdoc"]) == 2
+    with pytest.raises(UserInputError, match="E-CFG-09"):
+        Run(load_config({"data": {**data, "mdoc_series": "(TS_"}}))
+    with pytest.raises(UserInputError, match="E-CFG-09"):
+        Run(load_config({"data": {**data, "mdoc_series": "grid"}}))
+
+
+def test_an_override_mdoc_belongs_to_its_series(tmp_path):
+    for name in ("TS_01.mdoc", "TS_01_override.mdoc"):
+        (tmp_path / name).write_text("")
+    run = Run(load_config({"data": {"mdoc": f"{tmp_path}/*.mdoc", "reference": "map.mrc"}}))
+    assert run.tilt_series == ["TS_01"]
+    assert [p.rsplit("/", 1)[1] for p in run.series_source("TS_01")["mdoc"]] == ["TS_01.mdoc", "TS_01_override.mdoc"]

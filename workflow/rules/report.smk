@@ -3,6 +3,7 @@
 
 rule report:
     input:
+        imported=expand(rules.import_tilt_series.output, ts=TILT_SERIES),
         motion=expand(rules.correct_motion.output, ts=TILT_SERIES),
         ctf=expand(rules.estimate_ctf.output, ts=TILT_SERIES),
         hand=rules.decide_handedness.output,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from cryoet_core.config.base import StepModel, key
 
@@ -10,7 +10,7 @@ from cryoet_core.config.base import StepModel, key
 class ImportTiltSeries(StepModel):
     """What the mdoc (or the stack) does not say, or says wrongly."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     voltage_kv: float | None = key(
         None, unit="kV", meaning="acceleration voltage; empty = from the mdoc", ge=60, le=1250
@@ -30,6 +30,9 @@ class ImportTiltSeries(StepModel):
     )
     dose_per_tilt_e_per_a2: float | None = key(
         None, unit="e/A^2", ge=0, le=100, meaning="dose of each tilt image; empty = from the mdoc or tilt table"
+    )
+    duplicates: Literal["latest", "first", "error"] = key(
+        "latest", meaning="which image of a tilt that was recorded again takes part; the others stay in the table, excluded"
     )
     tomo5: bool | None = key(
         None,

@@ -25,6 +25,10 @@ class Data(StepModel):
 
     simulate: bool = key(False, meaning="make the data with the simulator (section simulate) instead of reading them")
     mdoc: str | None = key(None, meaning="glob of the tilt series' mdoc files; a series is named after its mdoc")
+    mdoc_series: str | None = key(
+        None, meaning="regular expression that finds the series' name in the name of an mdoc, for series in several mdocs (one per "
+        "movie, or in parts), e.g. (TS_[0-9]+); empty = one mdoc per series"
+    )
     movies_dir: str | None = key(None, meaning="folder of the movies; empty = the folder of each mdoc")
     gain_reference: str | None = key(None, meaning="gain reference of the movies; empty = movies are already corrected")
     stacks: str | None = key(None, meaning="glob of ready tilt-series stacks (.mrc, .st), instead of movies")

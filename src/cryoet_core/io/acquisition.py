@@ -24,6 +24,7 @@ class Given:
     initial_dose_e_per_a2: float | None = None
     dose_per_tilt_e_per_a2: float | None = None
     tomo5: bool | None = None
+    duplicates: str = "latest"
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,12 @@ class Sourced:
 
     value: float
     source: str
+
+
+SAME_TILT_DEG = 0.1
+PIXEL_RANGE_ANGST = (0.1, 50.0)
+VOLTAGE_RANGE_KV = (60.0, 1250.0)
+DOSE_RANGE_E_PER_A2 = (0.0, 1000.0)
 
 
 def wrap_degrees(angle: float) -> float:
@@ -45,6 +52,16 @@ def missing_value(mdoc: Mdoc, what: str, found: str, config_key: str) -> UserInp
         "E-MDOC-08", f"the mdoc does not give the {what}", file=mdoc.path, field=found,
         fix=f"set import_tilt_series.{config_key} in the config",
     )
+
+
+def check_range(value: float, low: float, high: float, path: str, field: str, unit: str) -> float:
+    """The value itself. Raises UserInputError E-MDOC-09 where it is physically impossible (or not finite)."""
+    if not low <= value <= high:
+        raise UserInputError(
+            "E-MDOC-09", "impossible value", file=path, field=field, found=f"{value:g}",
+            expected=f"{low:g} to {high:g} {unit}", fix="correct this line of the mdoc, or give the value in the config",
+        )
+    return value
 
 
 def first_number(mdoc: Mdoc, *names: str) -> float | None:
@@ -67,13 +84,21 @@ def tilt_angles(mdoc: Mdoc) -> np.ndarray:
                 "E-MDOC-06", "a needed value is missing", file=mdoc.path, field=field, found="nothing",
                 expected="degrees", fix="the mdoc may be cut: copy it again, or remove this section",
             )
-        if not -90 <= angle <= 90:
-            raise UserInputError(
-                "E-MDOC-09", "impossible tilt angle", file=mdoc.path, field=field, found=f"{angle:g}",
-                expected="-90 to 90 degrees", fix="correct this line of the mdoc",
-            )
-        angles.append(angle)
+        angles.append(check_range(angle, -90, 90, section.path, field, "degrees"))
     return np.array(angles, dtype=np.float64)
+
+
+def check_is_tilt_series(mdoc: Mdoc, angles: np.ndarray) -> None:
+    """Raises UserInputError E-MDOC-04 for a map, a montage or records at one angle."""
+    if len(angles) >= 2 and np.ptp(angles) > SAME_TILT_DEG:
+        return
+    montage = mdoc.header.text("Montage") == "1" or any(s.text("PieceCoordinates") for s in mdoc.images)
+    what = "the tiles of a montage" if montage else "one image" if len(angles) == 1 else "records at one angle"
+    raise UserInputError(
+        "E-MDOC-04", f"this mdoc describes {what}, not a tilt series", file=mdoc.path, field="[ZValue = n] TiltAngle",
+        found=f"{len(angles)} sections, {angles.min():g} to {angles.max():g} degrees", expected="views at several angles",
+        fix="give the mdoc of the tilt series; for one mdoc per movie set data.mdoc_series, so that they are joined",
+    )
 
 
 def acquisition_order(sections: list[MdocSection]) -> tuple[list[int], str, list[str]]:
@@ -99,19 +124,23 @@ def acquisition_order(sections: list[MdocSection]) -> tuple[list[int], str, list
 
 def _dose_of_section(section: MdocSection, pixel_size_angst: float | None) -> Sourced | None:
     """ExposureDose, else the sum of FrameDosesAndNumber, else DoseRate * ExposureTime / pixel area; None if unknown."""
+    def sane(dose: float, key: str) -> float:
+        return check_range(dose, *DOSE_RANGE_E_PER_A2, section.path, f"[{section.kind} = {section.index}] {key}", "e/A^2")
+
     dose = section.number("ExposureDose")
     if dose:
-        return Sourced(dose, "mdoc ExposureDose")
+        return Sourced(sane(dose, "ExposureDose"), "mdoc ExposureDose")
     pairs = section.numbers("FrameDosesAndNumber", "FrameDosesAndNumbers") or []
     total = sum(d * n for d, n in zip(pairs[0::2], pairs[1::2], strict=False))
     if total > 0:
-        return Sourced(total, "mdoc FrameDosesAndNumber")
+        return Sourced(sane(total, "FrameDosesAndNumber"), "mdoc FrameDosesAndNumber")
     rate, seconds = section.number("DoseRate"), section.number("ExposureTime")
     pixel = section.number("PixelSpacing") or pixel_size_angst
     binning = section.number("Binning") or 1.0
     if rate and seconds and pixel:
         # DoseRate counts electrons per unbinned pixel and second
-        return Sourced(rate * seconds / (pixel / binning) ** 2, "mdoc DoseRate x ExposureTime / pixel area")
+        check_range(pixel / binning, *PIXEL_RANGE_ANGST, section.path, f"[{section.kind} = {section.index}] PixelSpacing", "A")
+        return Sourced(sane(rate * seconds / (pixel / binning) ** 2, "DoseRate"), "mdoc DoseRate x ExposureTime / pixel area")
     return None
 
 
@@ -142,6 +171,10 @@ def pre_exposures(
     """
     summed = np.concatenate([[0.0], np.cumsum(exposure)[:-1]])
     prior = np.array([np.nan if (p := s.number("PriorRecordDose")) is None else p for s in ordered])
+    for section, value in zip(ordered, prior, strict=True):
+        if not np.isnan(value):
+            field = f"[{section.kind} = {section.index}] PriorRecordDose"
+            check_range(value, *DOSE_RANGE_E_PER_A2, section.path, field, "e/A^2")
     usable = bool(np.all(np.isfinite(prior)) and np.all(np.diff(prior) > 0))
     if dose_given or not usable:
         return summed + (initial or 0.0), "running sum of the doses", []
@@ -179,9 +212,12 @@ def _axis_of_mdoc(mdoc: Mdoc, tomo5: bool | None) -> Sourced | None:
     if mdoc.title_axis is not None:
         angle, spelled_by_tomo5 = mdoc.title_axis
         if spelled_by_tomo5 if tomo5 is None else tomo5:
+            check_range(angle, -360, 360, mdoc.path, "[T = TiltAxisAngle]", "degrees")
             return Sourced(wrap_degrees(-angle - 90.0), "mdoc title (Tomography 5)")
-        return Sourced(angle, "mdoc title")
+        return Sourced(check_range(angle, -360, 360, mdoc.path, "[T = Tilt axis angle]", "degrees"), "mdoc title")
     rotation = first_number(mdoc, "RotationAngle")
+    if rotation is not None:
+        check_range(rotation, -360, 360, mdoc.path, "RotationAngle", "degrees")
     return None if rotation is None else Sourced(wrap_degrees(rotation - 90.0), "mdoc RotationAngle - 90")
 
 
@@ -192,7 +228,7 @@ def voltage(mdoc: Mdoc, given: float | None) -> Sourced:
     value = first_number(mdoc, "Voltage")
     if value is None:
         raise missing_value(mdoc, "voltage", "Voltage", "voltage_kv")
-    return Sourced(value, "mdoc Voltage")
+    return Sourced(check_range(value, *VOLTAGE_RANGE_KV, mdoc.path, "Voltage", "kV"), "mdoc Voltage")
 
 
 def pixel_size(mdoc: Mdoc, given: float | None, movie_shape: tuple[int, int]) -> tuple[Sourced, list[str]]:
@@ -205,6 +241,7 @@ def pixel_size(mdoc: Mdoc, given: float | None, movie_shape: tuple[int, int]) ->
     spacing = first_number(mdoc, "PixelSpacing")
     if not spacing:
         raise missing_value(mdoc, "pixel size", "PixelSpacing", "pixel_size_angst")
+    check_range(spacing, *PIXEL_RANGE_ANGST, mdoc.path, "PixelSpacing", "A")
     size = mdoc.header.numbers("ImageSize")
     if not size or len(size) < 2 or size[0] <= 0:
         return Sourced(spacing, "mdoc PixelSpacing"), []
@@ -216,6 +253,76 @@ def pixel_size(mdoc: Mdoc, given: float | None, movie_shape: tuple[int, int]) ->
     if abs(ratio - 1) > 0.05:
         warnings.append(f"movies ({wide} px) and ImageSize of the mdoc ({narrow:g} px) differ; PixelSpacing was used")
     return Sourced(spacing, "mdoc PixelSpacing"), warnings
+
+
+@dataclass(frozen=True)
+class Acquisition:
+    """What an mdoc and the config together say about a series.
+
+    sections, tilt_deg, exposure, pre_exposure (n,) in the order of recording, doses in e/A^2. sources: value -> where it came from.
+    overridden: config key -> {"config", "mdoc"} where the config's value replaced a different one of the mdoc.
+    """
+
+    sections: list[MdocSection]
+    tilt_deg: np.ndarray
+    exposure: np.ndarray
+    pre_exposure: np.ndarray
+    voltage: Sourced
+    pixel_size: Sourced
+    tilt_axis: Sourced
+    sources: dict[str, str]
+    overridden: dict[str, dict]
+    warnings: list[str]
+
+
+def _stated(read) -> float | None:
+    """What the mdoc says, or None where it does not or says something impossible: the config's value counts then."""
+    try:
+        return float(read())
+    except UserInputError:
+        return None
+
+
+def _overridden(mdoc: Mdoc, given: Given, ordered: list[MdocSection], movie_shape) -> dict[str, dict]:
+    stated = {
+        "voltage_kv": lambda: voltage(mdoc, None).value,
+        "pixel_size_angst": lambda: pixel_size(mdoc, None, movie_shape)[0].value,
+        "tilt_axis_deg": lambda: tilt_axis(mdoc, None, given.tomo5)[0].value,
+        "dose_per_tilt_e_per_a2": lambda: np.median(exposures(mdoc, ordered, None, given.pixel_size_angst)[0]),
+    }
+    out = {}
+    for key, read in stated.items():
+        config = getattr(given, key)
+        found = None if config is None else _stated(read)
+        if found is not None and abs(found - config) > 1e-6 * max(abs(found), abs(config)):
+            out[key] = {"config": float(config), "mdoc": found}
+    return out
+
+
+def read_acquisition(mdoc: Mdoc, given: Given, movie_shape: tuple[int, int] = (0, 0)) -> Acquisition:
+    """Order, angles, doses, optics and axis. movie_shape (h, w) tells binned records from super-resolution movies.
+
+    Raises UserInputError E-MDOC-01, -04, -06, -08, -09, each with file, section and field.
+    """
+    angles = tilt_angles(mdoc)
+    check_is_tilt_series(mdoc, angles)
+    order, order_source, warnings = acquisition_order(mdoc.images)
+    sections = [mdoc.images[i] for i in order]
+    volts = voltage(mdoc, given.voltage_kv)
+    pixel, notes = pixel_size(mdoc, given.pixel_size_angst, movie_shape)
+    axis, more = tilt_axis(mdoc, given.tilt_axis_deg, given.tomo5)
+    dose, dose_source = exposures(mdoc, sections, given.dose_per_tilt_e_per_a2, pixel.value)
+    dose_given = given.dose_per_tilt_e_per_a2 is not None
+    before, before_source, last = pre_exposures(sections, dose, given.initial_dose_e_per_a2, dose_given)
+    sources = {
+        "tilts": f"mdoc {Path(mdoc.path).name}", "order": f"mdoc {order_source}", "pre_exposure": before_source,
+        "exposure": dose_source, "voltage": volts.source, "pixel_size": pixel.source, "tilt_axis": axis.source,
+        "spherical_aberration": "config", "amplitude_contrast": "config",
+    }
+    overridden = _overridden(mdoc, given, sections, movie_shape)
+    return Acquisition(
+        sections, angles[order], dose, before, volts, pixel, axis, sources, overridden, warnings + notes + more + last
+    )
 
 
 def find_movie(name: str, folder: Path, mdoc: Mdoc, names: list[str]) -> Path:

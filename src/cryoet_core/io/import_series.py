@@ -14,22 +14,23 @@ from cryoet_core.io import acquisition
 from cryoet_core.io.acquisition import Given, Sourced
 from cryoet_core.io.images import image_name
 from cryoet_core.io.imod import read_tlt
-from cryoet_core.io.mdoc import Mdoc, read_mdoc
+from cryoet_core.io.mdoc import Mdoc, read_mdocs
 from cryoet_core.io.movies import open_movie
 from cryoet_core.io.mrc import read_header
 from cryoet_core.metadata import TiltSeries
 
-_SAME_TILT_DEG = 0.1
 _DEFAULT_HANDEDNESS = -1
 
 
 @dataclass
 class ImportResult:
-    """series; sources: where each value came from; warnings: what a user should look at."""
+    """series; sources: where each value came from; warnings: what a user should look at; overridden: config key ->
+    {"config", "mdoc"} where the config's value replaced a different one of the mdoc."""
 
     series: TiltSeries
     sources: dict[str, str]
     warnings: list[str] = field(default_factory=list)
+    overridden: dict[str, dict] = field(default_factory=dict)
 
     def summary(self) -> dict:
         """Plain numbers for summary.json."""
@@ -46,6 +47,7 @@ class ImportResult:
             "total_dose_e_per_a2": float((tilts["pre_exposure_e_per_a2"] + tilts["exposure_e_per_a2"]).max()),
             "n_frames": sorted({int(n) for n in tilts["n_frames"]}) if "n_frames" in tilts else [],
             "sources": self.sources,
+            "overridden": self.overridden,
             "warnings": self.warnings,
         }
 
@@ -63,18 +65,29 @@ def _add_start_geometry(tilts: pd.DataFrame, axis_deg: float) -> pd.DataFrame:
     return tilts.sort_values(["nominal_tilt_deg", "tilt_id"], kind="stable").reset_index(drop=True)
 
 
-def _exclude_repeats(tilts: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """Of images at the same angle (within 0.1 degrees) keep the one recorded last; the others are marked."""
+def _exclude_repeats(tilts: pd.DataFrame, keep: str, path: str) -> tuple[pd.DataFrame, list[str]]:
+    """Of images at one angle (within 0.1 degrees) keep the latest or the first; the others are marked.
+
+    Raises UserInputError E-MDOC-11 with keep = "error".
+    """
     excluded = np.zeros(len(tilts), dtype=np.int64)
     reasons = ["none"] * len(tilts)
     angles = tilts["nominal_tilt_deg"].to_numpy()
     ids = tilts["tilt_id"].to_numpy()
     for row in range(len(tilts)):
-        later = (np.abs(angles - angles[row]) <= _SAME_TILT_DEG) & (ids > ids[row])
-        if later.any():
+        alike = np.abs(angles - angles[row]) <= acquisition.SAME_TILT_DEG
+        better = alike & ((ids < ids[row]) if keep == "first" else (ids > ids[row]))
+        if better.any():
             excluded[row] = 1
-            reasons[row] = f"recorded again as tilt_id {ids[later].max()}"
-    warnings = [f"tilt_id {ids[i]} ({angles[i]:g} deg): {reasons[i]}" for i in np.flatnonzero(excluded)]
+            reasons[row] = f"recorded before as tilt_id {ids[better].min()}" if keep == "first" else f"recorded again as tilt_id {ids[better].max()}"
+    repeats = np.flatnonzero(excluded)
+    if keep == "error" and len(repeats):
+        raise UserInputError(
+            "E-MDOC-11", "a tilt was recorded twice", file=path, field="TiltAngle",
+            found=", ".join(f"{angles[i]:g}" for i in repeats), expected="one image per angle",
+            fix="remove a section, or set import_tilt_series.duplicates to latest or first",
+        )
+    warnings = [f"tilt_id {ids[i]} ({angles[i]:g} deg): {reasons[i]}" for i in repeats]
     return tilts.assign(excluded=excluded, exclude_reason=reasons), warnings
 
 
@@ -112,55 +125,37 @@ def _frame_counts(paths: list[Path], sections: list) -> tuple[list[int], tuple[i
             )
         frames = movie.n_frames * movie.frames_per_item
         stated = section.number("NumSubFrames")
-        if stated and movie.frames_per_item == 1 and int(stated) != frames:
-            warnings.append(f"{path.name}: {frames} frames, the mdoc says {int(stated)}")
+        if stated and movie.frames_per_item == 1 and stated != frames:
+            warnings.append(f"{path.name}: {frames} frames, the mdoc says {stated:g}")
         counts.append(frames)
     return counts, shape, warnings
 
 
 def import_movies(
-    name: str, mdoc_path: str | os.PathLike, movies_dir: str | os.PathLike | None, given: Given
+    name: str, mdoc_paths: str | os.PathLike | list, movies_dir: str | os.PathLike | None, given: Given
 ) -> ImportResult:
-    """Tilt series from movies and an mdoc: rows sorted by tilt, tilt_id = order of acquisition from 1.
+    """Tilt series from movies and its mdoc (or mdocs): rows sorted by tilt, tilt_id = order of acquisition from 1.
 
     movies_dir None: the folder of the mdoc. The table has `movie`, no `image`.
     Raises UserInputError E-MDOC-*, E-MOVIE-*, E-MRC-*, E-FILE-*.
     """
-    mdoc = read_mdoc(mdoc_path)
-    if len(mdoc.images) < 2:
-        raise UserInputError(
-            "E-MDOC-04", "this mdoc describes one image", file=mdoc.path, field="[ZValue = n]", found="1 section",
-            expected="one section per tilt image", fix="give the mdoc of the tilt series",
-        )
-    angles = acquisition.tilt_angles(mdoc)
-    order, order_source, warnings = acquisition.acquisition_order(mdoc.images)
-    sections = [mdoc.images[i] for i in order]
-    paths = _movie_paths(mdoc, sections, movies_dir)
-    counts, shape, notes = _frame_counts(paths, sections)
-    warnings += notes
-    volts = acquisition.voltage(mdoc, given.voltage_kv)
-    pixel, notes = acquisition.pixel_size(mdoc, given.pixel_size_angst, shape)
-    warnings += notes
-    axis, notes = acquisition.tilt_axis(mdoc, given.tilt_axis_deg, given.tomo5)
-    warnings += notes
-    dose, dose_source = acquisition.exposures(mdoc, sections, given.dose_per_tilt_e_per_a2, pixel.value)
-    before, before_source, notes = acquisition.pre_exposures(
-        sections, dose, given.initial_dose_e_per_a2, given.dose_per_tilt_e_per_a2 is not None
-    )
-    warnings += notes
+    mdoc, notes = read_mdocs(mdoc_paths if isinstance(mdoc_paths, (list, tuple)) else [mdoc_paths])
+    acquisition.check_is_tilt_series(mdoc, acquisition.tilt_angles(mdoc))
+    paths = _movie_paths(mdoc, mdoc.images, movies_dir)
+    counts, shape, more = _frame_counts(paths, mdoc.images)
+    found = acquisition.read_acquisition(mdoc, given, shape)
+    of_section = {id(section): row for row, section in enumerate(mdoc.images)}
+    rows = [of_section[id(section)] for section in found.sections]
     tilts = pd.DataFrame({
-        "tilt_id": np.arange(1, len(sections) + 1, dtype=np.int64), "movie": [p.as_posix() for p in paths],
-        "n_frames": counts, "nominal_tilt_deg": angles[order], "pre_exposure_e_per_a2": before,
-        "exposure_e_per_a2": dose,
+        "tilt_id": np.arange(1, len(rows) + 1, dtype=np.int64), "movie": [paths[i].as_posix() for i in rows],
+        "n_frames": [counts[i] for i in rows], "nominal_tilt_deg": found.tilt_deg,
+        "pre_exposure_e_per_a2": found.pre_exposure, "exposure_e_per_a2": found.exposure,
     })
-    tilts, notes = _exclude_repeats(tilts)
-    sources = {
-        "tilts": f"mdoc {Path(mdoc.path).name}", "order": f"mdoc {order_source}", "pre_exposure": before_source,
-        "exposure": dose_source, "voltage": volts.source, "pixel_size": pixel.source, "tilt_axis": axis.source,
-        "spherical_aberration": "config", "amplitude_contrast": "config",
-    }
-    series = _series(name, given, volts, pixel, shape, _add_start_geometry(tilts, axis.value))
-    return ImportResult(series.validate(mdoc.path), sources, warnings + notes)
+    tilts, last = _exclude_repeats(tilts, given.duplicates, mdoc.path)
+    table = _add_start_geometry(tilts, found.tilt_axis.value)
+    series = _series(name, given, found.voltage, found.pixel_size, shape, table)
+    warnings = [*notes, *more, *found.warnings, *last]
+    return ImportResult(series.validate(mdoc.path), found.sources, warnings, found.overridden)
 
 
 def _series(

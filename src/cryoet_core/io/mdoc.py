@@ -65,8 +65,10 @@ class MdocSection:
 
     @property
     def movie_name(self) -> str | None:
-        """Base name of SubFramePath (Windows, UNC or Unix separators)."""
+        """Base name of SubFramePath (Windows, UNC or Unix separators); of the mdoc itself for one of a single movie."""
         path = self.text("SubFramePath")
+        if path is None and self.kind == "FrameSet" and self.path:
+            return os.path.basename(self.path).removesuffix(".mdoc")  # the mdoc of one movie is named after it
         return None if path is None else re.split(r"[\\/]", path.strip().strip('"'))[-1].strip() or None
 
     @property
@@ -163,12 +165,34 @@ def parse_mdoc(text: str, path: str = "") -> Mdoc:
 
 
 def _new_section(kind: str, number: str, path: str) -> MdocSection:
-    if not re.match(r"-?\d+$", number):
+    if not re.match(r"-?\d{1,9}$", number):
         raise UserInputError(
             "E-MDOC-10", "section without a number", file=path, field=f"[{kind}]", found=repr(number),
             expected="a whole number", fix="the file is cut or damaged: copy it again",
         )
     return MdocSection(kind, int(number), path)
+
+
+def read_mdocs(paths) -> tuple[Mdoc, list[str]]:
+    """One series from one or several mdocs (a series in parts, one mdoc per movie, a later "_override" mdoc).
+
+    Sections are joined by the name of their movie; where two mdocs describe one movie the later file of ``paths`` wins.
+    Returns the joined mdoc (header and titles of the first that has them) and warnings. Raises as :func:`read_mdoc`.
+    """
+    mdocs = [read_mdoc(path) for path in paths]
+    if len(mdocs) == 1:
+        return mdocs[0], []
+    joined, by_movie, warnings = Mdoc(mdocs[0].path, mdocs[0].header, mdocs[0].titles, []), {}, []
+    for mdoc in mdocs:
+        joined.titles = joined.titles or mdoc.titles
+        joined.header.values = {**mdoc.header.values, **joined.header.values}
+        for section in mdoc.images:
+            name = section.movie_name or f"{mdoc.path}[{section.index}]"
+            if name in by_movie:
+                warnings.append(f"{name} is described twice: {os.path.basename(mdoc.path)} was used")
+            by_movie[name] = section
+    joined.sections = list(by_movie.values())
+    return joined, warnings
 
 
 def read_mdoc(path: str | os.PathLike) -> Mdoc:

@@ -39,8 +39,24 @@ def acquisition(results: Results) -> Section:
     axes[0].legend(fontsize=8)
     header = ["series", "views", "tilts (deg)", "dose (e/A2)", "pixel (A)", "image (px)", "tilt axis (deg)", "kV"]
     section.add_table(header, rows)
+    _add_sources(section, results)
     section.add_figure(figure, "Order of acquisition, and the dose each image found already on the specimen.")
     return section
+
+
+def _add_sources(section: Section, results: Results) -> None:
+    """Where every value came from, and where the config replaced what the mdoc says."""
+    names = {"order": "order", "tilt_axis": "tilt axis", "pixel_size": "pixel size", "voltage": "voltage",
+             "exposure": "dose", "pre_exposure": "dose before"}
+    rows = []
+    for ts in results.series:
+        summary = results.summary("import_tilt_series", ts)
+        rows.append([ts, *(summary["sources"].get(key, "-") for key in names)])
+        for key, values in summary["overridden"].items():
+            section.add_note(f"{ts}: the config says {key} = {values['config']:g}, the mdoc {values['mdoc']:.4g}; the config was used.")
+        for warning in summary["warnings"]:
+            section.add_note(f"{ts}: {warning}")
+    section.add_table(["series", *(f"{name} from" for name in names.values())], rows)
 
 
 def motion_tracks(results: Results, ts: str) -> dict[int, np.ndarray]:
