@@ -1,25 +1,42 @@
 """Movies -> aligned sums with even and odd halves; a ready stack passes through and its noise is split into halves."""
 
 from contextlib import ExitStack
+from dataclasses import asdict
 
 from cryoet_core.config.correct_motion import CorrectMotion
-from cryoet_core.io.gain import read_gain
+from cryoet_core.io.gain import read_gain, read_gain_image
 from cryoet_core.io.mrc import MrcStackWriter
 from cryoet_core.io.star import write_star
 from cryoet_core.metadata import read_tilt_series, write_tilt_series
 from cryoet_core.movies import series as movies
 from cryoet_core.movies.correct import MotionSettings
+from cryoet_core.movies.gain_orientation import Orientation, find_orientation
 from cryoet_core.step import step
+
+GAIN_MOVIES = 3  # one is enough for a usual camera; three for one with little scatter
 
 with step(snakemake) as s:
     config, ts = s.model(CorrectMotion), s.wildcards.ts
     series = read_tilt_series(s.input.table)
     is_stack, path = movies.comes_as_stack(series), s.input.get("gain")
     noise = movies.stack_noise_model(series) if is_stack else None
-    gain = None if is_stack or not path else read_gain(
-        path, series.image_size_px[::-1], flip_x=config.gain_flip_x, flip_y=config.gain_flip_y,
-        transpose=config.gain_transpose, inverse=config.gain_inverse,
-    )
+    gain = evidence = None
+    if path and not is_stack:
+        given = Orientation(config.gain_flip_x, config.gain_flip_y, config.gain_transpose, config.gain_inverse)
+        counts = movies.raw_sum(series, GAIN_MOVIES, config.eer_fractions)
+        evidence = find_orientation(counts, read_gain_image(path), given)
+        turn = evidence.best if evidence.decided and config.gain_orientation == "auto" else given
+        if evidence.decided and evidence.best != given:
+            s.log.warning(
+                "the counts say the gain lies as %s (%.0f sigma), the config says %s: %s is used", evidence.best, evidence.significance,
+                given, "the first" if turn != given else "the config's",
+            )
+        elif not evidence.decided:
+            s.log.warning(
+                "the gain's pattern is not clear in the counts (%.1f sigma): %s is used. If the movies are already corrected, leave "
+                "data.gain_reference empty", evidence.significance, given,
+            )
+        gain = read_gain(path, series.image_size_px[::-1], **asdict(turn))
     nodes = config.grid[2] if config.grid else None
     settings = MotionSettings(config.resolution_range_angst, config.b_factor_angst2, nodes, config.max_shift_angst)
     views = movies.correct_views(
@@ -39,4 +56,5 @@ with step(snakemake) as s:
     out = movies.corrected_series(series, paths, tracks, config.binning)
     write_tilt_series(out, s.output.table)
     write_star(s.output.motion, {"motion": movies.motion_table(tracks)})
-    s.write_summary(movies.motion_summary(out, tracks, defects, noise))
+    summary = movies.motion_summary(out, tracks, defects, noise)
+    s.write_summary({**summary, "gain": evidence.summary()} if evidence else summary)

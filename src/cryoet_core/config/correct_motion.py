@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import field_validator
 
@@ -12,7 +12,7 @@ from cryoet_core.config.base import StepModel, key
 class CorrectMotion(StepModel):
     """Whole-frame alignment of the frames of each tilt."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     binning: int = key(1, meaning="Fourier binning of the sums; the pixel size becomes exactly this much larger", ge=1, le=16)
     resolution_range_angst: tuple[float, float] = key(
@@ -27,6 +27,11 @@ class CorrectMotion(StepModel):
         "one tilt of a few e/A^2 local motion cannot be measured",
     )
     max_shift_angst: float = key(100.0, unit="A", meaning="largest shift between any two frames", gt=0, le=2000)
+    gain_orientation: Literal["auto", "given"] = key(
+        "auto",
+        meaning="auto = the counts decide how the reference lies and whether it multiplies, when they can, and else the four keys below; "
+        "given = the four keys, with a warning when the counts contradict them",
+    )
     gain_flip_x: bool = key(False, meaning="mirror the gain reference along x (first)")
     gain_flip_y: bool = key(False, meaning="mirror the gain reference along y (second)")
     gain_transpose: bool = key(False, meaning="exchange x and y of the gain reference (last)")

@@ -40,7 +40,7 @@ def orient(image: np.ndarray, *, flip_x: bool = False, flip_y: bool = False, tra
     return np.ascontiguousarray(np.rot90(image, k=-rotate_quarters))
 
 
-def _read_image(path: str | os.PathLike) -> np.ndarray:
+def read_gain_image(path: str | os.PathLike) -> np.ndarray:
     """First image of an MRC or TIFF (.gain is TIFF), row 0 at the bottom; NaN is left for the defect map."""
     if Path(path).suffix.lower() in (".mrc", ".mrcs", ".st", ".map"):
         return read_section(path, 0)
@@ -73,19 +73,37 @@ def check_gain_shape(gain_shape: tuple[int, int], movie_shape: tuple[int, int], 
         )
 
 
+def _binned_to(image: np.ndarray, movie_shape: tuple[int, int], inverse: bool) -> np.ndarray:
+    """A super-resolution reference for binned movies: a binned pixel counts what its parts count, so sensitivities are averaged."""
+    factor = image.shape[0] // movie_shape[0]
+    if factor not in (2, 4, 8) or image.shape != (factor * movie_shape[0], factor * movie_shape[1]):
+        return image
+    good = np.isfinite(image) & (image > 0)
+    values = np.where(good, image, 1.0).astype(np.float64)
+    sensitivity = np.where(good, values if inverse else 1 / values, 0.0)
+    blocks = (movie_shape[0], factor, movie_shape[1], factor)
+    parts = good.reshape(blocks).sum(axis=(1, 3))
+    mean = sensitivity.reshape(blocks).sum(axis=(1, 3)) / np.maximum(parts, 1)
+    usable = parts == factor**2  # a dead part makes the whole pixel count too little
+    mean = np.where(usable, mean, 0.0)
+    return mean if inverse else np.where(usable, 1 / np.where(usable, mean, 1.0), 0.0)
+
+
 def read_gain(
     path: str | os.PathLike, movie_shape: tuple[int, int] | None = None, *, flip_x: bool = False,
     flip_y: bool = False, transpose: bool = False, rotate_quarters: int = 0, inverse: bool = False,
 ) -> Gain:
     """Read a gain reference that multiplies raw counts (inverse=True: one that divides them).
 
-    Pixels that are zero, negative or not finite become defects. movie_shape: (h, w) to compare with.
+    Pixels that are zero, negative or not finite become defects. movie_shape: (h, w) to compare with; a reference 2, 4 or 8 times
+    larger (super-resolution) is binned to it.
 
     Raises UserInputError E-GAIN-01 (size), DataQualityError E-GAIN-02 (more than 5 % defects), and read errors.
     """
-    image = orient(_read_image(path), flip_x=flip_x, flip_y=flip_y, transpose=transpose,
+    image = orient(read_gain_image(path), flip_x=flip_x, flip_y=flip_y, transpose=transpose,
                    rotate_quarters=rotate_quarters)
     if movie_shape is not None:
+        image = _binned_to(image, movie_shape, inverse)
         check_gain_shape(image.shape, movie_shape, path)
     defects = ~(np.isfinite(image) & (image > 0))
     if defects.mean() > _MAX_DEFECT_FRACTION:

@@ -50,6 +50,16 @@ def stack_noise_model(series: TiltSeries) -> NoiseModel:
     return noise_model(load_named_images([name])[0] for name in series.tilts["image"])
 
 
+def raw_sum(series: TiltSeries, n_movies: int, eer_fractions: int = 16) -> np.ndarray:
+    """(h, w) float32 sum of the uncorrected frames of the ``n_movies`` least tilted views: what a gain is compared with."""
+    order = np.argsort(series.tilts["nominal_tilt_deg"].abs().to_numpy(), kind="stable")[:n_movies]
+    total = np.zeros(series.image_size_px[::-1], dtype=np.float32)
+    for row in order:
+        for frame in open_movie(series.tilts["movie"].iloc[row], eer_fractions=eer_fractions):
+            total += frame
+    return total
+
+
 def _binned(view: CorrectedView, binning: int) -> CorrectedView:
     if binning == 1:
         return view

@@ -79,8 +79,21 @@ def motion(results: Results, numbers: dict) -> Section:
         series = results.table("correct_motion", ts)
         truth = results.truth_json(ts)["frame_shifts_px"] if results.simulated else {}
         section.add_heading(ts)
+        _add_gain(section, results.summary("correct_motion", ts).get("gain"))
         section.add_figure(_motion_figure(series, tracks, truth), _motion_caption(numbers.get(ts, {})))
     return section
+
+
+def _add_gain(section: Section, gain: dict | None) -> None:
+    """How the gain reference lies, and how sure the counts are of it."""
+    if gain is None:
+        return
+    turns = [name for name in ("flip_x", "flip_y", "transpose") if gain[name]]
+    text = f"Gain reference: {' + '.join(turns) or 'as it is'}, {'divides' if gain['inverse'] else 'multiplies'}"
+    if gain["decided"]:
+        section.add_text(f"{text} (correlation with the counts {gain['significance_sigma']:.0f} sigma, {gain['lead_sigma']:.0f} more than the next).")
+    else:
+        section.add_note("The gain's pattern is not clear in the counts; the orientation of the config was used.")
 
 
 def _motion_figure(series, tracks, truth):

@@ -135,3 +135,16 @@ def test_dead_gain(tmp_path):
     write_mrc(tmp_path / "g.mrc", gain, 1.0)
     with pytest.raises(DataQualityError, match="E-GAIN-02.*20.0 %"):
         read_gain(tmp_path / "g.mrc")
+
+
+def test_a_super_resolution_gain_is_binned_by_sensitivity(tmp_path):
+    gain = np.ones((8, 12), np.float32)
+    gain[0:2, 0:2] = [[1, 2], [2, 4]]  # sensitivities 1, 1/2, 1/2, 1/4: mean 9/16
+    gain[4, 4] = 0
+    write_mrc(tmp_path / "gain.mrc", gain, 1.0, stack=True)
+    found = read_gain(tmp_path / "gain.mrc", (4, 6))
+    assert found.factor.shape == (4, 6) and found.defects.sum() == 1 and found.defects[2, 2]
+    assert found.factor[0, 0] / found.factor[1, 1] == pytest.approx(16 / 9)
+    with pytest.raises(UserInputError) as stopped:
+        read_gain(tmp_path / "gain.mrc", (6, 9))
+    assert stopped.value.code == "E-GAIN-01" and "Fix" in str(stopped.value)
