@@ -58,19 +58,26 @@ class _Frames:
     def __init__(self, open_frames: Callable[[], Iterable], gain, seed: int, device: str):
         self.open_frames, self.gain, self.seed, self.device = open_frames, gain, seed, device
         self.filler = None
+        self.kept = []  # frames of the first pass, as long as they fit the memory of their spectra
         self.count = 0
         self.shape = None
 
     def raw(self):
         for frame in self.open_frames():
-            image = np.array(frame, dtype=np.float32)
-            yield image if self.gain is None else image * self.gain.factor
+            if self.gain is None:
+                yield np.array(frame, dtype=np.float32)
+            else:
+                yield np.multiply(frame, self.gain.factor, dtype=np.float32)
 
     def find_defects(self):
         """First pass: unaligned sums of the even and odd frames, and the pixels that stand out in both."""
         sums, self.count = [None, None], 0
         for image in self.raw():
             half = self.count % 2
+            if self.kept is not None and (self.count + 1) * image.nbytes <= SPECTRA_BUDGET_MB * 2**20:
+                self.kept.append(image)
+            else:
+                self.kept = None
             sums[half] = image.copy() if sums[half] is None else np.add(sums[half], image, out=sums[half])
             self.count += 1
         if self.count == 0:
@@ -79,10 +86,19 @@ class _Frames:
         dead = None if self.gain is None else self.gain.defects
         self.filler = DefectFiller(find_defects([s for s in sums if s is not None], dead))
 
+    def _again(self):
+        """The gain-corrected frames once more; kept ones are given away one by one."""
+        if self.kept is None:
+            yield from self.raw()
+            return
+        frames, self.kept = self.kept[::-1], None
+        while frames:
+            yield frames.pop()
+
     def spectra(self):
         """rfft2 of every frame, on the device."""
         rng = np.random.default_rng(self.seed)
-        for image in self.raw():
+        for image in self._again():
             frame = to_device(self.filler.fill(image, rng), self.device)
             yield fft_module(array_namespace(frame)).rfft2(frame)
 
