@@ -31,5 +31,5 @@ def sum_halves(spectra, movement_px, shape):
     fft = fft_module(xp)
     empty = xp.zeros(shape, dtype=xp.float32)
     return tuple(
-        fft.irfft2(sums[p], s=tuple(shape)).astype(xp.float32) if p in sums else empty.copy() for p in (0, 1)
+        fft.irfft2(sums[p], s=tuple(shape)).astype(xp.float32, copy=False) if p in sums else empty.copy() for p in (0, 1)
     )

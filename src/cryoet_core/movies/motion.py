@@ -21,6 +21,7 @@ from cryoet_core.backend import array_namespace
 from cryoet_core.movies.pair_correlation import (
     PairMaps,
     band_weights,
+    joined_maps,
     pair_maps,
     split_frequencies,
 )
@@ -236,9 +237,8 @@ def estimate_track(
     weights = band_weights(band, pixel_yx, resolution_range_angst, b_factor_angst2, xp)
     half = split_frequencies(band, rng or np.random.default_rng(0))
     reach = max_shift_angst / pixel_size_angst
-    pairs, one, two = (
-        pair_maps(spectra, band, scale_xy, weights, reach_px=reach, subset=s) for s in (None, half, ~half)
-    )
+    one, two = (pair_maps(spectra, band, scale_xy, weights, reach_px=reach, subset=s) for s in (half, ~half))
+    pairs = joined_maps(one, two)
     tau = STEP_PRIOR_ANGST / pixel_size_angst
     smoothing = [s / pixel_size_angst for s in START_SMOOTHING_ANGST]
     bases = {"free": node_matrix(n, n_nodes or n), "line": _line_basis(n)}

@@ -74,6 +74,7 @@ class PairMaps:
     first, second : (n_pairs,) frame indices. n_frames : number of frames.
     noise : (n_pairs,) standard deviation of a map where there is no signal.
     noise_correlation : (m, m) correlation of that noise with itself at a distance, 1 at the centre (None: white).
+    unit : what maps and noise were divided by.
     """
 
     maps: np.ndarray
@@ -83,6 +84,7 @@ class PairMaps:
     n_frames: int
     noise: np.ndarray
     noise_correlation: np.ndarray | None = None
+    unit: float = 1.0
 
     def __post_init__(self):
         self._splines = [RectBivariateSpline(self.axis_px, self.axis_px, m, s=0) for m in self.maps]
@@ -176,4 +178,15 @@ def pair_maps(spectra, band, scale_xy, weights, *, reach_px: float, subset=None)
     unit = np.median(noise) if len(noise) else 1.0
     stack = np.array(maps).reshape(len(maps), len(axis), len(axis)) / unit
     return PairMaps(stack, np.array(first, int), np.array(second, int), axis, len(spectra), noise / unit,
-                    alike / alike[half, half])
+                    alike / alike[half, half], unit)
+
+
+def joined_maps(one: PairMaps, two: PairMaps) -> PairMaps:
+    """The maps of two disjoint sets of frequencies together: they and the variances of their noise add."""
+    noise = np.hypot(one.noise * one.unit, two.noise * two.unit)
+    unit = np.median(noise) if len(noise) else 1.0
+    # the noise's own correlation weighs each half by its share of the variance
+    shares = [(m.noise**2).sum() * m.unit**2 for m in (one, two)]
+    alike = (shares[0] * one.noise_correlation + shares[1] * two.noise_correlation) / max(sum(shares), 1e-300)
+    maps = (one.maps * one.unit + two.maps * two.unit) / unit
+    return PairMaps(maps, one.first, one.second, one.axis_px, one.n_frames, noise / unit, alike, unit)

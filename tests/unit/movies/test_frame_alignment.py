@@ -163,3 +163,16 @@ def test_groups_and_nodes_reproduce_a_straight_track():
     centres = np.array([line[g].mean(axis=0) for g in groups])
     assert np.allclose(ungroup_track(centres, groups, 40), line - line.mean(axis=0))
     assert np.allclose(node_matrix(5, 2) @ np.array([0.0, 4.0]), np.arange(5))
+
+
+def test_maps_of_two_halves_of_the_frequencies_add_up_to_those_of_all(rng):
+    from cryoet_core.movies.pair_correlation import band_spectrum, band_weights, joined_maps, pair_maps, split_frequencies
+
+    band, shape = (48, 64), (64, 96)
+    spectra = [band_spectrum(np.fft.rfft2(rng.standard_normal(shape)).astype(np.complex64), shape, band) for _ in range(3)]
+    weights = band_weights(band, (3.0, 3.0), (100.0, 8.0), -200.0)
+    half = split_frequencies(band, rng)
+    whole, one, two = (pair_maps(spectra, band, (1.5, 1.5), weights, reach_px=6.0, subset=s) for s in (None, half, ~half))
+    joined = joined_maps(one, two)
+    assert np.allclose(joined.maps, whole.maps, atol=1e-4) and np.allclose(joined.noise, whole.noise, rtol=1e-4)
+    assert np.allclose(joined.noise_correlation, whole.noise_correlation, atol=0.05)
