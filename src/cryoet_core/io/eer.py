@@ -1,6 +1,7 @@
 """Electron event files (.eer): TIFF pages of run-length coded events, decoded frame by frame.
 
-Compression 65000 codes runs with 8 bits, 65001 with 7, 65002 as its tags say; sub-pixel bits are read and dropped.
+Compression 65000 codes runs with 8 bits, 65001 with 7, 65002 as its tags say. Behind every run stand the bits of the
+event's position inside its pixel: 2 each in x and y (65002: as tagged); they are used for super-resolution 2 and 4.
 The first page may be a finished image (not compressed): it is no frame.
 """
 
@@ -17,8 +18,11 @@ def first_frame(tiff) -> int:
     return 0 if int(tiff.pages[0].compression) in COMPRESSIONS else 1
 
 
-def decode_frame(tiff, index: int) -> np.ndarray:
-    """Events of page `index`: (h, w) uint8 counts in the row order of the file. Raises ValueError for bad data."""
+def decode_frame(tiff, index: int, super_resolution: int = 1) -> np.ndarray:
+    """Events of page `index`: (h * s, w * s) uint8 counts in the row order of the file, s = super_resolution (1, 2, 4).
+
+    Raises ValueError for bad data, or for positions that the file does not hold.
+    """
     import imagecodecs
 
     page = tiff.pages[index]
@@ -28,9 +32,14 @@ def decode_frame(tiff, index: int) -> np.ndarray:
     if bits is None:
         bits = tuple(int(page.tags.valueof(tag, default)) for tag, default in
                      ((_RUN_BITS, 7), (_X_BITS, 2), (_Y_BITS, 2)))
+    level = super_resolution.bit_length() - 1
+    if level > min(bits[1:]):
+        raise ValueError(f"events carry {bits[1]} x {bits[2]} sub-pixel bits: too few for super-resolution {super_resolution}")
     parts = []
     for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True):
         tiff.filehandle.seek(offset)
         parts.append(tiff.filehandle.read(count))
     data = b"".join(parts)
-    return imagecodecs.eer_decode(data + bytes(len(data) % 2), page.shape[:2], *bits)  # it wants an even length
+    shape = tuple(n * super_resolution for n in page.shape[:2])
+    # the decoder wants an even length
+    return imagecodecs.eer_decode(data + bytes(len(data) % 2), shape, *bits, superres=level)

@@ -100,21 +100,27 @@ def _check_section(header: MrcHeader, index: int) -> None:
         )
 
 
-def read_section(path: str | os.PathLike, index: int, *, dtype: str | None = "float32") -> np.ndarray:
+def read_section(
+    path: str | os.PathLike, index: int, *, dtype: str | None = "float32", finite: bool = True
+) -> np.ndarray:
     """Section `index` (0-based) -> (ny, nx), reading no other part of the data. Errors as read_mrc, E-MRC-06."""
-    return next(iter_sections(path, [index], dtype=dtype))
+    return next(iter_sections(path, [index], dtype=dtype, finite=finite))
 
 
 def iter_sections(
-    path: str | os.PathLike, indices: list[int] | None = None, *, dtype: str | None = "float32"
+    path: str | os.PathLike, indices: list[int] | None = None, *, dtype: str | None = "float32", finite: bool = True
 ) -> Iterator[np.ndarray]:
-    """Sections (0-based `indices`, default all) one after another, each (ny, nx); one section in memory."""
+    """Sections (0-based `indices`, default all) one after another, each (ny, nx); one section in memory.
+
+    finite=False: NaN and infinite values are given as they are (the caller repairs them), otherwise E-NUM-01.
+    """
     header = read_header(path)
     with open(path, "rb") as stream:
         for index in range(header.n_sections) if indices is None else indices:
             _check_section(header, int(index))
             section = _read_sections(stream, header, int(index), 1)[0]
-            yield check_finite(_converted(section, dtype), f"{os.fspath(path)} section {int(index) + 1}")
+            section = _converted(section, dtype)
+            yield check_finite(section, f"{os.fspath(path)} section {int(index) + 1}") if finite else section
 
 
 class _Statistics:
