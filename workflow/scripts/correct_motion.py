@@ -41,7 +41,7 @@ with step(snakemake) as s:
     settings = MotionSettings(config.resolution_range_angst, config.b_factor_angst2, nodes, config.max_shift_angst)
     views = movies.correct_views(
         series, gain, settings, noise, binning=config.binning, eer_fractions=config.eer_fractions,
-        seed_of=lambda tilt_id: int(s.rng(ts, tilt_id).integers(2**62)), device=s.device,
+        eer_exposure=config.eer_exposure_per_fraction_e_per_a2, seed_of=lambda tilt_id: int(s.rng(ts, tilt_id).integers(2**62)), device=s.device,
     )
     paths = (s.output.stack, s.output.even, s.output.odd)
     shape, pixel = movies.corrected_shape(series, config.binning), series.pixel_size_angst * config.binning

@@ -36,6 +36,9 @@ class CorrectMotion(StepModel):
     gain_flip_y: bool = key(False, meaning="mirror the gain reference along y (second)")
     gain_transpose: bool = key(False, meaning="exchange x and y of the gain reference (last)")
     gain_inverse: bool = key(False, meaning="the reference divides the counts instead of multiplying them")
+    eer_exposure_per_fraction_e_per_a2: float | None = key(
+        None, unit="e/A^2", gt=0, le=100, meaning="EER movies are summed into frames of about this exposure; empty = eer_fractions frames"
+    )
     eer_fractions: int = key(16, meaning="EER movies are summed into this many frames", ge=1, le=1000)
 
     @field_validator("grid")

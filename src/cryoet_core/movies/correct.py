@@ -19,7 +19,9 @@ from cryoet_core.movies.motion import (
     ungroup_track,
 )
 from cryoet_core.movies.pair_correlation import band_shape, band_spectrum
+from cryoet_core.movies.read_ahead import read_ahead
 
+MAX_UNREADABLE = 0.05
 SPECTRA_BUDGET_MB = 1500  # spectra of all frames are kept up to this size, otherwise computed a second time
 
 
@@ -58,16 +60,22 @@ class _Frames:
     def __init__(self, open_frames: Callable[[], Iterable], gain, seed: int, device: str):
         self.open_frames, self.gain, self.seed, self.device = open_frames, gain, seed, device
         self.filler = None
+        self.unreadable = None  # pixels that were NaN or infinite in some frame
         self.kept = []  # frames of the first pass, as long as they fit the memory of their spectra
         self.count = 0
         self.shape = None
 
     def raw(self):
-        for frame in self.open_frames():
+        for frame in read_ahead(self.open_frames()):
             if self.gain is None:
-                yield np.array(frame, dtype=np.float32)
+                image = np.array(frame, dtype=np.float32)
             else:
-                yield np.multiply(frame, self.gain.factor, dtype=np.float32)
+                image = np.multiply(frame, self.gain.factor, dtype=np.float32)
+            if not np.isfinite(image.sum(dtype=np.float64)):
+                bad = ~np.isfinite(image)
+                image[bad] = 0
+                self.unreadable = bad if self.unreadable is None else self.unreadable | bad
+            yield image
 
     def find_defects(self):
         """First pass: unaligned sums of the even and odd frames, and the pixels that stand out in both."""
@@ -84,6 +92,14 @@ class _Frames:
             raise DataQualityError("E-MOV-10", "a movie without frames")
         self.shape = sums[0].shape
         dead = None if self.gain is None else self.gain.defects
+        if self.unreadable is not None:
+            share = float(self.unreadable.mean())
+            if share > MAX_UNREADABLE:
+                raise DataQualityError(
+                    "E-MOV-11", "too many pixels of a movie are not numbers", field="NaN or infinite", found=f"{100 * share:.1f} %",
+                    expected=f"at most {100 * MAX_UNREADABLE:g} %", fix="copy the movie again, or remove its section from the mdoc",
+                )
+            dead = self.unreadable if dead is None else dead | self.unreadable
         self.filler = DefectFiller(find_defects([s for s in sums if s is not None], dead))
 
     def _again(self):
@@ -146,7 +162,7 @@ def correct_movie(
 
     Raises
     ------
-    DataQualityError E-MOV-10 for a movie without frames.
+    DataQualityError E-MOV-10 for a movie without frames, E-MOV-11 for one that is mostly no numbers.
     """
     settings = settings or MotionSettings()
     frames = _Frames(open_frames, gain, seed, device)

@@ -12,7 +12,7 @@ import pandas as pd
 from cryoet_core.fourier import bin_images, binned_shape
 from cryoet_core.io.gain import Gain
 from cryoet_core.io.images import image_names, load_named_images
-from cryoet_core.io.movies import open_movie
+from cryoet_core.io.movies import fractions_for, open_movie
 from cryoet_core.metadata import TiltSeries
 from cryoet_core.movies.correct import MotionSettings, correct_movie
 from cryoet_core.movies.halves import NoiseModel, noise_model, split_image
@@ -69,12 +69,12 @@ def _binned(view: CorrectedView, binning: int) -> CorrectedView:
 
 def correct_views(
     series: TiltSeries, gain: Gain | None, settings: MotionSettings, noise: NoiseModel | None, *, binning: int = 1,
-    eer_fractions: int = 16, seed_of: Callable[[int], int] = int, device: str = "cpu",
+    eer_fractions: int = 16, eer_exposure: float | None = None, seed_of: Callable[[int], int] = int, device: str = "cpu",
 ) -> Iterator[CorrectedView]:
     """Corrected views in the order of the table's rows.
 
     noise : model of a ready stack (:func:`stack_noise_model`), whose images pass unchanged and are split into halves;
-    None for movies. seed_of : tilt_id -> seed of that view.
+    None for movies. eer_exposure : e/A^2 of one EER frame, instead of a number of frames. seed_of : tilt_id -> seed of that view.
     """
     for row in series.tilts.itertuples():
         seed = seed_of(int(row.tilt_id))
@@ -82,7 +82,8 @@ def correct_views(
             even, odd = split_image(load_named_images([row.image])[0], noise, np.random.default_rng(seed))
             view = CorrectedView(int(row.tilt_id), even, odd, None, 0)
         else:
-            movie = open_movie(row.movie, eer_fractions=eer_fractions)
+            fractions = fractions_for(row.exposure_e_per_a2, eer_exposure, row.movie) if eer_exposure else eer_fractions
+            movie = open_movie(row.movie, eer_fractions=fractions)
             done = correct_movie(
                 lambda movie=movie: iter(movie), series.movie_pixel_size_angst, gain, settings, seed=seed, device=device
             )

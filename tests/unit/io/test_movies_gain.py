@@ -6,7 +6,7 @@ import tifffile
 
 from cryoet_core.errors import DataQualityError, UserInputError
 from cryoet_core.io.gain import check_gain_shape, orient, read_gain
-from cryoet_core.io.movies import open_movie
+from cryoet_core.io.movies import fractions_for, open_movie
 from cryoet_core.io.mrc import write_mrc
 
 
@@ -148,3 +148,34 @@ def test_a_super_resolution_gain_is_binned_by_sensitivity(tmp_path):
     with pytest.raises(UserInputError) as stopped:
         read_gain(tmp_path / "gain.mrc", (6, 9))
     assert stopped.value.code == "E-GAIN-01" and "Fix" in str(stopped.value)
+
+
+@pytest.mark.parametrize("finer", [2, 4])
+def test_super_resolution_events_fall_inside_their_pixel(tmp_path, finer):
+    events = np.random.default_rng(0).random((4, 16, 32)) < 0.05
+    _write_eer(tmp_path / "m.eer", events)
+    plain = open_movie(tmp_path / "m.eer", eer_fractions=2)
+    fine = open_movie(tmp_path / "m.eer", eer_fractions=2, eer_super_resolution=finer)
+    assert fine.shape == (16 * finer, 32 * finer)
+    for coarse, frame in zip(plain, fine, strict=True):
+        assert np.array_equal(frame.reshape(16, finer, 32, finer).sum(axis=(1, 3)), coarse)
+        rows, columns = np.nonzero(frame)
+        assert len(set(rows % finer)) == len(set(columns % finer)) == 1  # the file puts all events at one place in their pixel
+
+
+def test_fractions_of_an_exposure():
+    assert fractions_for(3.0, 0.5) == 6 and fractions_for(3.0, 50.0) == 1
+    with pytest.raises(UserInputError) as stopped:
+        fractions_for(0.0, 0.5, "a.eer")
+    assert stopped.value.code == "E-MOVIE-05" and "a.eer" in str(stopped.value)
+
+
+def test_a_tiff_cut_behind_a_page_is_damaged(tmp_path, frames):
+    path = tmp_path / "m.tif"
+    tifffile.imwrite(path, np.zeros((6, 64, 64), np.uint8), photometric="minisblack", contiguous=False)
+    whole = path.read_bytes()
+    for size in (len(whole) - 100, len(whole) // 2, len(whole) // 3):
+        path.write_bytes(whole[:size])
+        with pytest.raises(UserInputError) as stopped:
+            list(open_movie(path))
+        assert stopped.value.code == "E-MOVIE-02" and "m.tif" in str(stopped.value)

@@ -166,7 +166,13 @@ def test_groups_and_nodes_reproduce_a_straight_track():
 
 
 def test_maps_of_two_halves_of_the_frequencies_add_up_to_those_of_all(rng):
-    from cryoet_core.movies.pair_correlation import band_spectrum, band_weights, joined_maps, pair_maps, split_frequencies
+    from cryoet_core.movies.pair_correlation import (
+        band_spectrum,
+        band_weights,
+        joined_maps,
+        pair_maps,
+        split_frequencies,
+    )
 
     band, shape = (48, 64), (64, 96)
     spectra = [band_spectrum(np.fft.rfft2(rng.standard_normal(shape)).astype(np.complex64), shape, band) for _ in range(3)]
@@ -176,3 +182,15 @@ def test_maps_of_two_halves_of_the_frequencies_add_up_to_those_of_all(rng):
     joined = joined_maps(one, two)
     assert np.allclose(joined.maps, whole.maps, atol=1e-4) and np.allclose(joined.noise, whole.noise, rtol=1e-4)
     assert np.allclose(joined.noise_correlation, whole.noise_correlation, atol=0.05)
+
+
+def test_pixels_that_are_no_numbers_are_filled_and_too_many_refused(rng):
+    frames = [np.array(f, dtype=np.float32) for f in make_movie(rng, np.zeros((4, 2)))]
+    frames[2][5:8, 10:20] = np.nan
+    frames[1][30, 30] = np.inf
+    done = _correct(frames)
+    assert np.isfinite(done.image).all() and done.n_defects >= 31
+    frames[0][:] = np.nan
+    with pytest.raises(DataQualityError) as stopped:
+        _correct(frames)
+    assert stopped.value.code == "E-MOV-11"
