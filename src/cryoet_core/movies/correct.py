@@ -71,7 +71,7 @@ class _Frames:
                 image = np.array(frame, dtype=np.float32)
             else:
                 image = np.multiply(frame, self.gain.factor, dtype=np.float32)
-            if not np.isfinite(image.sum(dtype=np.float64)):
+            if not np.isfinite(image.sum()):  # one bad value spoils the sum; the pixels are looked for only then
                 bad = ~np.isfinite(image)
                 image[bad] = 0
                 self.unreadable = bad if self.unreadable is None else self.unreadable | bad

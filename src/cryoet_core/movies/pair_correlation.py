@@ -59,11 +59,16 @@ def band_weights(band, pixel_size_angst, resolution_range_angst, b_factor_angst2
     return xp.where(inside, xp.exp(-0.5 * abs(b_factor_angst2) * k2), 0) * half_complex_multiplicity(band, xp)
 
 
-def split_frequencies(band, rng: np.random.Generator, block: int = 8):
-    """Random half of the half-complex grid, in squares of ``block`` (bool): to test on one half what the other says."""
-    rows, columns = band[0], band[1] // 2 + 1
-    coarse = rng.random((-(-rows // block), -(-columns // block))) < 0.5
-    return np.kron(coarse, np.ones((block, block), dtype=bool))[:rows, :columns]
+def split_frequencies(band, rng: np.random.Generator, block: int = 4):
+    """Random half of the columns of the half-complex grid (bool, (w//2+1,)): to test on one half what the other says.
+
+    Of every two neighbouring stripes of ``block`` columns one goes to each half, so both see the same range of frequencies and
+    both directions. Whole columns, because a half then costs half of the matrix products.
+    """
+    columns = band[1] // 2 + 1
+    pairs = -(-columns // (2 * block))
+    first = rng.random(pairs) < 0.5
+    return np.repeat(np.stack([first, ~first], axis=1).ravel(), block)[:columns]
 
 
 @dataclass
@@ -147,7 +152,7 @@ def pair_maps(spectra, band, scale_xy, weights, *, reach_px: float, subset=None)
     ----------
     spectra : list of (h, w//2+1) complex from :func:`band_spectrum`. band : (h, w). scale_xy : movie pixels per band
     pixel (x, y). weights : half-complex grid. reach_px : largest shift between two frames, movie pixels.
-    subset : optional half-complex bool grid; only these frequencies are used.
+    subset : (w//2+1,) bool; only these columns of the half-complex grid are used (None: all).
 
     Returns
     -------
@@ -158,22 +163,24 @@ def pair_maps(spectra, band, scale_xy, weights, *, reach_px: float, subset=None)
     half = max(8, int(np.ceil(reach_px / step)))
     axis = step * np.arange(-half, half + 1)
     ky, kx = (asnumpy(k).ravel().astype(np.float64) for k in frequency_grid(band, 1.0))
-    ex = _sampling_matrix(kx / scale_xy[0], axis, xp)  # (m, w//2+1)
+    columns = np.ones(len(kx), bool) if subset is None else subset
+    ex = _sampling_matrix(kx[columns] / scale_xy[0], axis, xp)  # (m, columns)
     ey = _sampling_matrix(ky / scale_xy[1], axis, xp)  # (m, h)
-    used = weights if subset is None else weights * xp.asarray(subset)
-    used = used.astype(xp.float32)
-    power = [xp.abs(s) ** 2 for s in spectra]
+    chosen = xp.asarray(columns)
+    used = weights[:, chosen].astype(xp.float32)
+    parts = [s[:, chosen] for s in spectra]
+    power = [used * (s.real**2 + s.imag**2) for s in parts]
     maps, first, second, noise = [], [], [], []
-    for f in range(len(spectra)):
-        weighted = xp.conj(spectra[f]) * used
-        for g in range(f + 1, len(spectra)):
-            product = weighted * spectra[g]
-            maps.append(asnumpy((ey @ (product @ ex.T)).real).astype(np.float64))
-            noise.append(float(xp.sqrt(0.5 * (used**2 * power[f] * power[g]).sum(dtype=xp.float64))))
+    for f in range(len(parts)):
+        weighted = xp.conj(parts[f]) * used
+        for g in range(f + 1, len(parts)):
+            product = weighted * parts[g]
+            maps.append(asnumpy(((ey @ product) @ ex.T).real).astype(np.float64))
+            noise.append(float(xp.sqrt(0.5 * (power[f] * power[g]).sum(dtype=xp.float64))))
             first.append(f)
             second.append(g)
     mean_power = sum(power) / len(power)
-    alike = asnumpy((ey @ ((used**2 * mean_power**2).astype(xp.complex64) @ ex.T)).real).astype(np.float64)
+    alike = asnumpy((ey @ ((mean_power**2).astype(xp.complex64) @ ex.T)).real).astype(np.float64)
     noise = np.array(noise)
     unit = np.median(noise) if len(noise) else 1.0
     stack = np.array(maps).reshape(len(maps), len(axis), len(axis)) / unit
