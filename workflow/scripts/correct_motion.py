@@ -4,6 +4,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 
 from cryoet_core.config.correct_motion import CorrectMotion
+from cryoet_core.io.defects import read_defects, with_defects
 from cryoet_core.io.gain import read_gain, read_gain_image
 from cryoet_core.io.mrc import MrcStackWriter
 from cryoet_core.io.star import write_star
@@ -37,6 +38,8 @@ with step(snakemake) as s:
                 "data.gain_reference empty", evidence.significance, given,
             )
         gain = read_gain(path, series.image_size_px[::-1], **asdict(turn))
+    if s.input.get("defects") and not is_stack:
+        gain = with_defects(gain, read_defects(s.input.defects, series.image_size_px[::-1]))
     nodes = config.grid[2] if config.grid else None
     settings = MotionSettings(config.resolution_range_angst, config.b_factor_angst2, nodes, config.max_shift_angst)
     views = movies.correct_views(
