@@ -63,6 +63,10 @@ class Run:
         """The gain reference of the movies, or None."""
         return self.result("simulate/gain.mrc") if self.simulated else self.config.data.gain_reference
 
+    def defects(self) -> str | None:
+        """The defects of the camera, or None."""
+        return None if self.simulated else self.config.data.defects
+
     def reference(self) -> str:
         """The map of the particle that is matched."""
         return self.result("simulate/reference.mrc") if self.simulated else self.config.data.reference

@@ -7,7 +7,8 @@ from small_series import PIXEL, small_series
 
 from cryoet_core.io.images import load_images
 from cryoet_core.io.summary import read_summary
-from cryoet_core.metadata import read_tilt_series
+from cryoet_core.metadata import read_tilt_series, write_tilt_series
+from cryoet_core.tilt_series.exclude import mark_excluded
 
 
 @pytest.fixture(scope="module")
@@ -60,3 +61,21 @@ def test_the_same_run_gives_the_same_bytes(curated, tmp_path):
     run_script("erase_xrays", {"table": out / "TS_01.star"}, again, {})
     for name in ("stack", "even", "odd"):
         assert again[name].read_bytes() == files[name].read_bytes()
+
+
+def test_views_of_unreadable_movies_keep_their_reason(tmp_path):
+    rng = np.random.default_rng(4)
+    tilts = np.arange(-30, 31, 10.0)
+    halves = rng.poisson(20 / np.cos(np.deg2rad(tilts))[:, None, None, None], (7, 2, 64, 72)).astype(np.float32)
+    halves[3] = 0
+    table, stacks = small_series(tmp_path, tilts, halves)
+    write_tilt_series(mark_excluded(read_tilt_series(table), {3: "unreadable_movie"}), table)
+    out = {"table": tmp_path / "exclude/TS_01.star", "summary": tmp_path / "exclude/summary.json"}
+    run_script("exclude_views", {"table": table, "stack": stacks[0], "file": []}, out, {})
+    assert read_tilt_series(out["table"]).tilts["exclude_reason"].tolist() == ["none"] * 3 + ["unreadable_movie"] + ["none"] * 3
+    assert read_summary(out["summary"])["excluded"] == [{"tilt_id": 4, "nominal_tilt_deg": 0.0, "reason": "unreadable_movie"}]
+    files = {name: tmp_path / f"x/{name}.mrc" for name in ("stack", "even", "odd")}
+    files |= {"table": tmp_path / "x/TS_01.star", "summary": tmp_path / "x/summary.json"}
+    run_script("erase_xrays", {"table": out["table"]}, files, {})
+    erased = load_images(read_tilt_series(files["table"]))
+    assert np.isfinite(erased).all() and not erased[3].any()

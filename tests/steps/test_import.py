@@ -342,3 +342,17 @@ def test_a_montage_is_no_tilt_series(movies):
     with pytest.raises(UserInputError) as stopped:
         import_movies("TS_01", write_mdoc(movies, tiles), None, Given())
     assert stopped.value.code == "E-MDOC-04" and "montage" in str(stopped.value)
+
+
+def test_a_damaged_movie_does_not_stop_its_series(movies):
+    mdoc = write_mdoc(movies, sections_by_angle())
+    for acquired in (1, 2, 3):
+        path = movies / f"TS_01_{acquired:03d}_{ACQUIRED[acquired - 1]}.mrc"
+        path.write_bytes(path.read_bytes()[:1100])
+    result = import_movies("TS_01", mdoc, None, Given())
+    assert result.series.tilts["n_frames"].tolist() == [2, 2, 0, 0, 0, 2, 2]
+    assert sum("will be left out: E-MOVIE-02" in text for text in result.summary()["warnings"]) == 3
+    path = movies / "TS_01_004_-8.0.mrc"
+    path.write_bytes(path.read_bytes()[:1100])
+    with pytest.raises(UserInputError, match="E-MOVIE-02"):
+        import_movies("TS_01", mdoc, None, Given())

@@ -62,12 +62,12 @@ def movies(tmp_path_factory):
     return folder
 
 
-def _run(folder, out, config=None, gain=True):
+def _run(folder, out, config=None, gain=True, **inputs):
     outputs = {
         "table": f"{out}/TS_01.star", "stack": f"{out}/TS_01.mrc", "even": f"{out}/TS_01_even.mrc",
         "odd": f"{out}/TS_01_odd.mrc", "motion": f"{out}/TS_01_motion.star", "summary": f"{out}/summary.json",
     }
-    inputs = {"table": str(folder / "in.star")} | ({"gain": str(folder / "gain.mrc")} if gain else {})
+    inputs |= {"table": str(folder / "in.star")} | ({"gain": str(folder / "gain.mrc")} if gain else {})
     run_script("correct_motion", inputs, outputs, config or {})
     return outputs
 
@@ -121,6 +121,47 @@ def test_gain_of_another_camera_stops_the_step(movies, tmp_path, capsys):
         _run(folder, tmp_path / "out")
     assert stopped.value.code == 2 and not list((tmp_path / "out").glob("*.mrc"))
     assert "gain_transpose" in capsys.readouterr().err
+
+
+def _with_cut_movies(movies, folder, *tilt_ids):
+    """The series with these movies cut in the middle of their data."""
+    series = read_tilt_series(movies / "in.star")
+    paths = []
+    for tilt_id, path in zip(TILT_IDS, series.tilts["movie"], strict=True):
+        with open(path, "rb") as whole:
+            data = whole.read()
+        paths.append(str(folder / f"movie_{tilt_id}.mrc"))
+        with open(paths[-1], "wb") as copy:
+            copy.write(data[: len(data) // 2] if tilt_id in tilt_ids else data)
+    write_tilt_series(series.with_columns(movie=paths), folder / "in.star")
+    (folder / "gain.mrc").write_bytes((movies / "gain.mrc").read_bytes())
+
+
+def test_one_unreadable_movie_costs_one_view(movies, tmp_path, capsys):
+    _with_cut_movies(movies, tmp_path, 1)
+    whole, out = _run(movies, tmp_path / "whole"), _run(tmp_path, tmp_path / "out")
+    assert "view 1 is left out: E-M" in capsys.readouterr().err
+    series, stack = read_tilt_series(out["table"]), read_mrc(out["stack"])[0]
+    assert series.tilts["exclude_reason"].tolist() == ["none", "unreadable_movie", "none"]
+    assert series.tilts["excluded"].tolist() == [0, 1, 0]
+    assert not stack[1].any() and np.array_equal(stack[[0, 2]], read_mrc(whole["stack"])[0][[0, 2]])
+    summary = read_summary(out["summary"])
+    assert [view["tilt_id"] for view in summary["unreadable"]] == [1] and summary["motion_tilt_id"] == [3, 2]
+    assert "movie_1.mrc" in summary["unreadable"][0]["error"]
+
+
+def test_most_movies_unreadable_stops_the_step(movies, tmp_path, capsys):
+    _with_cut_movies(movies, tmp_path, 1, 2)
+    with pytest.raises(SystemExit) as stopped:
+        _run(tmp_path, tmp_path / "out")
+    assert stopped.value.code == 2 and not list((tmp_path / "out").glob("*.mrc"))
+    assert "movie_2.mrc" in capsys.readouterr().err
+
+
+def test_listed_defects_are_filled(movies, tmp_path):
+    (tmp_path / "boxes.txt").write_text("40 50 3 20\n")
+    plain, out = _run(movies, tmp_path / "plain"), _run(movies, tmp_path / "out", defects=str(tmp_path / "boxes.txt"))
+    assert read_summary(out["summary"])["max_defects"] == read_summary(plain["summary"])["max_defects"] + 60
 
 
 def test_ready_stack_passes_through_with_independent_halves(tmp_path, rng):

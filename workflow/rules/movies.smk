@@ -2,14 +2,13 @@
 
 
 def motion_input(wildcards):
-    """The table and, for movies, the gain reference; for a ready stack the stack itself."""
+    """The table and, for movies, the gain reference and the defects; for a ready stack the stack itself."""
     source = series_source(wildcards.ts)
     files = {"table": result("import_tilt_series/{ts}/{ts}.star").format(ts=wildcards.ts)}
     if source["kind"] == "stack":
-        files["ready_stack"] = source["stack"]
-    elif RUN.gain_reference():
-        files["gain"] = RUN.gain_reference()
-    return files
+        return files | {"ready_stack": source["stack"]}
+    given = {"gain": RUN.gain_reference(), "defects": RUN.defects()}
+    return files | {name: path for name, path in given.items() if path}
 
 
 rule correct_motion:

@@ -4,6 +4,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 
 from cryoet_core.config.correct_motion import CorrectMotion
+from cryoet_core.io.defects import read_defects, with_defects
 from cryoet_core.io.gain import read_gain, read_gain_image
 from cryoet_core.io.mrc import MrcStackWriter
 from cryoet_core.io.star import write_star
@@ -12,6 +13,7 @@ from cryoet_core.movies import series as movies
 from cryoet_core.movies.correct import MotionSettings
 from cryoet_core.movies.gain_orientation import Orientation, find_orientation
 from cryoet_core.step import step
+from cryoet_core.tilt_series.exclude import mark_excluded
 
 GAIN_MOVIES = 3  # one is enough for a usual camera; three for one with little scatter
 
@@ -37,6 +39,8 @@ with step(snakemake) as s:
                 "data.gain_reference empty", evidence.significance, given,
             )
         gain = read_gain(path, series.image_size_px[::-1], **asdict(turn))
+    if s.input.get("defects") and not is_stack:
+        gain = with_defects(gain, read_defects(s.input.defects, series.image_size_px[::-1]))
     nodes = config.grid[2] if config.grid else None
     settings = MotionSettings(config.resolution_range_angst, config.b_factor_angst2, nodes, config.max_shift_angst)
     views = movies.correct_views(
@@ -46,15 +50,19 @@ with step(snakemake) as s:
     paths = (s.output.stack, s.output.even, s.output.odd)
     shape, pixel = movies.corrected_shape(series, config.binning), series.pixel_size_angst * config.binning
     with ExitStack() as opened:
-        tracks, defects = {}, 0
+        tracks, unreadable, defects = {}, {}, 0
         writers = [opened.enter_context(MrcStackWriter(p, shape, pixel)) for p in paths]
         for view in s.progress(views, len(series), "views"):
             for writer, image in zip(writers, (view.image, view.even, view.odd), strict=True):
                 writer.write(image)
+            if view.error:
+                unreadable[view.tilt_id] = view.error
+                s.log.warning("view %d is left out: %s", view.tilt_id, view.error)
             if view.track is not None:
                 tracks[view.tilt_id], defects = view.track, max(defects, view.n_defects)
-    out = movies.corrected_series(series, paths, tracks, config.binning)
+    rows = {row: movies.UNREADABLE for row, tilt_id in enumerate(series.tilts["tilt_id"]) if tilt_id in unreadable}
+    out = mark_excluded(movies.corrected_series(series, paths, tracks, config.binning), rows)
     write_tilt_series(out, s.output.table)
     write_star(s.output.motion, {"motion": movies.motion_table(tracks)})
-    summary = movies.motion_summary(out, tracks, defects, noise)
+    summary = movies.motion_summary(out, tracks, defects, noise, unreadable)
     s.write_summary({**summary, "gain": evidence.summary()} if evidence else summary)

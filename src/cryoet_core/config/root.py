@@ -31,6 +31,11 @@ class Data(StepModel):
     )
     movies_dir: str | None = key(None, meaning="folder of the movies; empty = the folder of each mdoc")
     gain_reference: str | None = key(None, meaning="gain reference of the movies; empty = movies are already corrected")
+    defects: str | None = key(
+        None,
+        meaning="defects of the camera, as the raw movies lie: a map (MRC or TIFF, non-zero = defect), MotionCor's text file of boxes or SerialEM's list; "
+        "empty = the gain's dead pixels and what the movies show",
+    )
     stacks: str | None = key(None, meaning="glob of ready tilt-series stacks (.mrc, .st), instead of movies")
     tilts: str | None = key(
         None,

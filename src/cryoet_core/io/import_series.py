@@ -113,10 +113,20 @@ def _movie_paths(mdoc: Mdoc, sections: list, movies_dir: str | os.PathLike | Non
 
 
 def _frame_counts(paths: list[Path], sections: list) -> tuple[list[int], tuple[int, int], list[str]]:
-    """Frames of every movie, the common (h, w), warnings. Raises UserInputError E-MOVIE-04 if sizes differ."""
+    """Frames of every movie, the common (h, w), warnings. A damaged movie has 0 frames and a warning: correct_motion leaves it out.
+
+    Raises UserInputError E-MOVIE-04 if sizes differ, E-MOVIE-02 if more than half of the movies are damaged.
+    """
     counts, warnings, shape = [], [], None
     for path, section in zip(paths, sections, strict=True):
-        movie = open_movie(path)
+        try:
+            movie = open_movie(path)
+        except UserInputError as error:
+            if error.code != "E-MOVIE-02" or 2 * (counts.count(0) + 1) > len(paths):
+                raise
+            warnings.append(f"this view will be left out: {error}")
+            counts.append(0)
+            continue
         shape = shape or movie.shape
         if movie.shape != shape:
             raise UserInputError(

@@ -9,25 +9,31 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from cryoet_core.errors import CryoetError, DataQualityError, UserInputError
 from cryoet_core.fourier import bin_images, binned_shape
 from cryoet_core.io.gain import Gain
 from cryoet_core.io.images import image_names, load_named_images
-from cryoet_core.io.movies import fractions_for, open_movie
+from cryoet_core.io.movies import Movie, fractions_for, open_movie
 from cryoet_core.metadata import TiltSeries
 from cryoet_core.movies.correct import MotionSettings, correct_movie
 from cryoet_core.movies.halves import NoiseModel, noise_model, split_image
 from cryoet_core.movies.motion import MotionTrack
 
+UNREADABLE = "unreadable_movie"  # the reason in the table
+_UNREADABLE_CODES = ("E-FILE-", "E-MRC-", "E-MOVIE-01", "E-MOVIE-02", "E-MOVIE-03", "E-MOV-")
+
 
 @dataclass(frozen=True)
 class CorrectedView:
-    """even, odd (h, w) float32, image = even + odd; track is None for a view that came as one image."""
+    """even, odd (h, w) float32, image = even + odd; track is None for a view that came as one image or could not be read:
+    error is then why, and its images are zero."""
 
     tilt_id: int
     even: np.ndarray
     odd: np.ndarray
     track: MotionTrack | None
     n_defects: int
+    error: str | None = None
 
     @property
     def image(self) -> np.ndarray:
@@ -51,20 +57,46 @@ def stack_noise_model(series: TiltSeries) -> NoiseModel:
 
 
 def raw_sum(series: TiltSeries, n_movies: int, eer_fractions: int = 16) -> np.ndarray:
-    """(h, w) float32 sum of the uncorrected frames of the ``n_movies`` least tilted views: what a gain is compared with."""
-    order = np.argsort(series.tilts["nominal_tilt_deg"].abs().to_numpy(), kind="stable")[:n_movies]
-    total = np.zeros(series.image_size_px[::-1], dtype=np.float32)
+    """(h, w) float32 sum of the uncorrected frames of the ``n_movies`` least tilted readable views: what a gain is compared with."""
+    order = np.argsort(series.tilts["nominal_tilt_deg"].abs().to_numpy(), kind="stable")
+    total, read = np.zeros(series.image_size_px[::-1], dtype=np.float32), 0
     for row in order:
-        for frame in open_movie(series.tilts["movie"].iloc[row], eer_fractions=eer_fractions):
-            total += frame
+        movie = np.zeros_like(total)
+        try:
+            for frame in _open(series, series.tilts["movie"].iloc[row], eer_fractions):
+                movie += frame
+        except CryoetError as error:
+            if not _is_unreadable(error):
+                raise
+            continue  # correct_views says so
+        total += movie
+        read += 1
+        if read == n_movies:
+            break
     return total
+
+
+def _is_unreadable(error: CryoetError) -> bool:
+    """Whether the fault is this one movie's, and not the config's or the machine's."""
+    return isinstance(error, UserInputError | DataQualityError) and error.code.startswith(_UNREADABLE_CODES)
+
+
+def _open(series: TiltSeries, path: str, eer_fractions: int) -> Movie:
+    """The movie. Raises UserInputError E-MOVIE-02 if its frames are not of the series' size, and the reader's errors."""
+    movie = open_movie(path, eer_fractions=eer_fractions)
+    if movie.shape != series.image_size_px[::-1]:
+        raise UserInputError(
+            "E-MOVIE-02", "the movie is damaged", file=path, field="size (h, w)", found=str(movie.shape),
+            expected=str(series.image_size_px[::-1]), fix="copy the file again, or remove its section from the mdoc",
+        )
+    return movie
 
 
 def _binned(view: CorrectedView, binning: int) -> CorrectedView:
     if binning == 1:
         return view
     even, odd = (bin_images(half, binning) for half in (view.even, view.odd))
-    return CorrectedView(view.tilt_id, even, odd, view.track, view.n_defects)
+    return dataclasses.replace(view, even=even, odd=odd)
 
 
 def correct_views(
@@ -75,7 +107,9 @@ def correct_views(
 
     noise : model of a ready stack (:func:`stack_noise_model`), whose images pass unchanged and are split into halves;
     None for movies. eer_exposure : e/A^2 of one EER frame, instead of a number of frames. seed_of : tilt_id -> seed of that view.
+    A movie that cannot be read gives a view of zeros with its error; the error is raised when more than half of the movies are so.
     """
+    unreadable = 0
     for row in series.tilts.itertuples():
         seed = seed_of(int(row.tilt_id))
         if noise is not None:
@@ -83,11 +117,18 @@ def correct_views(
             view = CorrectedView(int(row.tilt_id), even, odd, None, 0)
         else:
             fractions = fractions_for(row.exposure_e_per_a2, eer_exposure, row.movie) if eer_exposure else eer_fractions
-            movie = open_movie(row.movie, eer_fractions=fractions)
-            done = correct_movie(
-                lambda movie=movie: iter(movie), series.movie_pixel_size_angst, gain, settings, seed=seed, device=device
-            )
-            view = CorrectedView(int(row.tilt_id), done.even, done.odd, done.track, done.n_defects)
+            try:
+                movie = _open(series, row.movie, fractions)
+                done = correct_movie(
+                    lambda movie=movie: iter(movie), series.movie_pixel_size_angst, gain, settings, seed=seed, device=device
+                )
+                view = CorrectedView(int(row.tilt_id), done.even, done.odd, done.track, done.n_defects)
+            except CryoetError as error:
+                unreadable += 1
+                if not _is_unreadable(error) or 2 * unreadable > len(series):
+                    raise
+                empty = np.zeros(series.image_size_px[::-1], dtype=np.float32)
+                view = CorrectedView(int(row.tilt_id), empty, empty, None, 0, str(error))
         yield _binned(view, binning)
 
 
@@ -113,8 +154,13 @@ def motion_table(tracks: dict) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["tlTiltId", "tlFrame", "tlShiftXPx", "tlShiftYPx"])
 
 
-def motion_summary(series: TiltSeries, tracks: dict, n_defects: int, noise: NoiseModel | None) -> dict:
-    """Numbers for summary.json; lists are in the order of the table's rows."""
+def motion_summary(
+    series: TiltSeries, tracks: dict, n_defects: int, noise: NoiseModel | None, unreadable: dict[int, str] | None = None
+) -> dict:
+    """Numbers for summary.json; lists are in the order of the table's rows, without views that could not be read.
+
+    unreadable : tilt_id -> why.
+    """
     tilts = series.tilts
     out = {
         "name": series.name, "n_tilts": len(series), "pixel_size_angst": series.pixel_size_angst,
@@ -124,7 +170,7 @@ def motion_summary(series: TiltSeries, tracks: dict, n_defects: int, noise: Nois
     }
     if noise is not None:
         return {**out, "counts_per_electron": noise.unit, "variance_to_mean_spread": noise.spread}
-    found = [tracks[int(i)] for i in tilts["tilt_id"]]
+    found = [tracks[int(i)] for i in tilts["tilt_id"] if int(i) in tracks]
     rms = np.array([t.rms_px for t in found]) * series.movie_pixel_size_angst
     return {
         **out,
@@ -134,4 +180,6 @@ def motion_summary(series: TiltSeries, tracks: dict, n_defects: int, noise: Nois
         "correlation_before_sigma": [t.correlation_before for t in found],
         "correlation_after_sigma": [t.correlation_after for t in found],
         "predicted_error_px": [t.predicted_error_px for t in found], "max_defects": n_defects,
+        "motion_tilt_id": [int(i) for i in tilts["tilt_id"] if int(i) in tracks],
+        "unreadable": [{"tilt_id": i, "error": text} for i, text in (unreadable or {}).items()],
     }

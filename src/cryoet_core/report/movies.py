@@ -79,7 +79,10 @@ def motion(results: Results, numbers: dict) -> Section:
         series = results.table("correct_motion", ts)
         truth = results.truth_json(ts)["frame_shifts_px"] if results.simulated else {}
         section.add_heading(ts)
-        _add_gain(section, results.summary("correct_motion", ts).get("gain"))
+        summary = results.summary("correct_motion", ts)
+        _add_gain(section, summary.get("gain"))
+        for view in summary["unreadable"]:
+            section.add_note(f"View {view['tilt_id']} is left out: {view['error']}")
         section.add_figure(_motion_figure(series, tracks, truth), _motion_caption(numbers.get(ts, {})))
     return section
 

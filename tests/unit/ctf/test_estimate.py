@@ -64,10 +64,11 @@ def test_tilted_plane_and_its_sign(rng, sign):
     assert obeyed.fit.gain.sum() < estimate.fit.gain.sum() - 20
 
 
-def test_a_view_without_rings_takes_its_neighbours_value(rng):
+@pytest.mark.parametrize("blank", [False, True])
+def test_a_view_without_rings_takes_its_neighbours_value(rng, blank):
     true = np.array([20000.0, 21000, 22000, 23000, 24000])
     images = [_noisy(rng, ctf_image(rng.standard_normal(SHAPE), PIXEL, z, z, 0)) for z in true]
-    images[2] = rng.standard_normal(SHAPE).astype(np.float32)
+    images[2] = np.zeros(SHAPE, np.float32) if blank else rng.standard_normal(SHAPE).astype(np.float32)
     series = flat_series([-4.0, -2.0, 0.0, 2.0, 4.0], SHAPE, PIXEL)
     estimate = estimate_ctf(series, images, SETTINGS)
     assert estimate.restrained.tolist() == [False, False, True, False, False]
