@@ -80,7 +80,7 @@ def test_summary_tells_what_was_found(aligned):
 def test_skip_keeps_the_nominal_geometry(aligned, tmp_path):
     files, _, table = aligned
     out = {key: tmp_path / path.name for key, path in files.items()}
-    run_script("align_tilt_series", {"table": table}, out, {"skip": True, "tilt_offset": 2.0})
+    run_script("align_tilt_series", {"table": table}, out, {"mode": "skip", "tilt_offset": 2.0})
     geometry = read_tilt_series(out["table"]).geometry
     np.testing.assert_allclose(geometry.y_tilt_deg, TILTS + 2.0)
     np.testing.assert_allclose(geometry.shift_angst, 0)

@@ -6,7 +6,13 @@ from synthetic_series import blob_series, view_axes
 
 from cryoet_core.errors import DataQualityError
 from cryoet_core.geometry.tilt_geometry import TiltGeometry
-from cryoet_core.tilt_series.bundle import BundleModel, held_out_residuals, improvement, solve_bundle, solve_with_deformation
+from cryoet_core.tilt_series.bundle import (
+    BundleModel,
+    held_out_residuals,
+    improvement,
+    solve_bundle,
+    solve_with_deformation,
+)
 from cryoet_core.tilt_series.evaluate import geometry_error, specimen_grid
 from cryoet_core.tilt_series.patches import PatchTracks, fit_depth, patch_grid, track_patches
 from cryoet_core.tilt_series.plane import parallax, prepare_views
