@@ -32,7 +32,7 @@ CASES = {
 
 
 def simulate(rng, *, axis=86.0, offset=2.0, axis_off=2.0, beads=0, jump=0.02, thickness=900.0, noise=2.0, bend=0.0):
-    """Images (n, h, w), the nominal geometry and the true one. ``bend`` A: movement at the edge that grows with the order of the tilts."""
+    """Images (n, h, w), the nominal geometry and the true one. ``bend`` A: swelling at the field's edge at the highest tilt."""
     reach = 1.3 * max(SHAPE) * PIXEL
     n_blobs = 4000
     points = rng.uniform(-1, 1, (n_blobs + beads, 3)) * [reach, reach, thickness / 2]
@@ -44,8 +44,8 @@ def simulate(rng, *, axis=86.0, offset=2.0, axis_off=2.0, beads=0, jump=0.02, th
     angle, images = np.deg2rad(axis), np.zeros((TILTS.size, *SHAPE), np.float32)
     across_axis, along_axis = np.array([np.cos(angle), np.sin(angle)]), np.array([-np.sin(angle), np.cos(angle)])
     for i, tilt in enumerate(np.deg2rad(TILTS + offset)):
-        time_ = np.abs(TILTS[i]) / TILTS.max()
-        moved = points[:, :2] * (1 + bend * time_ * np.hypot(points[:, 0], points[:, 1])[:, None] / reach**2)
+        swelling = bend * np.abs(TILTS[i]) / TILTS.max() / (0.5 * min(SHAPE) * PIXEL) ** 2
+        moved = points[:, :2] * (1 + swelling * np.hypot(points[:, 0], points[:, 1])[:, None])
         across = moved[:, 0] * np.cos(tilt) + points[:, 2] * np.sin(tilt)
         x, y = np.outer(across_axis, across) + np.outer(along_axis, moved[:, 1]) + shifts[i][:, None]
         in_v, in_u = (np.exp(-((g[None] - p[:, None]) ** 2) / (2 * sigma[:, None] ** 2)) for g, p in ((v, y), (u, x)))

@@ -17,7 +17,14 @@ from cryoet_core.errors import DataQualityError
 from cryoet_core.fourier import bin_images, highpass
 from cryoet_core.geometry.tilt_geometry import TiltGeometry
 from cryoet_core.tilt_series import refine_alignment as refine
-from cryoet_core.tilt_series.bundle import Bundle, BundleModel, held_out_residuals, improvement, solve_bundle
+from cryoet_core.tilt_series.bundle import (
+    MIN_PATCHES,
+    Bundle,
+    BundleModel,
+    held_out_residuals,
+    improvement,
+    solve_bundle,
+)
 from cryoet_core.tilt_series.patches import track_patches
 from cryoet_core.tilt_series.plane import PlaneViews, prepare_views
 from cryoet_core.tilt_series.refine_alignment import Band
@@ -25,7 +32,7 @@ from cryoet_core.tilt_series.refine_alignment import Band
 MIN_VIEWS = 5
 MAX_TURN_DEG = 12.0  # largest change of axis, offset or tilt about x in one band
 TRACKING_ANGST = 40.0  # finest detail in patches: their correlations hold less signal than those of whole views
-TRACKING_ROUNDS = 3  # of tracking and adjustment when nothing but coarse alignment went before
+TRACKING_ROUNDS = 3  # of tracking and adjustment when only coarse alignment went before
 ACCEPT_SIGMA = 3.0  # standard errors by which held-out patches must agree better before an adjustment is taken
 
 
@@ -124,7 +131,7 @@ def align_tilt_series(images, geometry: TiltGeometry, pixel_size_angst: float, s
 
     Raises
     ------
-    DataQualityError E-TS-01 when fewer than five views take part.
+    DataQualityError E-TS-01 when fewer than five views take part, or, for patch_tracking, fewer than six patches can be tracked.
     """
     included = np.ones(len(geometry), bool) if included is None else np.asarray(included, bool)
     _check_enough(included)
@@ -160,6 +167,9 @@ def _patch_stage(views: PlaneViews, state: _State, band: Band, settings, raw_pix
             axis_order=0 if settings.refine_axis else None, offset=settings.refine_offset, slab_sigma_angst=state.thickness_angst / 4
         )
         fixed = replace(model, shifts=False, axis_order=None, offset=False)
+        if not alone and np.unique(tracks.patch).size < MIN_PATCHES:
+            say("patches: too few could be tracked, projection matching stands")
+            return
         found = solve_bundle(tracks, state.geometry, raw_pixel_angst, model)
         before = held_out_residuals(tracks, state.geometry, raw_pixel_angst, fixed)
         after = held_out_residuals(tracks, state.geometry, raw_pixel_angst, model)

@@ -3,7 +3,8 @@
 Patches lie on an overlapping grid in the specimen plane. Around each, every view is seen in that plane (see plane.py), so rotation,
 compression by cos(tilt) and the shifts known so far are undone before views are compared. Neighbours up to three places apart are
 correlated in a band, both ways from the least tilted view, and the redundant links of one patch are solved together: a track has no
-drifting chain and a wrong peak is outvoted. The second round follows the depth that the first one found, so that at high tilt the
+drifting chain and a wrong peak is outvoted. The slab model (slab_model.py) of the patch alone then settles its views against all others
+and tells the error of each, which is the weight of the observation. The second round follows the depth that the first one found, so that at high tilt the
 window still holds the same matter. Cosine-stretched tracking of patches: tiltxcorr of IMOD (Mastronarde & Held 2017).
 """
 
@@ -14,8 +15,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cryoet_core.tilt_series.coarse import neighbour_links, solve_links
-from cryoet_core.tilt_series.plane import PlaneViews, in_plane, parallax, plane_spectra
-from cryoet_core.tilt_series.refine_alignment import Band, spectra_in_band
+from cryoet_core.tilt_series.plane import PlaneViews, in_plane, parallax, plane_spectra, shift_spectra
+from cryoet_core.tilt_series.refine_alignment import Band, scoring_steps, spectra_in_band
 
 MIN_COVERAGE = 0.7  # share of a patch that must be inside a view
 MIN_HEIGHT = 2.0  # peaks below this many rms of their correlation map count nothing
@@ -70,13 +71,11 @@ def _track(views: PlaneViews, geometry, landing, band, prior, patch_angst, limit
     weight = np.zeros(len(geometry))
     if usable.sum() < len(geometry):
         return np.zeros_like(landing), weight
-    pairs, moved, height = pairs[usable], moved[usable], height[usable]
-    position, residual = solve_links(pairs, moved, height, len(geometry))
-    scale = max(1.4826 * float(np.median(residual)), 0.1 * views.pixel_size_angst)
-    quality = (height - MIN_HEIGHT) / (1 + (residual / (2 * scale)) ** 2)
-    for column in range(2):
-        weight += np.bincount(pairs[:, column], weights=quality, minlength=len(geometry))
-    return position, weight
+    position, _ = solve_links(pairs[usable], moved[usable], height[usable], len(geometry))
+    polish, error, _ = scoring_steps(shift_spectra(data, position), prior, band.high_angst, steps=3)
+    linked = held & np.isin(np.arange(len(geometry)), pairs[usable])
+    weight[linked] = 1 / np.maximum(np.linalg.norm(error[linked], axis=1), 1e-3) ** 2
+    return position + polish, weight
 
 
 def fit_depth(displacement_angst, weight, slope) -> float:
