@@ -80,8 +80,22 @@ def test_summary_tells_what_was_found(aligned):
 def test_skip_keeps_the_nominal_geometry(aligned, tmp_path):
     files, _, table = aligned
     out = {key: tmp_path / path.name for key, path in files.items()}
-    run_script("align_tilt_series", {"table": table}, out, {"skip": True, "tilt_offset": 2.0})
+    run_script("align_tilt_series", {"table": table}, out, {"mode": "skip", "tilt_offset": 2.0})
     geometry = read_tilt_series(out["table"]).geometry
     np.testing.assert_allclose(geometry.y_tilt_deg, TILTS + 2.0)
     np.testing.assert_allclose(geometry.shift_angst, 0)
     assert read_summary(out["summary"]) == {"aligned": False}
+
+
+def test_patch_tracking_writes_residuals(aligned, tmp_path):
+    files, truth, table = aligned
+    out = {key: tmp_path / path.name for key, path in files.items()}
+    run_script("align_tilt_series", {"table": table}, out, {"mode": "patch_tracking"})
+    series = read_tilt_series(out["table"])
+    residual = series.tilts["alignment_residual_px"].to_numpy(float)
+    assert np.isnan(residual[0]) and np.all(residual[1:] < 2)
+    error = alignment_error(series, truth, slab_half_angst=250)
+    assert error.rms_angst < 10
+    summary = read_summary(out["summary"])
+    assert summary["method"] == "patch_tracking" and summary["patches"]["n_patches"] >= 6
+    assert summary["views"]["residual_px"][0] is None

@@ -15,11 +15,13 @@ with step(snakemake) as s:
     geometry = given_geometry(series.geometry, config)
     pixel, size = series.pixel_size_angst, series.image_size_px
     summary = {"aligned": False}
-    if not config.skip:
+    if config.mode != "skip":
         images = s.to_device(load_images(series))
         result = align_tilt_series(images, geometry, pixel, settings_from_config(config), series.included, log=s.log.info)
         geometry = result.geometry
         summary = alignment_summary(series, result)
+        if result.patches:
+            series = series.with_columns(alignment_residual_px=result.residual_px)
     series = series.with_geometry(geometry)
     write_tilt_series(series, s.output.table)
     imod.write_xf(s.output.xf, imod.geometry_to_xf(geometry, pixel, size))

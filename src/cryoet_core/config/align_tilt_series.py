@@ -12,8 +12,12 @@ from cryoet_core.config.base import StepModel, key
 class AlignTiltSeries(StepModel):
     """Keys of the step."""
 
-    version: ClassVar[int] = 1
-    skip: bool = key(False, meaning="keep the nominal geometry (shifts zero)")
+    version: ClassVar[int] = 2
+    mode: Literal["projection_matching", "patch_tracking", "combined", "skip"] = key(
+        "projection_matching",
+        meaning="whole views against their prediction; tracked patches and bundle adjustment; the first and then the second, "
+        "taken only if held-out patches agree better; or skip: keep the nominal geometry (shifts zero)",
+    )
     pixel_size_angst: float = key(
         14.0, unit="A", meaning="views are binned by a whole number to about this pixel size, or the next larger", gt=0
     )

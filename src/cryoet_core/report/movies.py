@@ -81,7 +81,7 @@ def motion(results: Results, numbers: dict) -> Section:
         section.add_heading(ts)
         summary = results.summary("correct_motion", ts)
         _add_gain(section, summary.get("gain"))
-        for view in summary["unreadable"]:
+        for view in summary.get("unreadable", []):
             section.add_note(f"View {view['tilt_id']} is left out: {view['error']}")
         section.add_figure(_motion_figure(series, tracks, truth), _motion_caption(numbers.get(ts, {})))
     return section

@@ -74,6 +74,13 @@ def alignment(results: Results, numbers: dict, errors: dict) -> Section:
             axes[2].set_axis_off()
         axis = float(np.median(used.tilts["z_rot_deg"]))
         caption = f"Tilt axis {axis:.2f} deg (given: {float(before.tilts['z_rot_deg'].iloc[0]):.2f})."
+        patches = results.summary("align_tilt_series", ts).get("patches")
+        if patches:
+            taken = "taken" if patches["accepted"] else "not taken"
+            caption += (
+                f" {patches['n_patches']} tracked patches: held-out residual {patches['held_out_before_px']:.2f} px before and "
+                f"{patches['held_out_after_px']:.2f} px after bundle adjustment, which was {taken}."
+            )
         n = numbers.get(ts, {})
         if "alignment_error_angst_rms" in n:
             caption += (

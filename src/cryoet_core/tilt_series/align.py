@@ -3,12 +3,12 @@
 1. views are binned, high-passed, gold and other outliers clipped; 2. neighbours are linked by cosine-stretched correlation and
 the links solved together; 3. projection matching outwards from the least tilted view; 4. all shifts at once by Fisher scoring
 of the slab model, while tilt axis, tilt-angle offset and slab thickness follow the likelihood, in bands of growing
-resolution. Excluded views take no part: the result equals that of a series that never had them.
+resolution. Patch tracking (patches.py, bundle.py) can follow, or replace 3 and 4. Excluded views take no part: the result equals that of a series that never had them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -17,17 +17,30 @@ from cryoet_core.errors import DataQualityError
 from cryoet_core.fourier import bin_images, highpass
 from cryoet_core.geometry.tilt_geometry import TiltGeometry
 from cryoet_core.tilt_series import refine_alignment as refine
+from cryoet_core.tilt_series.bundle import (
+    MIN_PATCHES,
+    Bundle,
+    BundleModel,
+    held_out_residuals,
+    improvement,
+    solve_bundle,
+)
+from cryoet_core.tilt_series.patches import track_patches
 from cryoet_core.tilt_series.plane import PlaneViews, prepare_views
 from cryoet_core.tilt_series.refine_alignment import Band
 
 MIN_VIEWS = 5
 MAX_TURN_DEG = 12.0  # largest change of axis, offset or tilt about x in one band
+TRACKING_ANGST = 40.0  # finest detail in patches: their correlations hold less signal than those of whole views
+TRACKING_ROUNDS = 3  # of tracking and adjustment when only coarse alignment went before
+ACCEPT_SIGMA = 3.0  # standard errors by which held-out patches must agree better before an adjustment is taken
 
 
 @dataclass(frozen=True)
 class AlignmentSettings:
     """How to align; see config/align_tilt_series.py for the meaning of each value. None = automatic."""
 
+    mode: str = "projection_matching"
     pixel_size_angst: float = 14.0
     resolution_angst: float = 30.0
     highpass_angst: float | None = None
@@ -48,7 +61,9 @@ class Alignment:
 
     geometry : TiltGeometry of all views. axis_change_deg, tilt_offset_deg : added to what was given; their errors are the
     likelihood's widths with only the shifts following, a lower bound (a wrong axis is mostly a turned specimen). thickness_angst : of the slab that predicts the views best. correlation : (n,) leave-one-out.
-    shift_error_angst : (n,) standard error predicted by the model. history : one dict per stage.
+    shift_error_angst : (n,) standard error predicted by the model. history : one dict per stage. method : what the geometry comes from
+    ("combined" may end as projection_matching). residual_px : (n,) median distance of tracked patches from where the geometry puts
+    them, raw pixels, NaN without patch tracking. patches : numbers of the patch tracking, empty without.
     """
 
     geometry: TiltGeometry
@@ -63,6 +78,9 @@ class Alignment:
     signal_fraction: refine.SlabPrior
     pixel_size_angst: float
     history: list = field(default_factory=list)
+    method: str = "projection_matching"
+    residual_px: np.ndarray | None = None
+    patches: dict = field(default_factory=dict)
 
 
 def alignment_binning(pixel_size_angst: float, target_angst: float) -> int:
@@ -97,6 +115,9 @@ class _State:
     x_tilt_deg: float = 0.0
     x_tilt_error_deg: float = np.nan
     history: list = field(default_factory=list)
+    method: str = "projection_matching"
+    residual_px: np.ndarray | None = None
+    patches: dict = field(default_factory=dict)
 
 
 def align_tilt_series(images, geometry: TiltGeometry, pixel_size_angst: float, settings: AlignmentSettings,
@@ -110,7 +131,7 @@ def align_tilt_series(images, geometry: TiltGeometry, pixel_size_angst: float, s
 
     Raises
     ------
-    DataQualityError E-TS-01 when fewer than five views take part.
+    DataQualityError E-TS-01 when fewer than five views take part, or, for patch_tracking, fewer than six patches can be tracked.
     """
     included = np.ones(len(geometry), bool) if included is None else np.asarray(included, bool)
     _check_enough(included)
@@ -123,11 +144,62 @@ def align_tilt_series(images, geometry: TiltGeometry, pixel_size_angst: float, s
 
     _coarse_stage(coarse, state, settings, highpass_angst, settings.max_shift_angst or 0.3 * field_angst, say)
     final = max(settings.resolution_angst, 2.1 * fine.pixel_size_angst)
-    for resolution in _band_limits(final, 2.2 * coarse.pixel_size_angst):
-        views = coarse if resolution >= 2.2 * coarse.pixel_size_angst else fine
-        _refine_stage(views, state, Band(highpass_angst, resolution), settings, say, last=resolution == final)
-    correlation, error, prior = _final_sweeps(fine, state, Band(highpass_angst, final), settings, say)
+    band = Band(highpass_angst, final)
+    if settings.mode != "patch_tracking":
+        for resolution in _band_limits(final, 2.2 * coarse.pixel_size_angst):
+            views = coarse if resolution >= 2.2 * coarse.pixel_size_angst else fine
+            _refine_stage(views, state, replace(band, high_angst=resolution), settings, say, last=resolution == final)
+        _final_sweeps(fine, state, band, settings, say)
+    if settings.mode != "projection_matching":
+        _patch_stage(fine, state, replace(band, high_angst=max(final, TRACKING_ANGST)), settings, pixel_size_angst, say)
+    data, prior = refine.spectra_in_band(fine, state.geometry, band, state.thickness_angst)
+    error = np.linalg.norm(refine.scoring_steps(data, prior, band.high_angst, steps=1)[1], axis=1)
+    correlation = refine.loo_correlation(data, prior)
     return _result(geometry, included, state, correlation, error, prior, fine.pixel_size_angst)
+
+
+def _patch_stage(views: PlaneViews, state: _State, band: Band, settings, raw_pixel_angst, say):
+    """Track patches and adjust; after projection matching the adjustment must predict held-out patches better to be taken."""
+    alone = settings.mode == "patch_tracking"
+    for turn in range(TRACKING_ROUNDS if alone else 1):
+        tracks = track_patches(views, state.geometry, raw_pixel_angst, band, state.thickness_angst)
+        model = BundleModel(
+            axis_order=0 if settings.refine_axis else None, offset=settings.refine_offset, slab_sigma_angst=state.thickness_angst / 4
+        )
+        fixed = replace(model, shifts=False, axis_order=None, offset=False)
+        if not alone and np.unique(tracks.patch).size < MIN_PATCHES:
+            say("patches: too few could be tracked, projection matching stands")
+            return
+        found = solve_bundle(tracks, state.geometry, raw_pixel_angst, model)
+        before = held_out_residuals(tracks, state.geometry, raw_pixel_angst, fixed)
+        after = held_out_residuals(tracks, state.geometry, raw_pixel_angst, model)
+        better = improvement(before, after)
+        state.patches = {
+            "n_patches": int(np.unique(tracks.patch).size),
+            "held_out_before_px": float(np.nanmedian(before)),
+            "held_out_after_px": float(np.nanmedian(after)),
+            "improvement_sigma": better,
+            "accepted": bool(alone or better > ACCEPT_SIGMA),
+        }
+        if state.patches["accepted"]:
+            _take_bundle(state, found)
+        else:
+            found = solve_bundle(tracks, state.geometry, raw_pixel_angst, fixed)
+        state.residual_px = found.view_residual_px
+        state.patches["outlier_share"] = found.outlier_share
+        state.history.append(_history_row(f"patches {turn + 1}", state, float("nan")))
+    say(
+        f"patches: {state.patches['n_patches']} tracked, held-out residual {state.patches['held_out_before_px']:.2f} -> "
+        f"{state.patches['held_out_after_px']:.2f} px, {'taken' if state.patches['accepted'] else 'not taken'}"
+    )
+
+
+def _take_bundle(state: _State, found: Bundle):
+    state.geometry = found.geometry
+    state.axis_deg += found.axis_change_deg
+    state.offset_deg += found.tilt_offset_deg
+    state.axis_error_deg, state.offset_error_deg = found.axis_error_deg, found.tilt_offset_error_deg
+    state.method = "patch_tracking"
 
 
 def _band_limits(final_angst: float, coarse_limit_angst: float) -> list[float]:
@@ -243,8 +315,6 @@ def _final_sweeps(views, state, band, settings, say):
         if update < settings.update_px * views.pixel_size_angst and sweep >= 2:
             break
     say(f"shifts settled: largest update {update:.2f} A after {sweep + 1} sweeps")
-    data, prior = refine.spectra_in_band(views, state.geometry, band, state.thickness_angst)
-    return refine.loo_correlation(data, prior), np.linalg.norm(error, axis=1), prior
 
 
 def _result(geometry, included, state, correlation, error, prior, pixel_size_angst) -> Alignment:
@@ -252,8 +322,10 @@ def _result(geometry, included, state, correlation, error, prior, pixel_size_ang
     full = refine.turned(full, state.axis_deg, state.offset_deg, state.x_tilt_deg)
     shift = full.shift_angst
     shift[included] = state.geometry.shift_angst
-    per_view = np.full((2, len(geometry)), np.nan)
+    per_view = np.full((3, len(geometry)), np.nan)
     per_view[0, included], per_view[1, included] = asnumpy(correlation), error
+    if state.residual_px is not None:
+        per_view[2, included] = state.residual_px
     return Alignment(
         geometry=full.replace(x_shift_angst=shift[:, 0], y_shift_angst=shift[:, 1]),
         axis_change_deg=state.axis_deg,
@@ -267,12 +339,16 @@ def _result(geometry, included, state, correlation, error, prior, pixel_size_ang
         signal_fraction=prior,
         pixel_size_angst=pixel_size_angst,
         history=state.history,
+        method=state.method,
+        residual_px=per_view[2],
+        patches=state.patches,
     )
 
 
 def settings_from_config(config) -> AlignmentSettings:
     """Settings from config.align_tilt_series.AlignTiltSeries."""
     return AlignmentSettings(
+        mode=config.mode,
         pixel_size_angst=config.pixel_size_angst,
         resolution_angst=config.resolution_angst,
         highpass_angst=config.highpass_angst,

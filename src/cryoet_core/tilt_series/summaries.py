@@ -48,6 +48,8 @@ def alignment_summary(series, result) -> dict:
     offset = geometry.y_tilt_deg - series.tilts["nominal_tilt_deg"].to_numpy(float)
     return {
         "aligned": True,
+        "method": result.method,
+        "patches": result.patches,
         "tilt_axis_deg": float(np.mean(geometry.z_rot_deg)),
         "axis_change_deg": result.axis_change_deg,
         "axis_error_deg": result.axis_error_deg,
@@ -66,6 +68,7 @@ def alignment_summary(series, result) -> dict:
             "y_shift_angst": np.where(series.included, geometry.y_shift_angst, np.nan),
             "correlation": result.correlation,
             "shift_error_angst": result.shift_error_angst,
+            "residual_px": result.residual_px,
         },
         "signal_fraction": _curve(result.signal_fraction),
         "history": result.history,

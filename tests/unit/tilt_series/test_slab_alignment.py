@@ -54,6 +54,15 @@ def test_alignment_reports_what_it_did(aligned):
     assert aligned.history[-1]["largest_update_angst"] < 0.2 * aligned.pixel_size_angst
 
 
+def test_combined_is_no_worse_and_reports_residuals(series, aligned):
+    images, nominal, truth = series
+    combined = align_tilt_series(images, nominal, PIXEL, AlignmentSettings(mode="combined"))
+    grid = specimen_grid((550, 550, 300))
+    assert geometry_error(combined.geometry, truth, grid).rms_angst < 1.1 * geometry_error(aligned.geometry, truth, grid).rms_angst
+    assert np.all(combined.residual_px < 2) and np.isnan(aligned.residual_px).all()
+    assert combined.method == ("patch_tracking" if combined.patches["accepted"] else "projection_matching")
+
+
 def test_specimen_centre_stays_near_the_field_centre(aligned):
     moved = recentre(aligned.geometry)
     np.testing.assert_allclose(moved.shift_angst, aligned.geometry.shift_angst, atol=1e-6)
