@@ -1,38 +1,24 @@
-"""Plain lists of coordinates: .coords ("x y z"), tables with a header (.tsv, .csv), and TomoTwin's .tloc.
+"""Plain lists of coordinates: .coords ("x y z") and tables with a header (.tsv, .csv).
 
 All are 0-based voxels of the picked tomogram, the middle of a box. A header names columns: x y z (or X, x_px, rlnCoordinateX...), score (also
-metric_best, confidence), class (predicted_class), rot tilt psi (RELION's angles). A .tloc is a pandas table in a Python pickle;
-a pickle can run any program, so that only the parts of a table are let in.
+metric_best, confidence), class (predicted_class), rot tilt psi (RELION's angles).
 """
 
 from __future__ import annotations
 
-import io
-import os
-import pickle
-
-import numpy as np
 import pandas as pd
 
 from cryoet_core.geometry.rotations import euler_to_matrix, matrix_to_euler
-from cryoet_core.io.atomic import write_bytes, write_text
+from cryoet_core.io.atomic import write_text
 from cryoet_core.io.picks.grid import Grid
 from cryoet_core.io.picks.model import Picks
-from cryoet_core.io.picks.text import bad_line, column, columns, damaged, missing, read_bytes, read_text, whole
+from cryoet_core.io.picks.text import bad_line, column, columns, damaged, missing, read_text, whole
 
 _NAMES = {
     "x": ("x", "x_px", "coordinatex", "rlncoordinatex"), "y": ("y", "y_px", "coordinatey", "rlncoordinatey"),
     "z": ("z", "z_px", "coordinatez", "rlncoordinatez"), "score": ("score", "metric_best", "confidence", "rlnlccmax"),
     "class": ("class", "class_number", "predicted_class", "label"), "tomogram": ("tomogram", "tomo_name", "tomo", "rlntomoname"),
     "rot": ("rot", "rot_deg", "rlnanglerot"), "tilt": ("tilt", "tilt_deg", "rlnangletilt"), "psi": ("psi", "psi_deg", "rlnanglepsi"),
-}
-_ALLOWED = {  # module, name: what pickled tables of numbers are made of
-    ("pandas.core.frame", "DataFrame"), ("pandas", "DataFrame"), ("pandas.core.internals.managers", "BlockManager"),
-    ("pandas._libs.internals", "_unpickle_block"), ("pandas.core.indexes.base", "_new_Index"), ("pandas.core.indexes.base", "Index"),
-    ("pandas", "Index"), ("pandas.core.indexes.range", "RangeIndex"), ("pandas", "RangeIndex"), ("numpy", "dtype"), ("numpy", "ndarray"),
-    ("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct"), ("numpy.core.multiarray", "scalar"),
-    ("numpy._core.multiarray", "scalar"), ("numpy.core.numeric", "_frombuffer"), ("numpy._core.numeric", "_frombuffer"),
-    ("builtins", "slice"),
 }
 
 
@@ -82,7 +68,7 @@ def read_table(path) -> tuple[pd.DataFrame, bool]:
     return pd.DataFrame(rows, columns=names, dtype=object), header
 
 
-def _known(table: pd.DataFrame, path) -> pd.DataFrame:
+def known_columns(table: pd.DataFrame, path) -> pd.DataFrame:
     """The table with our names for its columns. Raises UserInputError E-PICKS-03."""
     by_name = {str(c).strip().lower(): c for c in reversed(list(table.columns))}
     found = {ours: next((by_name[t] for t in theirs if t in by_name), None) for ours, theirs in _NAMES.items()}
@@ -92,7 +78,7 @@ def _known(table: pd.DataFrame, path) -> pd.DataFrame:
     return pd.DataFrame({ours: table[theirs].to_numpy() for ours, theirs in found.items() if theirs is not None})
 
 
-def _picks(table: pd.DataFrame, path, grid: Grid) -> Picks:
+def table_picks(table: pd.DataFrame, path, grid: Grid) -> Picks:
     rotations = None
     if all(c in table for c in ("rot", "tilt", "psi")):
         rotations = euler_to_matrix(*columns(table, ["rot", "tilt", "psi"], path).T)
@@ -105,7 +91,7 @@ def _picks(table: pd.DataFrame, path, grid: Grid) -> Picks:
 def read(path, grid: Grid) -> Picks:
     """Picks of a text table, with or without a header. Raises UserInputError E-PICKS-02 to E-PICKS-05."""
     table, _ = read_table(path)
-    return _picks(_known(table, path), path, grid)
+    return table_picks(known_columns(table, path), path, grid)
 
 
 def write_coords(path, picks: Picks, grid: Grid, name: str, number: int = 1) -> None:
@@ -127,39 +113,3 @@ def write_table(path, picks: Picks, grid: Grid, name: str, number: int = 1) -> N
         table["class"] = [str(int(v)) for v in picks.class_number]
     rows = ["\t".join(table), *("\t".join(row) for row in zip(*table.values(), strict=True))]
     write_text(path, "\n".join(rows) + "\n")
-
-
-class _TableUnpickler(pickle.Unpickler):
-    """Lets nothing in but tables of numbers."""
-
-    def find_class(self, module, name):
-        if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"{module}.{name} is no part of a table")
-        return super().find_class(module, name)
-
-
-def read_tloc(path, grid: Grid) -> Picks:
-    """Picks of TomoTwin's .tloc. Raises UserInputError E-PICKS-03, E-PICKS-05."""
-    data = read_bytes(path)
-    try:
-        table = _TableUnpickler(io.BytesIO(data)).load()
-    except Exception as error:  # a damaged pickle can raise anything
-        raise damaged(path, str(error)[:100] or type(error).__name__, "TomoTwin's table; or give its .coords instead") from error
-    if not isinstance(table, pd.DataFrame):
-        raise damaged(path, type(table).__name__, "a table")
-    return _picks(_known(table, path), path, grid)
-
-
-def write_tloc(path, picks: Picks, grid: Grid, name: str, number: int = 1) -> None:
-    """A .tloc that pandas.read_pickle reads; orientations are lost."""
-    index = grid.to_index(picks.positions_angst).reshape(-1, 3)
-    table = {
-        **dict(zip("XYZ", index.T, strict=True)),
-        "predicted_class": np.zeros(len(picks), dtype=np.int64) if picks.class_number is None else np.asarray(picks.class_number, dtype=np.int64),
-        "size": np.zeros(len(picks), dtype=np.int64),
-        "metric_best": np.ones(len(picks)) if picks.score is None else np.asarray(picks.score, dtype=np.float64),
-        **{k: np.full(len(picks), 37, dtype=np.int64) for k in ("width", "height", "depth")},
-    }
-    frame = pd.DataFrame(table)
-    frame.columns = pd.Index(list(frame.columns), dtype=object)
-    write_bytes(os.fspath(path), pickle.dumps(frame, protocol=4))

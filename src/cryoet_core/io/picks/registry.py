@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from cryoet_core.errors import UserInputError
-from cryoet_core.io.picks import av3, coords, copick, cryolo, deepfinder, dynamo, eman2, imod, relion, stopgap
+from cryoet_core.io.picks import av3, coords, copick, cryolo, deepfinder, dynamo, eman2, imod, relion, stopgap, tloc
 from cryoet_core.io.picks.grid import Axes, Grid, Tomogram
 from cryoet_core.io.picks.model import Picks
 from cryoet_core.io.picks.text import read_bytes
@@ -39,7 +39,7 @@ FORMATS: dict[str, PicksFormat] = {f.name: f for f in (
     PicksFormat("cbox", "crYOLO, TomoTwin boxes", (".cbox",), cryolo.read, cryolo.write, oriented=False),
     PicksFormat("coords", "x y z", (".coords",), coords.read, coords.write_coords, oriented=False),
     PicksFormat("table", "table with a header", (".tsv", ".csv"), coords.read, coords.write_table),
-    PicksFormat("tloc", "TomoTwin locations", (".tloc",), coords.read_tloc, coords.write_tloc, oriented=False),
+    PicksFormat("tloc", "TomoTwin locations", (".tloc",), tloc.read, tloc.write, oriented=False),
     PicksFormat("deepfinder", "DeepFinder object list", (".xml",), deepfinder.read, deepfinder.write),
     PicksFormat("dynamo", "Dynamo table", (".tbl",), dynamo.read, dynamo.write),
     PicksFormat("stopgap", "STOPGAP motive list", (".star",), stopgap.read, stopgap.write),

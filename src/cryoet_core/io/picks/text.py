@@ -101,8 +101,8 @@ def columns(table, labels, path, what: str = "row") -> np.ndarray:
 
 
 def whole(values) -> np.ndarray:
-    """(n,) int64, rounded."""
-    return np.round(np.asarray(values, dtype=np.float64)).astype(np.int64)
+    """(n,) int64, rounded; what no number of a class or tomogram can be is cut to 2^31."""
+    return np.round(np.clip(np.asarray(values, dtype=np.float64), -(2.0**31), 2.0**31)).astype(np.int64)
 
 
 def parse_json(text: str, path):
