@@ -94,6 +94,11 @@ def picks_format(name: str, path="") -> PicksFormat:
     return FORMATS[name]
 
 
+def exported_name(ts: str, form: str) -> str:
+    """Name of the file that the picks of series `ts` are exported to in a format."""
+    return f"{ts}_{form}{picks_format(form).extensions[0]}"
+
+
 def detect_format(path) -> str:
     """Name of the format, by the file's ending and what it begins with. Raises UserInputError E-PICKS-01, E-FILE-01, E-PICKS-05."""
     ending = Path(path).suffix.lower()
