@@ -168,7 +168,7 @@ def test_picks_are_exported_beside_ours(project):
     formats = ["stopgap", "relion4", "copick", "imod", "eman2"]
     names = ["a.star", "b.star", "c.json", "d.mod", "e.json"]
     _, summary = imported("picks_{ts}.tbl", names, export_picks=formats)
-    assert summary["exported"]["lost"] == ["imod: orientations", "eman2: orientations"]
+    assert summary["exported"]["lost"] == ["imod: orientations", "imod: scores", "eman2: orientations"]
     tomogram = Tomogram("TS_01", Grid(TOMOGRAM[::-1], BINNING * PIXEL), Grid((240, 240, 64), PIXEL))
     for name in names:
         back = read_picks(f"match_template/TS_01/{name}", tomogram).picks

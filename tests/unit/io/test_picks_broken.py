@@ -142,6 +142,12 @@ def test_choice_by_class_and_score(tmp_path):
     assert reading.n_other_classes + reading.n_below_score + len(reading.picks) == 50
 
 
+def test_wishes_that_a_file_cannot_fulfil_are_said(tmp_path):
+    (tmp_path / "a.coords").write_text("1 2 3\n")
+    reading = read_picks(tmp_path / "a.coords", TOMOGRAM, Source(class_number=1, min_score=0.5))
+    assert len(reading.picks) == 1 and "no classes" in reading.warnings[0] and "no scores" in reading.warnings[1]
+
+
 @pytest.mark.parametrize("form", FORMATS)
 def test_damaged_files_give_picks_or_one_of_our_errors(tmp_path, form):
     """120 files of every format, cut or with bytes changed."""

@@ -8,7 +8,16 @@ from __future__ import annotations
 
 from cryoet_core.io.picks.grid import Axes, Grid, Tomogram
 from cryoet_core.io.picks.model import Picks
-from cryoet_core.io.picks.registry import FORMATS, Reading, Source, detect_format, exported_name, picks_format, read_picks, write_picks
+from cryoet_core.io.picks.registry import (
+           FORMATS,
+           Reading,
+           Source,
+           detect_format,
+           exported_name,
+           picks_format,
+           read_picks,
+           write_picks,
+)
 
 __all__ = ["FORMATS", "Axes", "Grid", "Picks", "Reading", "Source", "Tomogram", "detect_format", "exported_name", "picks_format", "read_picks",
            "write_picks"]

@@ -63,7 +63,7 @@ def read(path, grid: Grid) -> Picks:
 
 
 def write(path, picks: Picks, grid: Grid, name: str, number: int = 1) -> None:
-    """An object list with orientations where they are known. Raises UserInputError E-PICKS-09: labels are whole, from 0."""
+    """An object list with orientations where they are known; scores are lost (cluster_size is a number of voxels). Raises UserInputError E-PICKS-09: labels are whole, from 0."""
     index = grid.to_index(picks.positions_angst).reshape(-1, 3)
     classes = np.ones(len(picks), dtype=int) if picks.class_number is None else picks.class_number
     if len(classes) and min(classes) < 0:
@@ -79,7 +79,5 @@ def write(path, picks: Picks, grid: Grid, name: str, number: int = 1) -> None:
             phi, theta, psi = angles[i]
             for key, value in (("phi", phi), ("psi", psi), ("the", theta)):
                 item.set(key, f"{value:.5f}")
-        if picks.score is not None:
-            item.set("cluster_size", f"{picks.score[i]:.6g}")
     ElementTree.indent(root)
     write_text(path, ElementTree.tostring(root, encoding="unicode") + "\n")

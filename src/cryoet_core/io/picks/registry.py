@@ -21,7 +21,8 @@ MOST_OUTSIDE = 0.2  # share of picks outside the tomogram from which the frame m
 
 @dataclass(frozen=True)
 class PicksFormat:
-    """read(path, grid) -> Picks; write(path, picks, grid, name, number). unbinned: pixels are those of the tilt images."""
+    """read(path, grid) -> Picks; write(path, picks, grid, name, number). oriented, scored: what its writer keeps; unbinned: pixels are those of
+    the tilt images."""
 
     name: str
     title: str
@@ -29,6 +30,7 @@ class PicksFormat:
     read: Callable
     write: Callable
     oriented: bool = True
+    scored: bool = True
     unbinned: bool = False
 
 
@@ -37,17 +39,17 @@ FORMATS: dict[str, PicksFormat] = {f.name: f for f in (
     PicksFormat("relion4", "RELION 4 particles", (".star",), relion.read, relion.write_relion4, unbinned=True),
     PicksFormat("eman2", "EMAN2 info", (".json",), eman2.read, eman2.write, oriented=False),
     PicksFormat("cbox", "crYOLO, TomoTwin boxes", (".cbox",), cryolo.read, cryolo.write, oriented=False),
-    PicksFormat("coords", "x y z", (".coords",), coords.read, coords.write_coords, oriented=False),
+    PicksFormat("coords", "x y z", (".coords",), coords.read, coords.write_coords, oriented=False, scored=False),
     PicksFormat("table", "table with a header", (".tsv", ".csv"), coords.read, coords.write_table),
     PicksFormat("tloc", "TomoTwin locations", (".tloc",), tloc.read, tloc.write, oriented=False),
-    PicksFormat("deepfinder", "DeepFinder object list", (".xml",), deepfinder.read, deepfinder.write),
+    PicksFormat("deepfinder", "DeepFinder object list", (".xml",), deepfinder.read, deepfinder.write, scored=False),
     PicksFormat("dynamo", "Dynamo table", (".tbl",), dynamo.read, dynamo.write),
     PicksFormat("stopgap", "STOPGAP motive list", (".star",), stopgap.read, stopgap.write),
     PicksFormat("av3", "TOM, AV3, Artiatomi motive list", (".em",), av3.read, av3.write),
-    PicksFormat("imod", "IMOD model", (".mod", ".fid"), imod.read, imod.write, oriented=False),
-    PicksFormat("imod_points", "text of IMOD's model2point", (".txt", ".pt"), imod.read_points, imod.write_points, oriented=False),
+    PicksFormat("imod", "IMOD model", (".mod", ".fid"), imod.read, imod.write, oriented=False, scored=False),
+    PicksFormat("imod_points", "text of IMOD's model2point", (".txt", ".pt"), imod.read_points, imod.write_points, oriented=False, scored=False),
     PicksFormat("copick", "copick picks", (".json",), copick.read, copick.write),
-    PicksFormat("portal", "CryoET Data Portal points", (".ndjson",), copick.read_portal, copick.write_portal),
+    PicksFormat("portal", "CryoET Data Portal points", (".ndjson",), copick.read_portal, copick.write_portal, scored=False),
 )}
 
 
@@ -188,6 +190,23 @@ def _into_our_axes(picks: Picks, axes: Axes, grid: Grid, shift_angst) -> tuple[P
     return dataclasses.replace(picks, positions_angst=axes.to_ours(position, grid), rotations=rotations), warnings
 
 
+def _chosen(picks: Picks, source: Source) -> tuple[Picks, int, int, list[str]]:
+    """(picks of the wanted class and score, number of other classes, number below the score, warnings)."""
+    ignored, n = [], len(picks)
+    if source.class_number is not None:
+        if picks.class_number is None:
+            ignored.append("the file has no classes: picks_class is not obeyed")
+        else:
+            picks = picks.select(picks.class_number == source.class_number)
+    others, n = n - len(picks), len(picks)
+    if source.min_score is not None:
+        if picks.score is None:
+            ignored.append("the file has no scores: picks_min_score is not obeyed")
+        else:
+            picks = picks.select(picks.score >= source.min_score)
+    return picks, others, n - len(picks), ignored
+
+
 def read_picks(path, tomogram: Tomogram, source: Source = Source()) -> Reading:
     """Picks of a file in the frame of `tomogram`, in the order of the file.
 
@@ -199,18 +218,12 @@ def read_picks(path, tomogram: Tomogram, source: Source = Source()) -> Reading:
     everything = form.read(path, grid).numbered()
     picks, warnings = _of_this_tomogram(everything, tomogram, source, path)
     others = len(everything) - len(picks)
-    n = len(picks)
-    if source.class_number is not None and picks.class_number is not None:
-        picks = picks.select(picks.class_number == source.class_number)
-    other_classes, n = n - len(picks), len(picks)
-    if source.min_score is not None and picks.score is not None:
-        picks = picks.select(picks.score >= source.min_score)
-    below = n - len(picks)
+    picks, other_classes, below, ignored = _chosen(picks, source)
     picks, more = _into_our_axes(picks, axes, grid, source.shift_angst)
     picks, outside = _inside(picks, tomogram.grid, path)
     if outside:
         more.append(f"{outside} picks lie outside the tomogram and are left out")
-    return Reading(picks, form.name, len(everything), others, below, other_classes, outside, (*warnings, *more))
+    return Reading(picks, form.name, len(everything), others, below, other_classes, outside, (*warnings, *ignored, *more))
 
 
 def write_picks(path, picks: Picks, tomogram: Tomogram, form: str, *, axes: str = "xyz", pixel_size_angst: float | None = None, number: int = 1) -> list[str]:
@@ -225,4 +238,5 @@ def write_picks(path, picks: Picks, tomogram: Tomogram, form: str, *, axes: str 
     rotations = None if picks.rotations is None or turned.mirrors else turned.matrix.T @ picks.rotations
     there = dataclasses.replace(picks, positions_angst=turned.to_file(picks.positions_angst.reshape(-1, 3), grid), rotations=rotations)
     chosen.write(path, there, grid, tomogram.name, number)
-    return ["orientations"] if picks.rotations is not None and (rotations is None or not chosen.oriented) else []
+    lost = ["orientations"] if picks.rotations is not None and (rotations is None or not chosen.oriented) else []
+    return lost + ["scores"] * (picks.score is not None and not chosen.scored)

@@ -1,6 +1,7 @@
 """STOPGAP's motive list: a STAR file with table data_stopgap_motivelist.
 
-Position = orig_x + x_shift in voxels counted from 1 (MATLAB); phi, psi, the: see angles.py. Halfsets are A and B.
+Position = orig_x + x_shift in voxels counted from 1 (MATLAB); phi, psi, the: see angles.py. Halfsets are A and B. STOPGAP reads no comments
+and no " #1" behind its labels, and wants its own sixteen columns in their order, so that the text is made here and not by write_star.
 """
 
 from __future__ import annotations
@@ -8,14 +9,16 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from cryoet_core.io.atomic import write_text
 from cryoet_core.io.picks.angles import matrix_to_zxz, zxz_to_matrix
 from cryoet_core.io.picks.grid import Grid
 from cryoet_core.io.picks.model import Picks
 from cryoet_core.io.picks.text import column, columns, missing, read_bytes, whole
-from cryoet_core.io.star import read_star, write_star
+from cryoet_core.io.star import read_star
 
 BLOCK = "stopgap_motivelist"
 FIRST = 1.0  # index of the first voxel
+_WHOLE = {"motl_idx", "tomo_num", "object", "subtomo_num", "class"}
 ORIGIN, SHIFT = ["orig_x", "orig_y", "orig_z"], ["x_shift", "y_shift", "z_shift"]
 
 
@@ -48,4 +51,12 @@ def write(path, picks: Picks, grid: Grid, name: str, number: int = 1) -> None:
         "phi": phi, "psi": psi, "the": theta,
         "class": np.ones(n, dtype=np.int64) if picks.class_number is None else picks.class_number,
     }
-    write_star(path, {BLOCK: pd.DataFrame(table)})
+    columns_as_text = [[_text(label, v) for v in values] for label, values in table.items()]
+    lines = ["", f"data_{BLOCK}", "", "loop_", *(f"_{label}" for label in table), "", *(" ".join(row) for row in zip(*columns_as_text, strict=True))]
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def _text(label: str, value) -> str:
+    if label == "halfset":
+        return str(value)
+    return str(int(value)) if label in _WHOLE else f"{float(value) + 0.0:.6f}"
