@@ -5,7 +5,17 @@ import struct
 
 import numpy as np
 import pytest
-from test_picks_conventions import CBOX, DEEPFINDER, RELION5, STOPGAP, TOMOGRAM, dynamo_line, em_motive_list, imod_model
+from test_picks_conventions import (
+    CBOX,
+    DEEPFINDER,
+    RELION4,
+    RELION5,
+    STOPGAP,
+    TOMOGRAM,
+    dynamo_line,
+    em_motive_list,
+    imod_model,
+)
 from test_picks_round_trip import TOMOGRAM as LARGE
 from test_picks_round_trip import ending, random_picks
 
@@ -29,6 +39,7 @@ BROKEN = {  # what is wrong: (file name, content, code, words of the message)
     "no such table": ("a.star", "data_something\n\nloop_\n_x #1\n1\ndata_other\n\nloop_\n_y #1\n1\n", "E-PICKS-03", ["data_particles", "data_something"]),
     "no coordinates": ("a.star", RELION5.replace("rlnCenteredCoordinateY", "rlnMisspelledY"), "E-PICKS-03", ["rlnCenteredCoordinateXAngst"]),
     "a word for a number": ("a.star", RELION5.replace("132.5", "12,5"), "E-STAR-05", ["rlnCenteredCoordinateXAngst", "12,5"]),
+    "pixel of no size": ("a.star", RELION4.replace("1 2.5", "1 0.0"), "E-PICKS-13", ["pixel size", "0"]),
     "a row too short": ("a.star", RELION5.replace(" 10 -20 5", " 10 -20"), "E-STAR-01", ["line 16", "9 values", "10"]),
     "not a star file": ("a.star", "hello\n", "E-STAR-02", ["line 1"]),
     "stopgap without angles": ("a.star", STOPGAP.replace("_phi\n", "_fie\n"), "E-PICKS-03", ["phi"]),
@@ -41,7 +52,7 @@ BROKEN = {  # what is wrong: (file name, content, code, words of the message)
     "text in a box": ("a.json", eman2([1, "y", 3, "tm", 1, 0]), "E-PICKS-04", ["boxes_3d[1][1]", "'y'"]),
     "true in a box": ("a.json", eman2([1, True, 3, "tm", 1, 0]), "E-PICKS-04", ["boxes_3d[1][1]", "True"]),
     "copick without z": ("a.json", copick(location={"x": 1, "y": 2}), "E-PICKS-03", ["points[0].location.z"]),
-    "copick in pixels": ("a.json", json.dumps(COPICK | {"unit": "px"}), "E-PICKS-09", ["unit", "px", "angstrom"]),
+    "copick in pixels": ("a.json", json.dumps(COPICK | {"unit": "px"}), "E-PICKS-11", ["unit", "px", "angstrom"]),
     "copick stretched": ("a.json", copick(transformation_=STRETCHED), "E-PICKS-06", ["point 1", "determinant"]),
     "copick mirrored": ("a.json", copick(transformation_=MIRROR), "E-PICKS-06", ["point 1"]),
     "copick 3 x 3": ("a.json", copick(transformation_=np.eye(3).tolist()), "E-PICKS-02", ["points[0].transformation_", "4 rows"]),
@@ -98,6 +109,17 @@ def test_absent_file_unknown_format_and_axes(tmp_path):
     for text in "xyy", "xz", "x+yz", "":
         with pytest.raises(UserInputError, match="E-PICKS-09"):
             Axes.parse(text)
+
+
+def test_a_class_that_deepfinder_has_not(tmp_path):
+    picks = read_picks_of(tmp_path, "a.csv", "x,y,z,class\n1,2,3,-1\n")
+    with pytest.raises(UserInputError, match="E-PICKS-12.*-1"):
+        write_picks(tmp_path / "a.xml", picks, TOMOGRAM, "deepfinder")
+
+
+def read_picks_of(folder, name, text):
+    (folder / name).write_text(text)
+    return read_picks(folder / name, TOMOGRAM).picks
 
 
 def test_picks_of_another_volume_are_refused(tmp_path):

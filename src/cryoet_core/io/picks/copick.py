@@ -38,12 +38,12 @@ def _matrix(value, path, place: str, size: int) -> list[list[float]]:
 def _check_unit(content, path) -> None:
     unit = str(content.get("unit", "angstrom")).lower()
     if unit not in ("angstrom", "angstroms"):
-        raise UserInputError("E-PICKS-09", "this unit is not known", file=os.fspath(path), field="unit", found=unit, expected="angstrom",
+        raise UserInputError("E-PICKS-11", "this unit is not known", file=os.fspath(path), field="unit", found=unit, expected="angstrom",
                              fix="write the picks in A")
 
 
 def read(path, grid: Grid) -> Picks:
-    """Picks of copick. Raises UserInputError E-PICKS-02 to E-PICKS-06, E-PICKS-09."""
+    """Picks of copick. Raises UserInputError E-PICKS-02 to E-PICKS-06, E-PICKS-11."""
     content = parse_json(read_text(path), path)
     points = content.get("points") if isinstance(content, dict) else None
     if not isinstance(points, list):

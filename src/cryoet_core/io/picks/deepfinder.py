@@ -63,11 +63,11 @@ def read(path, grid: Grid) -> Picks:
 
 
 def write(path, picks: Picks, grid: Grid, name: str, number: int = 1) -> None:
-    """An object list with orientations where they are known; scores are lost (cluster_size is a number of voxels). Raises UserInputError E-PICKS-09: labels are whole, from 0."""
+    """An object list with orientations where they are known; scores are lost (cluster_size is a number of voxels). Raises UserInputError E-PICKS-12: labels are whole, from 0."""
     index = grid.to_index(picks.positions_angst).reshape(-1, 3)
     classes = np.ones(len(picks), dtype=int) if picks.class_number is None else picks.class_number
     if len(classes) and min(classes) < 0:
-        raise UserInputError("E-PICKS-09", "a class label of DeepFinder is 0 or more", file=os.fspath(path), field="class_label",
+        raise UserInputError("E-PICKS-12", "a class label of DeepFinder is 0 or more", file=os.fspath(path), field="class_label",
                              found=str(min(classes)), fix="number the classes from 1")
     root = ElementTree.Element("objlist")
     angles = None if picks.rotations is None else matrix_to_zxz(picks.rotations)

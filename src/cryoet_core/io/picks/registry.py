@@ -210,7 +210,7 @@ def _chosen(picks: Picks, source: Source) -> tuple[Picks, int, int, list[str]]:
 def read_picks(path, tomogram: Tomogram, source: Source = Source()) -> Reading:
     """Picks of a file in the frame of `tomogram`, in the order of the file.
 
-    Raises UserInputError E-FILE-01, E-STAR-*, E-PICKS-01 to E-PICKS-09; every format's module says which.
+    Raises UserInputError E-FILE-01, E-STAR-*, E-PICKS-01 to E-PICKS-13; every format's module says which.
     """
     form = picks_format(detect_format(path) if source.format == "auto" else source.format, path)
     axes = Axes.parse(source.axes)
@@ -227,7 +227,7 @@ def read_picks(path, tomogram: Tomogram, source: Source = Source()) -> Reading:
 
 
 def write_picks(path, picks: Picks, tomogram: Tomogram, form: str, *, axes: str = "xyz", pixel_size_angst: float | None = None, number: int = 1) -> list[str]:
-    """Write picks of `tomogram` in a format; returns what is lost in it. Raises UserInputError E-PICKS-01, E-PICKS-09.
+    """Write picks of `tomogram` in a format; returns what is lost in it. Raises UserInputError E-PICKS-01, E-PICKS-09, E-PICKS-12.
 
     axes, pixel_size_angst: of the volume the file is for (see Source); pixel_size_angst None = our tomogram's, or the tilt images' where the
     format counts in those.

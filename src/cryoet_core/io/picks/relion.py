@@ -73,7 +73,7 @@ def _position_and_origin(table, optics, path, grid: Grid) -> tuple[np.ndarray, n
     sizes = _pixel_sizes(table, optics, path)
     pixel = np.full(len(table), grid.pixel_size_angst) if sizes is None or grid.fixed else sizes
     if len(pixel) and (pixel <= 0).any():
-        raise UserInputError("E-PICKS-04", "this is not a pixel size", file=str(path), field="pixel size", found=f"{pixel.min():g}",
+        raise UserInputError("E-PICKS-13", "this is not a pixel size", file=str(path), field="pixel size", found=f"{pixel.min():g}",
                              expected="A per pixel, above 0", fix="set picks_pixel_size_angst")
     if all(label in table for label in CENTRED):
         position = columns(table, CENTRED, path)
@@ -116,11 +116,7 @@ def read(path, grid: Grid) -> Picks:
 
 
 def _common(picks: Picks, name: str) -> dict:
-    return {
-        "rlnTomoName": [name] * len(picks),
-        "rlnTomoParticleName": [f"{name}/{i + 1}" for i in range(len(picks))],
-        "rlnTomoParticleId": np.arange(1, len(picks) + 1),
-    }
+    return {"rlnTomoName": [name] * len(picks), "rlnTomoParticleName": [f"{name}/{i + 1}" for i in range(len(picks))]}
 
 
 def _rest(picks: Picks) -> dict:
@@ -131,11 +127,11 @@ def _rest(picks: Picks) -> dict:
         rest["rlnClassNumber"] = picks.class_number
     if picks.score is not None:
         rest["rlnLCCmax"] = picks.score
-    return rest | {"rlnOpticsGroup": np.ones(len(picks), dtype=np.int64)}
+    return rest
 
 
 def write_relion5(path, picks: Picks, grid: Grid, name: str, number: int = 1) -> None:
-    """particles.star of RELION 5: centred coordinates in A, angles ZYZ."""
+    """particles.star of RELION 5, as its picking jobs write it: centred coordinates in A, angles ZYZ, no optics table."""
     table = _common(picks, name) | dict(zip(CENTRED, np.asarray(picks.positions_angst).reshape(-1, 3).T, strict=True)) | _rest(picks)
     write_star(path, {"general": {"rlnTomoSubTomosAre2DStacks": 0}, "particles": pd.DataFrame(table)})
 
@@ -145,4 +141,5 @@ def write_relion4(path, picks: Picks, grid: Grid, name: str, number: int = 1) ->
     optics = pd.DataFrame({"rlnOpticsGroup": [1], "rlnOpticsGroupName": ["opticsGroup1"], "rlnTomoTiltSeriesPixelSize": [grid.pixel_size_angst]})
     index = grid.to_index(picks.positions_angst).reshape(-1, 3)
     table = _common(picks, name) | dict(zip(PIXELS, index.T, strict=True)) | _rest(picks)
+    table |= {"rlnTomoParticleId": np.arange(1, len(picks) + 1), "rlnOpticsGroup": np.ones(len(picks), dtype=np.int64)}
     write_star(path, {"optics": optics, "particles": pd.DataFrame(table)})

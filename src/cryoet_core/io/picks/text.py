@@ -11,8 +11,6 @@ import numpy as np
 
 from cryoet_core.errors import UserInputError
 
-WRITE_AGAIN = "correct it, or write the file again with the program that made it"
-
 
 def read_bytes(path: str | os.PathLike) -> bytes:
     """The file's bytes. Raises UserInputError E-FILE-01 (absent), E-PICKS-05 (empty)."""
@@ -43,12 +41,12 @@ def damaged(path, found: str, expected: str, message: str = "this file is damage
 
 def missing(path, field: str, found: str, expected: str) -> UserInputError:
     """E-PICKS-03: a column, key or attribute is absent."""
-    return UserInputError("E-PICKS-03", "this is missing", file=os.fspath(path), field=field, found=found, expected=expected, fix=WRITE_AGAIN)
+    return UserInputError("E-PICKS-03", "this is missing", file=os.fspath(path), field=field, found=found, expected=expected, fix="correct it, or write the file again with the program that made it")
 
 
 def bad_field(path, field: str, found: str, expected: str) -> UserInputError:
     """E-PICKS-02: an entry of a file is not what it should be."""
-    return UserInputError("E-PICKS-02", "this is not a pick", file=os.fspath(path), field=field, found=found, expected=expected, fix=WRITE_AGAIN)
+    return UserInputError("E-PICKS-02", "this is not a pick", file=os.fspath(path), field=field, found=found, expected=expected, fix="correct it, or write the file again with the program that made it")
 
 
 def bad_line(path, number: int, line: str, expected: str) -> UserInputError:
@@ -65,7 +63,7 @@ def number(value, path, field: str) -> float:
     if not math.isfinite(result):
         raise UserInputError(
             "E-PICKS-04", "this is not a number", file=os.fspath(path), field=field, found=repr(value)[:60], expected="a finite number",
-            fix=WRITE_AGAIN,
+            fix="correct it, or write the file again with the program that made it",
         )
     return result
 
@@ -75,7 +73,7 @@ def numbers(values, path, field: str, count: int) -> list[float]:
     if not isinstance(values, list | tuple) or len(values) != count:
         raise UserInputError(
             "E-PICKS-04", "this is not a list of numbers", file=os.fspath(path), field=field, found=repr(values)[:60],
-            expected=f"{count} numbers", fix=WRITE_AGAIN,
+            expected=f"{count} numbers", fix="correct it, or write the file again with the program that made it",
         )
     return [number(value, path, f"{field}[{i}]") for i, value in enumerate(values)]
 
