@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cryoet_core.backend import gpu_available
 from cryoet_core.errors import UserInputError
+from cryoet_core.io.picks import exported_name
 
 _NAME = re.compile(r"^[A-Za-z0-9][\w.-]*$")
 _GPU_STEPS = {
@@ -43,7 +44,9 @@ class Run:
                 "E-CFG-08", "the first averaging round has no previous one", field="averaging.0.reference",
                 found="previous", expected="initial_model or template",
             )
-        if not self.simulated and config.data.reference is None:
+        self._check_picks()
+        needed = config.match_template.picks is None or any(entry.reference == "template" for entry in config.averaging)
+        if not self.simulated and config.data.reference is None and needed:
             raise UserInputError(
                 "E-CFG-05", "no reference map is given", field="data.reference",
                 fix="give the MRC file of a map of your particle",
@@ -67,8 +70,25 @@ class Run:
         """The defects of the camera, or None."""
         return None if self.simulated else self.config.data.defects
 
-    def reference(self) -> str:
-        """The map of the particle that is matched."""
+    def picks(self, ts: str) -> str | None:
+        """The file of another program's picks of series ``ts``, or None when we match."""
+        pattern = self.config.match_template.picks
+        return None if pattern is None else pattern.replace("{ts}", ts)
+
+    def _check_picks(self) -> None:
+        absent = [ts for ts in self.tilt_series if self.picks(ts) and not Path(self.picks(ts)).is_file()]
+        if absent:
+            raise UserInputError(
+                "E-CFG-10", "no picks for some series", field="match_template.picks", found=f"nothing for {', '.join(absent)}",
+                expected=self.picks(absent[0]), fix="correct the path, or name in data.tilt_series only the series that have picks",
+            )
+
+    def exported_picks(self) -> list[str]:
+        """Names of the files that the picks are also written to, with {ts}."""
+        return [exported_name("{ts}", form) for form in self.config.match_template.export_picks]
+
+    def reference(self) -> str | None:
+        """The map of the particle that is matched; None when there is none (the picks are imported)."""
         return self.result("simulate/reference.mrc") if self.simulated else self.config.data.reference
 
     def _find_sources(self) -> dict[str, dict]:
