@@ -17,9 +17,9 @@ from cryoet_core.movies import local_field
 from cryoet_core.movies.local_field import LocalField
 from cryoet_core.movies.motion import MIN_SIGNIFICANCE
 from cryoet_core.movies.pair_correlation import split_frequencies
-from cryoet_core.movies.patch_correlation import OVERLAP, PatchMaps, joined, patch_layout, patch_maps
+from cryoet_core.movies.patch_correlation import OVERLAP, PatchMaps, patch_layout, patch_maps
 
-STEP_ANGST = 1.0  # typical local movement between two frames
+STEPS_ANGST = (0.5, 2.0)  # typical local movement between two frames: of a calm specimen and of a violent one; the held-out test chooses
 LENGTH_ANGST = 5000.0  # distance at which it has changed
 START_SMOOTHING_ANGST = 8.0
 
@@ -49,10 +49,10 @@ class FieldBasis:
         return np.einsum("kt,tna,mn->kma", self.to_time, z, self.to_space, optimize=True)
 
 
-def field_basis(grid_xy, n_time: int, times, n_frames: int, shape, points_xy, pixel_size_angst: float) -> FieldBasis:
+def field_basis(grid_xy, n_time: int, times, n_frames: int, shape, points_xy, pixel_size_angst: float, step_angst: float) -> FieldBasis:
     """Unknowns that are independent under the prior.
 
-    times : (frames,) where the estimation's frames lie on the movie's 0 .. n_frames - 1. points_xy : (patches, 2).
+    times : (frames,) where the estimation's frames lie on the movie's 0 .. n_frames - 1. points_xy : (patches, 2). step_angst : of the prior.
     """
     time = local_field.time_basis(n_time, times, n_frames)
     steps = np.diff(time, axis=0)
@@ -61,7 +61,7 @@ def field_basis(grid_xy, n_time: int, times, n_frames: int, shape, points_xy, pi
     to_time = vectors[:, kept] / np.sqrt(values[kept])
     nodes_xy = _nodes_xy(grid_xy, shape)
     apart = np.linalg.norm(nodes_xy[:, None] - nodes_xy[None], axis=2) * pixel_size_angst
-    to_space = np.linalg.cholesky((STEP_ANGST / pixel_size_angst) ** 2 * np.exp(-apart / LENGTH_ANGST))
+    to_space = np.linalg.cholesky((step_angst / pixel_size_angst) ** 2 * np.exp(-apart / LENGTH_ANGST))
     space = local_field.space_basis(grid_xy, shape, points_xy)
     return FieldBasis(time @ to_time, space @ to_space, to_time, to_space)
 
@@ -102,10 +102,10 @@ def fit_field(maps: PatchMaps, basis: FieldBasis, pixel_size_angst: float):
     return max(found, key=lambda z: scale * maps.value(basis.movement(z)) - 0.5 * float((z**2).sum()))
 
 
-def held_out_gain(halves, basis: FieldBasis, pixel_size_angst: float) -> float:
-    """Objective gained on each half of the frequencies by the local part of the field fitted to the other, standard deviations.
+def held_out_gain(halves, basis: FieldBasis, pixel_size_angst: float):
+    """Objective gained on each half of the frequencies by the local part of the field fitted to the other: (gain, in standard deviations).
 
-    The local part is tested alone: against the same field averaged over the patches, and the field also against no movement.
+    The local part is tested alone: against the same field averaged over the patches; the field must also be better than no movement.
     """
     local, total, variance, all_variance = 0.0, 0.0, 0.0, 0.0
     for fitted, tested in (halves, halves[::-1]):
@@ -116,7 +116,8 @@ def held_out_gain(halves, basis: FieldBasis, pixel_size_angst: float) -> float:
         variance += tested.noise_of_gain(movement, shared) ** 2
         total += value - tested.value(still)
         all_variance += tested.noise_of_gain(movement, still) ** 2
-    return min(local / max(np.sqrt(variance), 1e-12), total / max(np.sqrt(all_variance), 1e-12))
+    least = np.sqrt(np.finfo(float).tiny)
+    return local, float(min(local / max(np.sqrt(variance), least), total / max(np.sqrt(all_variance), least)))
 
 
 def predicted_error(maps: PatchMaps, basis: FieldBasis, z) -> float:
@@ -134,6 +135,11 @@ def predicted_error(maps: PatchMaps, basis: FieldBasis, z) -> float:
         over_time = np.einsum("smtn,fs,ft->mn", covariance, basis.time, basis.time, optimize=True) / len(basis.time)
         variances.append(np.einsum("mn,pm,pn->", over_time, basis.space, basis.space, optimize=True) / len(basis.space))
     return float(np.sqrt(np.mean(variances)))
+
+
+def _stripe(band, layout) -> int:
+    """Columns of one stripe of a half: stripes blur a half's content along x by the width of the image over theirs, a quarter of a patch here."""
+    return max(4, -(-4 * band[1] // layout.side[1]))
 
 
 @dataclass(frozen=True)
@@ -174,20 +180,23 @@ def estimate_local(
         return nothing
     scale_xy = (shape[1] / band[1], shape[0] / band[0])
     layout = patch_layout(band, (pixel_size_angst * scale_xy[1], pixel_size_angst * scale_xy[0]), grid_xy)
-    half = split_frequencies(band, rng or np.random.default_rng(0))
-    halves = tuple(
-        patch_maps(spectra, band, scale_xy, pixel_size_angst, track_px, layout, columns,
-                   resolution_range_angst=resolution_range_angst, b_factor_angst2=b_factor_angst2)
-        for columns in (half, ~half)
-    )
+    half = split_frequencies(band, rng or np.random.default_rng(0), _stripe(band, layout))
+
+    def maps_of(columns):
+        return patch_maps(spectra, band, scale_xy, pixel_size_angst, track_px, layout, columns,
+                          resolution_range_angst=resolution_range_angst, b_factor_angst2=b_factor_angst2)
+
+    halves = maps_of(half), maps_of(~half)
     times = [float(g.mean()) for g in groups]
-    basis = field_basis(grid_xy, n_time, times, n_frames, shape, halves[0].centres_px, pixel_size_angst)
-    gain = held_out_gain(halves, basis, pixel_size_angst)
+    centres = halves[0].centres_px
+    bases = [field_basis(grid_xy, n_time, times, n_frames, shape, centres, pixel_size_angst, step) for step in STEPS_ANGST]
+    tested = [(held_out_gain(halves, basis, pixel_size_angst), basis) for basis in bases]
+    (_, gain), basis = max(tested, key=lambda one: one[0][0])
     if gain < MIN_SIGNIFICANCE:
-        return replace(nothing, held_out_gain=float(gain))
-    maps = joined(*halves)
+        return replace(nothing, held_out_gain=gain)
+    maps = maps_of(np.ones_like(half))  # of the halves each is smeared along x a little
     z = fit_field(maps, basis, pixel_size_angst)
     nodes = basis.nodes(z).reshape(n_time, grid_xy[1], grid_xy[0], 2)
     nodes, shared = local_field.without_shared_part(nodes, shape)
-    found = LocalField(nodes, tuple(shape), n_frames, float(gain), predicted_error(maps, basis, z))
-    return LocalResult(found, local_field.time_basis(n_time, np.arange(n_frames), n_frames) @ shared, float(gain))
+    found = LocalField(nodes, tuple(shape), n_frames, gain, predicted_error(maps, basis, z))
+    return LocalResult(found, local_field.time_basis(n_time, np.arange(n_frames), n_frames) @ shared, gain)

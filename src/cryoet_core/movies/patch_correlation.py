@@ -118,13 +118,6 @@ class PatchMaps:
         return PatchMaps(blurred, self.first, self.second, self.step_px, self.noise2, self.likeness, self.centres_px)
 
 
-def joined(one: PatchMaps, two: PatchMaps) -> PatchMaps:
-    """The maps of two disjoint sets of frequencies together: they and the variances of their noise add."""
-    shares = np.array([one.noise2.sum(), two.noise2.sum()])
-    likeness = (shares[0] * one.likeness + shares[1] * two.likeness) / max(shares.sum(), 1e-300)
-    return PatchMaps(one.coefficients + two.coefficients, one.first, one.second, one.step_px, one.noise2 + two.noise2, likeness, one.centres_px)
-
-
 def _taps(t, order: int):
     """(..., 4) values of the cubic B-spline (or its derivative of ``order`` 1 or 2) at fraction t for samples -1 .. 2."""
     if order == 0:
