@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 
@@ -157,3 +158,28 @@ def phase_shift_accumulate(spectra, shifts_px, shape, weights):
     for spectrum, (dx, dy), weight in zip(spectra, shifts_px, weights, strict=True):
         total += weight * spectrum * np.exp(-2j * np.pi * (kx * dx / w + ky * dy / h))
     return total
+
+
+def warp_accumulate(coefficients, displacement_px):
+    h, w = coefficients.shape
+    dx, dy = (_stretched(table, h, w) for table in np.asarray(displacement_px, float))
+    total = np.zeros((h, w))
+    y, x = np.mgrid[:h, :w]
+    v, u = y + dy, x + dx
+    for b, a in itertools.product(range(-2, 4), repeat=2):
+        row, column = np.floor(v) + b, np.floor(u) + a
+        weight = _quintic(v - row) * _quintic(u - column)
+        total += weight * coefficients[row.astype(int) % h, column.astype(int) % w]
+    return total
+
+
+def _quintic(distance):
+    """B-spline of degree 5 by truncated powers."""
+    return sum((-1) ** k * math.comb(6, k) * np.clip(distance + 3 - k, 0, None) ** 5 for k in range(7)) / 120
+
+
+def _stretched(table, h, w):
+    """Linear interpolation of ``table`` over (h, w) pixels, corner on corner."""
+    rows = np.array([np.interp(np.linspace(0, len(line) - 1, w) if w > 1 else [0], np.arange(len(line)), line) for line in table])
+    place = np.linspace(0, len(table) - 1, h) if h > 1 else [0]
+    return np.array([np.interp(place, np.arange(len(table)), column) for column in rows.T]).T

@@ -143,6 +143,11 @@ def phase_shift_accumulate_cases():
         yield (spectra, rng(n).normal(size=(n, 2)) * 4, (h, w)), {"weights": rng(n).uniform(0.5, 1, n)}
 
 
+def warp_accumulate_cases():
+    for (h, w), (gy, gx) in [((20, 17), (3, 4)), ((9, 30), (1, 1)), ((1, 1), (1, 1)), ((3, 5), (2, 1)), ((70, 8), (5, 2))]:
+        yield (real((h, w)), rng(h).normal(size=(2, gy, gx)) * 4), {}
+
+
 CASES = {
     "back_project": back_project_cases,
     "back_project_aligned": back_project_aligned_cases,
@@ -153,6 +158,7 @@ CASES = {
     "insert_slices": insert_slices_cases,
     "rotate_volume": rotate_volume_cases,
     "phase_shift_accumulate": phase_shift_accumulate_cases,
+    "warp_accumulate": warp_accumulate_cases,
 }
 PARAMETERS = [
     pytest.param(kernel, args, keywords, id=f"{kernel.name}-{number}")

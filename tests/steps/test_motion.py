@@ -12,6 +12,7 @@ from cryoet_core.io.mrc import read_mrc, write_mrc
 from cryoet_core.io.star import read_star
 from cryoet_core.io.summary import read_summary
 from cryoet_core.metadata import TiltSeries, read_tilt_series, write_tilt_series
+from cryoet_core.movies.motion_file import read_fields
 
 SHAPE, PIXEL, N_FRAMES = (144, 160), 4.0, 4
 TILTS = (-3.0, 0.0, 3.0)
@@ -178,3 +179,61 @@ def test_ready_stack_passes_through_with_independent_halves(tmp_path, rng):
     summary = read_summary(out["summary"])
     assert summary["halves"] == "noise split (scaled_counts)"
     assert summary["counts_per_electron"] == pytest.approx(0.4, rel=0.1)
+
+
+@pytest.fixture(scope="module")
+def stretching(tmp_path_factory):
+    """Movies of 12 e/A^2 whose content is pulled apart along x: the left edge moves left, the right edge right, by 2 px from first to last frame."""
+    folder = tmp_path_factory.mktemp("stretching")
+    shape, rng = (288, 320), np.random.default_rng(4)
+    centres, widths = rng.uniform(-20, 340, (1500, 2)), rng.uniform(1.5, 4, 1500)
+    heights, paths = 0.3 * rng.standard_normal(1500), []
+    for tilt_id in TILT_IDS:
+        frames = []
+        for f in range(N_FRAMES):
+            x = centres[:, 0] + 4 * (f / (N_FRAMES - 1) - 0.5) * (centres[:, 0] / 160 - 1) / 2
+            column = np.exp(-((np.arange(320)[None] - x[:, None]) ** 2) / (2 * widths[:, None] ** 2))
+            row = np.exp(-((np.arange(288)[None] - centres[:, 1:]) ** 2) / (2 * widths[:, None] ** 2))
+            frames.append(rng.poisson(48 * np.clip(1 + (heights[:, None] * row).T @ column, 0, None)))
+        paths.append(str(folder / f"movie_{tilt_id}.mrc"))
+        write_mrc(paths[-1], np.array(frames), PIXEL, stack=True, dtype="uint8")
+    series = dataclasses.replace(_table(movie=paths, n_frames=N_FRAMES, exposure_e_per_a2=12.0), image_size_px=shape[::-1])
+    write_tilt_series(series, folder / "in.star")
+    return folder
+
+
+def test_local_motion_of_a_given_grid(stretching, tmp_path):
+    out = _run(stretching, tmp_path, {"grid": [3, 3, 4]}, gain=False)
+    summary, fields = read_summary(out["summary"]), read_fields(out["motion"])
+    assert summary["n_local"] == 3 and summary["local_model"] == ["accepted"] * 3 and summary["local_grid"] == [[3, 3, 4]] * 3
+    assert sorted(fields) == sorted(TILT_IDS) and read_tilt_series(out["table"]).tilts["motion_model"].str.endswith("+local").all()
+    points = np.array([[40, 144], [160, 144], [280, 144]])
+    for field, expected in zip((fields[i] for i in TILT_IDS), summary["local_rms_angst"], strict=True):
+        moved = field.at(points)[-1] - field.at(points)[0]
+        assert moved[:, 0] == pytest.approx(2 * (points[:, 0] / 160 - 1), abs=0.35) and np.abs(moved[:, 1]).max() < 0.35
+        assert PIXEL * field.rms_px == pytest.approx(expected, rel=1e-3)
+        assert 1.0 < expected < 2.2  # truth: 1.7 A
+    assert all(0.01 < e < 1 for e in summary["local_predicted_error_angst"])
+
+
+def test_rejected_local_motion_gives_the_images_of_whole_frames(movies, tmp_path):
+    """Content that moves as one: the grid is obeyed as the model, the test says no, and the summary says so."""
+    whole, out = (_run(movies, tmp_path / name, {"grid": grid}) for name, grid in (("w", [1, 1, 4]), ("l", [3, 3, 4])))
+    summary = read_summary(out["summary"])
+    assert summary["local_model"] == ["rejected"] * 3 and read_summary(whole["summary"])["local_model"] == ["off"] * 3
+    for name in ("stack", "even", "odd", "motion"):
+        with open(out[name], "rb") as one, open(whole[name], "rb") as two:
+            assert one.read() == two.read()
+    assert max(summary["local_held_out_gain_sigma"]) < 3
+
+
+def test_dose_weighting_needs_the_exposure_and_keeps_the_halves(movies, stretching, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        _run(movies, tmp_path / "unknown", {"dose_weighting": True})
+    assert stopped.value.code == 2 and "E-MOVIE-06" in capsys.readouterr().err
+    plain, out = (_run(stretching, tmp_path / str(on), {"dose_weighting": on, "grid": [1, 1, 4]}, gain=False) for on in (False, True))
+    image, even, odd = (read_mrc(out[name])[0] for name in ("stack", "even", "odd"))
+    assert np.allclose(even + odd, image, atol=1e-2)
+    before = read_mrc(plain["stack"])[0]
+    assert image.mean() == pytest.approx(before.mean(), rel=1e-4) and 0.02 < (image - before).std() / before.std() < 0.5
+    assert image[:, ::2].std() == pytest.approx(before[:, ::2].std(), rel=0.03)

@@ -12,6 +12,7 @@ from cryoet_core.metadata import read_tilt_series, write_tilt_series
 from cryoet_core.movies import series as movies
 from cryoet_core.movies.correct import MotionSettings
 from cryoet_core.movies.gain_orientation import Orientation, find_orientation
+from cryoet_core.movies.motion_file import motion_blocks
 from cryoet_core.step import step
 from cryoet_core.tilt_series.exclude import mark_excluded
 
@@ -41,8 +42,13 @@ with step(snakemake) as s:
         gain = read_gain(path, series.image_size_px[::-1], **asdict(turn))
     if s.input.get("defects") and not is_stack:
         gain = with_defects(gain, read_defects(s.input.defects, series.image_size_px[::-1]))
-    nodes = config.grid[2] if config.grid else None
-    settings = MotionSettings(config.resolution_range_angst, config.b_factor_angst2, nodes, config.max_shift_angst)
+    grid_xy, nodes = (tuple(config.grid[:2]), config.grid[2]) if config.grid else (None, None)
+    settings = MotionSettings(
+        config.resolution_range_angst, config.b_factor_angst2, nodes, config.max_shift_angst, grid_xy=grid_xy,
+        dose_weighting=config.dose_weighting,
+    )
+    if config.dose_weighting and is_stack:
+        s.log.warning("dose_weighting: a ready stack has no frames to weight")
     views = movies.correct_views(
         series, gain, settings, noise, binning=config.binning, eer_fractions=config.eer_fractions,
         eer_exposure=config.eer_exposure_per_fraction_e_per_a2, seed_of=lambda tilt_id: int(s.rng(ts, tilt_id).integers(2**62)), device=s.device,
@@ -60,9 +66,11 @@ with step(snakemake) as s:
                 s.log.warning("view %d is left out: %s", view.tilt_id, view.error)
             if view.track is not None:
                 tracks[view.tilt_id], defects = view.track, max(defects, view.n_defects)
+                if view.track.local_model == "rejected":
+                    s.log.info("view %d: local motion is not used, the held-out test says %.1f sigma", view.tilt_id, view.track.local_gain)
     rows = {row: movies.UNREADABLE for row, tilt_id in enumerate(series.tilts["tilt_id"]) if tilt_id in unreadable}
     out = mark_excluded(movies.corrected_series(series, paths, tracks, config.binning), rows)
     write_tilt_series(out, s.output.table)
-    write_star(s.output.motion, {"motion": movies.motion_table(tracks)})
+    write_star(s.output.motion, motion_blocks(tracks))
     summary = movies.motion_summary(out, tracks, defects, noise, unreadable)
     s.write_summary({**summary, "gain": evidence.summary()} if evidence else summary)

@@ -8,11 +8,12 @@ from pydantic import field_validator
 
 from cryoet_core.config.base import StepModel, key
 
+MAX_NODES = 20  # of the local motion along x or y: finer than any specimen moves
 
 class CorrectMotion(StepModel):
-    """Whole-frame alignment of the frames of each tilt."""
+    """Alignment of the frames of each tilt, of whole frames and (where there is dose enough) of their parts."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     binning: int = key(1, meaning="Fourier binning of the sums; the pixel size becomes exactly this much larger", ge=1, le=16)
     resolution_range_angst: tuple[float, float] = key(
@@ -23,10 +24,16 @@ class CorrectMotion(StepModel):
     )
     grid: list[int] | None = key(
         None,
-        meaning="motion values in x, y and time; empty = 1 x 1 x one per frame (at most 16). Only 1 x 1 x n exists: inside "
-        "one tilt of a few e/A^2 local motion cannot be measured",
+        meaning="motion values in x, y and time; empty = one per frame in time (at most 16), and in x and y by the exposure, as in Warp: "
+        "1 x 1, whole frames only, for a tilt of a few e/A^2. Local motion needs at least 2 in time, has at most 4, and is used only "
+        "where frequencies that were not fitted agree",
     )
     max_shift_angst: float = key(100.0, unit="A", meaning="largest shift between any two frames", gt=0, le=2000)
+    dose_weighting: bool = key(
+        False,
+        meaning="weight the frames inside a tilt by what its own dose leaves of each frequency (Grant & Grigorieff), noise kept white; later "
+        "steps go on weighting whole views",
+    )
     gain_orientation: Literal["auto", "given"] = key(
         "auto",
         meaning="auto = the counts decide how the reference lies and whether it multiplies, when they can, and else the four keys below; "
@@ -43,9 +50,9 @@ class CorrectMotion(StepModel):
 
     @field_validator("grid")
     @classmethod
-    def _whole_frame_only(cls, value):
-        if value is not None and (len(value) != 3 or value[0] != 1 or value[1] != 1 or value[2] < 1):
-            raise ValueError("grid must be empty or [1, 1, n] with n >= 1")
+    def _three_numbers(cls, value):
+        if value is not None and (len(value) != 3 or min(value) < 1 or max(value[:2]) > MAX_NODES):
+            raise ValueError(f"grid must be empty or [x, y, t] with whole numbers from 1, x and y to {MAX_NODES}")
         return value
 
     @field_validator("resolution_range_angst")

@@ -18,6 +18,7 @@ from cryoet_core.kernels.insert_slices import insert_slices, new_accumulator, sp
 from cryoet_core.kernels.max_update import max_update
 from cryoet_core.kernels.phase_shift_accumulate import phase_shift_accumulate
 from cryoet_core.kernels.rotate_volume import rotate_volume
+from cryoet_core.kernels.warp_accumulate import spline_response, warp_accumulate
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ _CONTRACTS = (
     (rotate_volume, "rotate_volume"),
     (max_update, "max_update"),
     (phase_shift_accumulate, "phase_shift_accumulate"),
+    (warp_accumulate, "warp_accumulate"),
 )
 KERNELS = tuple(Kernel(function.__name__, function, module) for function, module in _CONTRACTS)
 
@@ -69,5 +71,7 @@ __all__ = [
     "new_accumulator",
     "phase_shift_accumulate",
     "rotate_volume",
+    "spline_response",
     "split_accumulator",
+    "warp_accumulate",
 ]

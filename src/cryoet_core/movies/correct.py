@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,6 +11,9 @@ from cryoet_core.backend import array_namespace, asnumpy, fft_module, to_device
 from cryoet_core.errors import DataQualityError
 from cryoet_core.movies.average import sum_halves
 from cryoet_core.movies.defects import DefectFiller, find_defects
+from cryoet_core.movies.frame_dose import weighted_frames
+from cryoet_core.movies.local_field import automatic_grid
+from cryoet_core.movies.local_motion import estimate_local
 from cryoet_core.movies.motion import (
     MAX_NODES,
     MotionTrack,
@@ -20,6 +23,7 @@ from cryoet_core.movies.motion import (
 )
 from cryoet_core.movies.pair_correlation import band_shape, band_spectrum
 from cryoet_core.movies.read_ahead import read_ahead
+from cryoet_core.movies.warp import sum_warped_halves
 
 MAX_UNREADABLE = 0.05
 SPECTRA_BUDGET_MB = 1500  # spectra of all frames are kept up to this size, otherwise computed a second time
@@ -31,6 +35,8 @@ class MotionSettings:
 
     resolution_range_angst : band used (A). b_factor_angst2 : weight exp(-|B|/4 k^2) on amplitudes.
     time_nodes : values in time per axis (None: automatic). max_shift_angst : largest shift between any two frames. align : False sums only.
+    grid_xy : nodes of the local motion along x and y, (1, 1) for whole frames only (None: from the exposure, local_field.automatic_grid).
+    dose_weighting : weight the frames of a tilt by what its dose leaves of them (frame_dose.py).
     """
 
     resolution_range_angst: tuple[float, float] = (500.0, 10.0)
@@ -38,6 +44,8 @@ class MotionSettings:
     time_nodes: int | None = None
     max_shift_angst: float = 100.0
     align: bool = True
+    grid_xy: tuple[int, int] | None = None
+    dose_weighting: bool = False
 
 
 @dataclass(frozen=True)
@@ -159,26 +167,48 @@ def _estimate(bands, shape, band, pixel_size_angst, settings: MotionSettings, rn
     )
 
 
+def _with_local(track: MotionTrack, movement, bands, shape, band, pixel_size_angst, groups, grid_xy, settings, rng) -> MotionTrack:
+    """The track of all frames, with the local motion about it where the held-out test accepts one."""
+    found = estimate_local(
+        bands, shape, band, pixel_size_angst, track.movement_px, groups, grid_xy, n_time=settings.time_nodes,
+        resolution_range_angst=settings.resolution_range_angst, b_factor_angst2=settings.b_factor_angst2, rng=rng,
+    )
+    return replace(track, movement_px=movement + found.shared_px, local=found.field, local_gain=found.held_out_gain)
+
+
+def _sums(spectra, n_frames, track: MotionTrack, shape, pixel_size_angst, settings, exposure_e_per_a2, voltage_kv):
+    """Even and odd sums of the frames moved back, dose-weighted if asked for."""
+    if settings.dose_weighting:
+        spectra = weighted_frames(spectra, n_frames, shape, pixel_size_angst, exposure_e_per_a2, voltage_kv)
+    if track.local is None:
+        return sum_halves(spectra, track.movement_px, shape)
+    return sum_warped_halves(spectra, track.movement_px, track.local.tables(), shape)
+
+
 def correct_movie(
     open_frames: Callable[[], Iterable],
     pixel_size_angst: float,
     gain=None,
     settings: MotionSettings | None = None,
     *,
+    exposure_e_per_a2: float = float("nan"),
+    voltage_kv: float = 300.0,
     seed: int = 0,
     device: str = "cpu",
 ) -> CorrectedMovie:
-    """Gain, defects, whole-frame motion, even and odd sums of one movie.
+    """Gain, defects, whole-frame and local motion, even and odd sums of one movie.
 
     Parameters
     ----------
     open_frames : called for every pass over the movie, returns an iterable of frames (h, w), any number type.
     pixel_size_angst : of the frames. gain : io.gain.Gain (factor and dead pixels), or None.
-    seed : of the draws that fill defects and of the held-out test.
+    exposure_e_per_a2 : of the whole movie (nan: not known, then there is no automatic local motion and no dose weighting).
+    seed : of the draws that fill defects and of the held-out tests.
 
     Returns
     -------
-    CorrectedMovie; memory is one frame plus the spectra of all (or of two, for movies beyond SPECTRA_BUDGET_MB).
+    CorrectedMovie; memory is one frame plus the spectra of all (or of two, for movies beyond SPECTRA_BUDGET_MB); local motion adds
+    the band images of all frames (at most 16) and five frames.
 
     Raises
     ------
@@ -192,18 +222,20 @@ def correct_movie(
     band = band_shape(shape, pixel_size_angst, min(settings.resolution_range_angst))
     fits = n * shape[0] * (shape[1] // 2 + 1) * 8 <= SPECTRA_BUDGET_MB * 2**20
     kept = [] if fits else None
+    grid_xy = settings.grid_xy or automatic_grid(shape, pixel_size_angst, exposure_e_per_a2)
     if settings.align and n > 1:
         bands = _band_of_groups(frames.transforms(), groups, band, kept)
-        rng = np.random.default_rng([seed, 1])
-        track = _estimate(bands, shape, band, pixel_size_angst, settings, rng)
+        track = _estimate(bands, shape, band, pixel_size_angst, settings, np.random.default_rng([seed, 1]))
+        movement = ungroup_track(track.movement_px, groups, n)
+        if tuple(grid_xy) != (1, 1):
+            rng = np.random.default_rng([seed, 2])
+            track = _with_local(track, movement, bands, shape, band, pixel_size_angst, groups, grid_xy, settings, rng)
+        else:
+            track = replace(track, movement_px=movement)
+        del bands
     else:
         kept = None
-        track = MotionTrack(np.zeros((len(groups), 2)), "none", 0.0, 0.0, 0.0, float("nan"))
-    movement = ungroup_track(track.movement_px, groups, n)
+        track = MotionTrack(np.zeros((n, 2)), "none", 0.0, 0.0, 0.0, float("nan"))
     spectra = kept if kept is not None else frames.spectra()
-    even, odd = sum_halves(spectra, movement, shape)
-    track = MotionTrack(
-        movement, track.model, track.held_out_gain, track.correlation_before, track.correlation_after,
-        track.predicted_error_px,
-    )
+    even, odd = _sums(spectra, n, track, shape, pixel_size_angst, settings, exposure_e_per_a2, voltage_kv)
     return CorrectedMovie(asnumpy(even), asnumpy(odd), track, len(frames.filler))

@@ -18,6 +18,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates, maximum_filter
 from scipy.optimize import minimize
 
 from cryoet_core.backend import array_namespace
+from cryoet_core.movies.local_field import LocalField
 from cryoet_core.movies.pair_correlation import (
     PairMaps,
     band_weights,
@@ -38,10 +39,12 @@ class MotionTrack:
     """Movement of a movie's content.
 
     movement_px : (n_frames, 2) x, y, movie pixels, content of each frame relative to the mean over frames.
-    model : "free", "line" or "none". accepted : model is not "none".
+    model : "free", "line" or "none" of the whole frame. accepted : it is not "none", or there is local motion.
     held_out_gain : rise of the objective on frequencies the track was not fitted to, standard deviations of its noise.
     correlation_before, correlation_after : mean pair correlation, standard deviations of its noise.
     predicted_error_px : rms error of one coordinate expected from the curvature of the objective (nan: unknown).
+    local : motion that differs over the image, about this track (None: none found, or not looked for).
+    local_gain : as held_out_gain, for the local part over this track (nan: not looked for).
     """
 
     movement_px: np.ndarray
@@ -50,10 +53,19 @@ class MotionTrack:
     correlation_before: float
     correlation_after: float
     predicted_error_px: float
+    local: LocalField | None = None
+    local_gain: float = float("nan")
 
     @property
     def accepted(self) -> bool:
-        return self.model != "none"
+        return self.model != "none" or self.local is not None
+
+    @property
+    def local_model(self) -> str:
+        """"off" (not looked for), "rejected" (the held-out test) or "accepted"."""
+        if self.local is not None:
+            return "accepted"
+        return "off" if np.isnan(self.local_gain) else "rejected"
 
     @property
     def rms_px(self) -> float:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 
 from cryoet_core.errors import CryoetError, DataQualityError, UserInputError
 from cryoet_core.fourier import bin_images, binned_shape
@@ -92,6 +91,20 @@ def _open(series: TiltSeries, path: str, eer_fractions: int) -> Movie:
     return movie
 
 
+def _exposures(series: TiltSeries, settings: MotionSettings, movies: bool) -> np.ndarray:
+    """e/A^2 of every view, NaN where it is not known; E-MOVIE-06 if the frames are to be weighted by it."""
+    known = "exposure_e_per_a2" in series.tilts
+    found = series.tilts["exposure_e_per_a2"].to_numpy(float) if known else np.full(len(series), np.nan)
+    found = np.where(found > 0, found, np.nan)
+    if movies and settings.dose_weighting and np.isnan(found).any():
+        raise UserInputError(
+            "E-MOVIE-06", "frames cannot be dose-weighted: the exposure of a tilt is not known", field="correct_motion.dose_weighting",
+            found=f"tilt {int(series.tilts['tilt_id'].iloc[int(np.isnan(found).argmax())])}",
+            fix="give import_tilt_series.dose_per_tilt_e_per_a2, or set dose_weighting: false",
+        )
+    return found
+
+
 def _binned(view: CorrectedView, binning: int) -> CorrectedView:
     if binning == 1:
         return view
@@ -107,10 +120,11 @@ def correct_views(
 
     noise : model of a ready stack (:func:`stack_noise_model`), whose images pass unchanged and are split into halves;
     None for movies. eer_exposure : e/A^2 of one EER frame, instead of a number of frames. seed_of : tilt_id -> seed of that view.
+    Raises UserInputError E-MOVIE-06 if frames are to be dose-weighted and the exposure of a tilt is not known.
     A movie that cannot be read gives a view of zeros with its error; the error is raised when more than half of the movies are so.
     """
-    unreadable = 0
-    for row in series.tilts.itertuples():
+    unreadable, exposures = 0, _exposures(series, settings, noise is None)
+    for row, exposure in zip(series.tilts.itertuples(), exposures, strict=True):
         seed = seed_of(int(row.tilt_id))
         if noise is not None:
             even, odd = split_image(load_named_images([row.image])[0], noise, np.random.default_rng(seed))
@@ -120,7 +134,8 @@ def correct_views(
             try:
                 movie = _open(series, row.movie, fractions)
                 done = correct_movie(
-                    lambda movie=movie: iter(movie), series.movie_pixel_size_angst, gain, settings, seed=seed, device=device
+                    lambda movie=movie: iter(movie), series.movie_pixel_size_angst, gain, settings,
+                    exposure_e_per_a2=exposure, voltage_kv=series.voltage_kv, seed=seed, device=device,
                 )
                 view = CorrectedView(int(row.tilt_id), done.even, done.odd, done.track, done.n_defects)
             except CryoetError as error:
@@ -138,20 +153,10 @@ def corrected_series(series: TiltSeries, paths, tracks: dict, binning: int) -> T
     names = {f"image{suffix}": image_names(n, path) for suffix, path in zip(("", "_even", "_odd"), paths, strict=True)}
     found = [tracks.get(int(i)) for i in series.tilts["tilt_id"]]
     rms = [0.0 if t is None else t.rms_px * series.movie_pixel_size_angst for t in found]
-    model = ["none" if t is None else t.model for t in found]
+    model = ["none" if t is None else t.model + ("+local" if t.local is not None else "") for t in found]
     out = series.with_columns(**names, motion_rms_angst=rms, motion_model=model)
     pixel = series.pixel_size_angst * binning
     return dataclasses.replace(out, pixel_size_angst=pixel, image_size_px=(w, h))
-
-
-def motion_table(tracks: dict) -> pd.DataFrame:
-    """Movement of the content of every frame about the mean frame, movie pixels, with STAR labels."""
-    rows = [
-        (tilt_id, frame, float(x), float(y))
-        for tilt_id, track in sorted(tracks.items())
-        for frame, (x, y) in enumerate(track.movement_px, 1)
-    ]
-    return pd.DataFrame(rows, columns=["tlTiltId", "tlFrame", "tlShiftXPx", "tlShiftYPx"])
 
 
 def motion_summary(
@@ -181,5 +186,18 @@ def motion_summary(
         "correlation_after_sigma": [t.correlation_after for t in found],
         "predicted_error_px": [t.predicted_error_px for t in found], "max_defects": n_defects,
         "motion_tilt_id": [int(i) for i in tilts["tilt_id"] if int(i) in tracks],
+        **_local_summary(found, series.movie_pixel_size_angst),
         "unreadable": [{"tilt_id": i, "error": text} for i, text in (unreadable or {}).items()],
+    }
+
+
+def _local_summary(found: list[MotionTrack], pixel_size_angst: float) -> dict:
+    """Local motion of every view for summary.json."""
+    fields = [t.local for t in found]
+    return {
+        "local_model": [t.local_model for t in found], "n_local": sum(f is not None for f in fields),
+        "local_grid": [None if f is None else [*f.grid_xy, len(f.nodes_px)] for f in fields],
+        "local_held_out_gain_sigma": [t.local_gain for t in found],
+        "local_rms_angst": [0.0 if f is None else f.rms_px * pixel_size_angst for f in fields],
+        "local_predicted_error_angst": [float("nan") if f is None else f.predicted_error_px * pixel_size_angst for f in fields],
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from cryoet_core.movies.motion_file import read_fields, read_tracks
 from cryoet_core.report.figures import MEASURED, OTHER, TRUE, image_grid, new_figure
 from cryoet_core.report.page import Section
 from cryoet_core.report.results import Results
@@ -62,10 +63,7 @@ def _add_sources(section: Section, results: Results) -> None:
 def motion_tracks(results: Results, ts: str) -> dict[int, np.ndarray]:
     """tilt_id -> (frames, 2) movement of the content relative to the mean over frames, px."""
     path = results.path("correct_motion", ts, f"{ts}_motion.star")
-    if not path.exists():
-        return {}
-    table = results.star("correct_motion", ts, f"{ts}_motion.star")["motion"]
-    return {int(t): g[["tlShiftXPx", "tlShiftYPx"]].to_numpy(float) for t, g in table.groupby("tlTiltId")}
+    return read_tracks(path) if path.exists() else {}
 
 
 def motion(results: Results, numbers: dict) -> Section:
@@ -83,8 +81,50 @@ def motion(results: Results, numbers: dict) -> Section:
         _add_gain(section, summary.get("gain"))
         for view in summary.get("unreadable", []):
             section.add_note(f"View {view['tilt_id']} is left out: {view['error']}")
-        section.add_figure(_motion_figure(series, tracks, truth), _motion_caption(numbers.get(ts, {})))
+        section.add_figure(_motion_figure(series, tracks, truth, summary), _motion_caption(numbers.get(ts, {})))
+        _add_local(section, series, summary, read_fields(results.path("correct_motion", ts, f"{ts}_motion.star")))
     return section
+
+
+def _add_local(section: Section, series, summary: dict, fields: dict) -> None:
+    """What became of local motion, and the largest field as arrows."""
+    models = summary.get("local_model", [])
+    tried = sum(m != "off" for m in models)
+    if not tried:
+        return
+    section.add_text(f"Local motion was looked for in {tried} of {len(models)} views; the held-out test accepted it in {summary['n_local']}.")
+    if not fields:
+        section.add_note("No view has local motion that frequencies which were not fitted agree with: frames were moved as a whole.")
+        return
+    chosen = max(fields, key=lambda tilt_id: fields[tilt_id].rms_px)
+    section.add_figure(local_figure(series, chosen, fields[chosen], summary), "Local motion from the first to the last frame, on top of that of the "
+                       "whole frame, in the view with the most of it (left; arrows enlarged); its rms and expected error in every view (right).")
+
+
+def local_figure(series, tilt_id: int, field, summary: dict):
+    """Arrows of the local movement from the first to the last frame of one view; rms and expected error of all views."""
+    figure = new_figure(11, 3.6)
+    left, right = figure.subplots(1, 2, gridspec_kw={"width_ratios": [1, 1.6]})
+    h, w = field.shape
+    x, y = np.meshgrid(np.linspace(0.04 * w, 0.96 * w, 13), np.linspace(0.04 * h, 0.96 * h, 13))
+    moved = field.at(np.stack([x.ravel(), y.ravel()], axis=1))
+    arrows = left.quiver(x.ravel(), y.ravel(), *(moved[-1] - moved[0]).T, color=MEASURED, angles="xy", pivot="mid")
+    largest = float(np.linalg.norm(moved[-1] - moved[0], axis=1).max())
+    left.quiverkey(arrows, 0.5, 1.03, largest, f"{largest:.1f} px", labelpos="E", fontproperties={"size": 8})
+    tilt = series.tilts.set_index("tilt_id").loc[tilt_id, "nominal_tilt_deg"]
+    left.set(xlim=(0, w), ylim=(0, h), xlabel="x (movie px)", ylabel=f"y, view at {tilt:.0f} deg")
+    left.set_aspect("equal")
+    tilts = series.tilts.set_index("tilt_id").loc[summary["motion_tilt_id"], "nominal_tilt_deg"]
+    right.bar(tilts, summary["local_rms_angst"], width=2, color=MEASURED, label="rms local motion")
+    right.plot(tilts, _numbers(summary["local_predicted_error_angst"]), "k_", markersize=9, label="expected error per coordinate")
+    right.set(xlabel="stage tilt (deg)", ylabel="local motion (A)")
+    right.legend(fontsize=8)
+    return figure
+
+
+def _numbers(values) -> np.ndarray:
+    """Floats of a list of summary.json, where unknown is None."""
+    return np.array([np.nan if v is None else v for v in values], dtype=float)
 
 
 def _add_gain(section: Section, gain: dict | None) -> None:
@@ -99,7 +139,7 @@ def _add_gain(section: Section, gain: dict | None) -> None:
         section.add_note("The gain's pattern is not clear in the counts; the orientation of the config was used.")
 
 
-def _motion_figure(series, tracks, truth):
+def _motion_figure(series, tracks, truth, summary):
     figure = new_figure(11, 2.7)
     axes = figure.subplots(1, 5, gridspec_kw={"width_ratios": [1, 1, 1, 1, 2.2]})
     usable = [t for t in series.tilts["tilt_id"] if t in tracks]
@@ -112,13 +152,17 @@ def _motion_figure(series, tracks, truth):
         ax.set_aspect("equal", adjustable="datalim")
     axes[0].legend(fontsize=7)
     rms = [float(np.sqrt((tracks[t] ** 2).sum(axis=1).mean())) if t in tracks else np.nan for t in series.tilts["tilt_id"]]
-    axes[4].bar(series.tilts["nominal_tilt_deg"], np.array(rms) * series.pixel_size_angst, width=2, color=MEASURED)
+    axes[4].bar(series.tilts["nominal_tilt_deg"], np.array(rms) * series.movie_pixel_size_angst, width=2, color=MEASURED)
+    tilts = series.tilts.set_index("tilt_id").loc[summary["motion_tilt_id"], "nominal_tilt_deg"]
+    error = _numbers(summary["predicted_error_px"]) * series.movie_pixel_size_angst
+    axes[4].plot(tilts, error, "k_", markersize=9, label="expected error")
+    axes[4].legend(fontsize=7)
     axes[4].set(xlabel="stage tilt (deg)", ylabel="rms motion (A)")
     return figure
 
 
 def _motion_caption(numbers: dict) -> str:
-    text = "Tracks of four tilts, and the rms motion of every view."
+    text = "Tracks of four tilts; rms motion of every view and the error of one coordinate that the data let expect (lines)."
     if "motion_error_px_rms" in numbers:
         text += f" Error of the tracks against truth: {numbers['motion_error_px_rms']:.3f} px rms."
     return text

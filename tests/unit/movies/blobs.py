@@ -9,7 +9,7 @@ def blob_image(shape, centres, widths, heights, shift_xy):
     x = np.arange(shape[1])[None, :]
     column = np.exp(-((x - centres[:, :1] - shift_xy[0]) ** 2) / (2 * widths[:, None] ** 2))
     row = np.exp(-((y - centres[:, 1:] - shift_xy[1]) ** 2) / (2 * widths[:, None] ** 2))
-    return 1 + np.einsum("n,ny,nx->yx", heights, row, column)
+    return 1 + (heights[:, None] * row).T @ column
 
 
 def make_movie(rng, movement, *, shape=(208, 240), counts=100.0, contrast=0.3, n_blobs=500):
