@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from eer_files import write_eer
 
 from cryoet_core.config.import_tilt_series import ImportTiltSeries
 from cryoet_core.errors import UserInputError
@@ -15,7 +16,7 @@ from cryoet_core.io.acquisition import Given, wrap_degrees
 from cryoet_core.io.images import load_images
 from cryoet_core.io.import_series import import_movies, import_stack
 from cryoet_core.io.mrc import write_mrc
-from cryoet_core.metadata import read_tilt_series
+from cryoet_core.metadata import read_tilt_series, write_tilt_series
 
 # dose-symmetric: angle, minutes after 18:00, in order of acquisition
 ACQUIRED = [0.0, 4.0, -4.0, -8.0, 8.0, 12.0, -12.0]
@@ -197,6 +198,32 @@ def test_movies_of_different_size(movies):
     write_mrc(movies / "TS_01_004_-8.0.mrc", np.zeros((2, 8, 10)), 3.5, stack=True, dtype="uint8")
     with pytest.raises(UserInputError, match="E-MOVIE-04.*TS_01_004"):
         import_movies("TS_01", write_mdoc(movies, sections_by_angle()), None, Given())
+
+
+@pytest.fixture
+def eer_movies(tmp_path):
+    for i, angle in enumerate(ACQUIRED):
+        write_eer(tmp_path / f"TS_01_{i + 1:03d}_{angle}.eer", np.random.default_rng(i).random((5, 8, 12)) < 0.2)
+    names = [f"TS_01_{i + 1:03d}_{angle}.eer" for i, angle in enumerate(ACQUIRED)]
+    return write_mdoc(tmp_path, [section(n, int(a), name=names[a], NumSubFrames="5") for n, a in enumerate(np.argsort(ACQUIRED))])
+
+
+@pytest.mark.parametrize("finer", [1, 2, 4])
+@pytest.mark.parametrize("pixel", [None, 3.0])
+def test_super_resolved_eer_has_finer_pixels_in_the_table(eer_movies, tmp_path, finer, pixel):
+    result = import_movies("TS_01", eer_movies, None, Given(eer_super_resolution=finer, pixel_size_angst=pixel))
+    write_tilt_series(result.series, tmp_path / "a.star")
+    series = read_tilt_series(tmp_path / "a.star")
+    assert series.image_size_px == (12 * finer, 8 * finer) and series.eer_super_resolution == finer
+    assert series.pixel_size_angst == series.movie_pixel_size_angst == (pixel or 3.5) / finer
+    assert (series.tilts["n_frames"] == 5).all() and result.warnings == []
+    assert ("EER super-resolution" in result.sources["pixel_size"]) == (finer > 1)
+
+
+def test_super_resolution_of_other_movies_is_said_to_do_nothing(movies):
+    result = import_movies("TS_01", write_mdoc(movies, sections_by_angle()), None, Given(eer_super_resolution=2))
+    assert result.series.image_size_px == (12, 8) and result.series.eer_super_resolution == 1
+    assert result.warnings == ["eer_super_resolution: 2 has no effect: the movies are not EER"]
 
 
 STACK = Given(voltage_kv=300.0, tilt_axis_deg=0.0)

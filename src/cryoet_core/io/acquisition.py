@@ -25,6 +25,7 @@ class Given:
     dose_per_tilt_e_per_a2: float | None = None
     tomo5: bool | None = None
     duplicates: str = "latest"
+    eer_super_resolution: int = 1
 
 
 @dataclass(frozen=True)

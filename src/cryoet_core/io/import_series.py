@@ -112,8 +112,13 @@ def _movie_paths(mdoc: Mdoc, sections: list, movies_dir: str | os.PathLike | Non
     return paths
 
 
+def _is_eer(paths: list[Path]) -> bool:
+    return any(path.suffix.lower() == ".eer" for path in paths)
+
+
 def _frame_counts(paths: list[Path], sections: list) -> tuple[list[int], tuple[int, int], list[str]]:
-    """Frames of every movie, the common (h, w), warnings. A damaged movie has 0 frames and a warning: correct_motion leaves it out.
+    """Frames of every movie, the common (h, w) in camera pixels, warnings. A damaged movie has 0 frames and a warning:
+    correct_motion leaves it out.
 
     Raises UserInputError E-MOVIE-04 if sizes differ, E-MOVIE-02 if more than half of the movies are damaged.
     """
@@ -154,6 +159,7 @@ def import_movies(
     paths = _movie_paths(mdoc, mdoc.images, movies_dir)
     counts, shape, more = _frame_counts(paths, mdoc.images)
     found = acquisition.read_acquisition(mdoc, given, shape)
+    finer, notes_of_eer = _super_resolution(paths, given)
     of_section = {id(section): row for row, section in enumerate(mdoc.images)}
     rows = [of_section[id(section)] for section in found.sections]
     tilts = pd.DataFrame({
@@ -163,19 +169,29 @@ def import_movies(
     })
     tilts, last = _exclude_repeats(tilts, given.duplicates, mdoc.path)
     table = _add_start_geometry(tilts, found.tilt_axis.value)
-    series = _series(name, given, found.voltage, found.pixel_size, shape, table)
-    warnings = [*notes, *more, *found.warnings, *last]
-    return ImportResult(series.validate(mdoc.path), found.sources, warnings, found.overridden)
+    series = _series(name, given, found.voltage, found.pixel_size, shape, table, finer)
+    sources = found.sources if finer == 1 else found.sources | {
+        "pixel_size": f"{found.pixel_size.source}, / {finer} (EER super-resolution)"}
+    warnings = [*notes, *more, *notes_of_eer, *found.warnings, *last]
+    return ImportResult(series.validate(mdoc.path), sources, warnings, found.overridden)
+
+
+def _super_resolution(paths: list[Path], given: Given) -> tuple[int, list[str]]:
+    """Pixels per camera pixel at which the movies are drawn, and a warning where the config asks for what cannot be had."""
+    if _is_eer(paths) or given.eer_super_resolution == 1:
+        return given.eer_super_resolution if _is_eer(paths) else 1, []
+    return 1, [f"eer_super_resolution: {given.eer_super_resolution} has no effect: the movies are not EER"]
 
 
 def _series(
-    name: str, given: Given, volts: Sourced, pixel: Sourced, shape: tuple[int, int], tilts: pd.DataFrame
+    name: str, given: Given, volts: Sourced, pixel: Sourced, shape: tuple[int, int], tilts: pd.DataFrame, finer: int = 1
 ) -> TiltSeries:
+    """The series; shape (h, w) and pixel size are those of the camera, `finer` pixels of the table lie in one of them per axis."""
     return TiltSeries(
         name=name, voltage_kv=volts.value, spherical_aberration_mm=given.spherical_aberration_mm,
-        amplitude_contrast=given.amplitude_contrast, pixel_size_angst=pixel.value,
-        movie_pixel_size_angst=pixel.value, handedness=_DEFAULT_HANDEDNESS, image_size_px=(shape[1], shape[0]),
-        tomogram_size_px=(0, 0, 0), tilts=tilts,
+        amplitude_contrast=given.amplitude_contrast, pixel_size_angst=pixel.value / finer,
+        movie_pixel_size_angst=pixel.value / finer, handedness=_DEFAULT_HANDEDNESS,
+        image_size_px=(shape[1] * finer, shape[0] * finer), tomogram_size_px=(0, 0, 0), tilts=tilts, eer_super_resolution=finer,
     )
 
 
