@@ -176,7 +176,7 @@ def test_movies_elsewhere_and_in_another_case(tmp_path):
     (lambda s: [*s[:3], s[3].replace("TiltAngle", "Tilt")], r"E-MDOC-06.*ZValue = 3\] TiltAngle"),
     (lambda s: [*s[:3], s[3].replace("SubFramePath", "Path")], r"E-MDOC-06.*ZValue = 3\] SubFramePath"),
     (lambda s: [*s[:3], s[3].replace("TiltAngle = 0.01", "TiltAngle = 150")], r"E-MDOC-09.*found 150"),
-    (lambda s: [*s[:3], s[3].replace("_001_", "_01_")], "E-MDOC-02.*TS_01_001_0.0.mrc"),
+    (lambda s: [t.replace("_01_00", "_01_0") for t in s[:4]] + s[4:], "E-MDOC-02: .*4 of 7 movies.*TS_01_00.*TS_01_0"),
     (lambda s: [*s[:3], s[3], s[3]], "E-MDOC-05"),
 ])
 def test_errors_say_what_and_where(movies, make, message):
@@ -383,3 +383,32 @@ def test_a_damaged_movie_does_not_stop_its_series(movies):
     path.write_bytes(path.read_bytes()[:1100])
     with pytest.raises(UserInputError, match="E-MOVIE-02"):
         import_movies("TS_01", mdoc, None, Given())
+
+
+def test_missing_movies_cost_their_views_only(movies):
+    whole = import_movies("TS_01", write_mdoc(movies, sections_by_angle()), None, Given()).series.tilts
+    for acquired in (1, 2, 3):
+        (movies / f"TS_01_{acquired:03d}_{ACQUIRED[acquired - 1]}.mrc").unlink()
+    result = import_movies("TS_01", write_mdoc(movies, sections_by_angle()), None, Given())
+    tilts = result.series.tilts
+    gone = tilts["tilt_id"].isin([1, 2, 3])
+    assert tilts["exclude_reason"].tolist() == np.where(gone, "missing_movie", "none").tolist()
+    assert tilts["excluded"].tolist() == gone.astype(int).tolist() and (tilts["n_frames"][gone] == 0).all()
+    same = [c for c in whole if c not in ("excluded", "exclude_reason", "n_frames")]
+    assert tilts[same].equals(whole[same])  # keys, doses and names as if all were there
+    summary = result.summary()
+    assert len(summary["missing_movies"]) == 3 and summary["n_excluded"] == 3
+    assert sum("missing" in text and "TS_01_00" in text for text in summary["warnings"]) == 3
+    (movies / "TS_01_004_-8.0.mrc").unlink()
+    with pytest.raises(UserInputError, match=f"E-MDOC-02.*4 of 7 movies.*in {movies}.*TS_01_00.*data.movies_dir"):
+        import_movies("TS_01", write_mdoc(movies, sections_by_angle()), None, Given())
+
+
+def test_of_repeated_tilts_the_one_that_exists_is_kept(movies):
+    again = section(7, 3, name="again.mrc", DateTime="09-Mar-23  19:00:00")
+    mdoc = write_mdoc(movies, [*sections_by_angle(), again])
+    tilts = import_movies("TS_01", mdoc, None, Given()).series.tilts.set_index("tilt_id")
+    assert tilts.loc[8, "exclude_reason"] == "missing_movie" and tilts.loc[4, "excluded"] == 0
+    (movies / "again.mrc").write_bytes((movies / "TS_01_001_0.0.mrc").read_bytes()[:1100])  # damaged: correct_motion will mark it
+    tilts = import_movies("TS_01", mdoc, None, Given()).series.tilts.set_index("tilt_id")
+    assert (tilts["excluded"] == 0).all() and tilts.loc[8, "n_frames"] == 0

@@ -206,3 +206,18 @@ def test_super_resolved_eer_keeps_what_lies_inside_a_camera_pixel(tmp_path):
     assert left / right == pytest.approx(3, rel=0.02)
     coarse = images.reshape(3, h, 2, w, 2).sum(axis=(2, 4))
     assert coarse[:, gain == 1].mean() / coarse[:, gain == 2].mean() == pytest.approx(1, abs=0.02)
+
+
+def test_a_missing_movie_becomes_a_view_of_zeros_and_keeps_its_reason(movies, tmp_path, capsys):
+    series = read_tilt_series(movies / "in.star")
+    paths = [p if i != 3 else str(tmp_path / "nowhere.mrc") for i, p in zip(TILT_IDS, series.tilts["movie"], strict=True)]
+    lost = series.with_columns(movie=paths, excluded=[1, 0, 0], exclude_reason=["missing_movie", "none", "none"])
+    write_tilt_series(lost, tmp_path / "in.star")
+    (tmp_path / "gain.mrc").write_bytes((movies / "gain.mrc").read_bytes())
+    whole, out = _run(movies, tmp_path / "whole"), _run(tmp_path, tmp_path / "out")
+    stack, complete = read_mrc(out["stack"])[0], read_mrc(whole["stack"])[0]
+    assert not stack[0].any() and np.array_equal(stack[1:], complete[1:])
+    tilts = read_tilt_series(out["table"]).tilts
+    assert tilts["exclude_reason"].tolist() == ["missing_movie", "none", "none"] and tilts["excluded"].tolist() == [1, 0, 0]
+    assert "nowhere.mrc" in read_summary(out["summary"])["unreadable"][0]["error"]
+    assert "view 3 is left out" in capsys.readouterr().err
