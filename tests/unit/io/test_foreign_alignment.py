@@ -167,7 +167,7 @@ ARETOMO_2 = """# AreTomo Alignment / Priims bprmMn
    0   0  -558.42   -802.00   -100.07     24.43   1.0
    0   1  -274.86   -757.91    -36.95     11.98   1.0
 """
-ARETOMO_1_2 = """# AreTomo Alignment / Priims bprmMn 
+ARETOMO_1_2 = """# AreTomo Alignment / Priims bprmMn
 # 41  0
 # SEC     ROT         GMAG       TX          TY      SMEAN     SFIT    SCALE     BASE     TILT
     0   -93.7196    1.00000    155.235    708.750     1.00     1.00     1.00     0.00    -51.98
