@@ -24,6 +24,7 @@ from cryoet_core.io.warp import centre_offset_angst, read_warp_xml
 
 MAX_PIXEL_CHANGE = 0.05  # another calibration of the same pixels
 _ROUNDING = 0.005  # sizes that differ by less than this share were rounded when images were binned
+_LIMITS = {"x_tilt_deg": 90.0, "y_tilt_deg": 120.0, "z_rot_deg": 360.0, "x_shift_angst": 1e5, "y_shift_angst": 1e5, "nominal_deg": 90.0, "dose": 1e4}
 _STAR_NAMES = ("tomograms.star", "aligned_tilt_series.star", "tilt_series.star")
 _RELION_NEEDED = ("rlnTomoYTilt", "rlnTomoZRot", "rlnTomoXShiftAngst", "rlnTomoYShiftAngst")
 
@@ -267,7 +268,21 @@ def read_foreign_alignment(path: str | os.PathLike, name: str, images: Images) -
     """The alignment of series `name` in a file or folder of any known program. Raises the errors of its reader and of alignment_kind."""
     kind, file = alignment_kind(path, name)
     if kind == "imod":
-        return from_etomo(file, name, images)
+        return _checked(from_etomo(file, name, images))
     if kind == "aretomo":
-        return from_aln(file, images)
-    return from_warp(file, images) if kind == "warp" else from_relion(file, name, images)
+        return _checked(from_aln(file, images))
+    return _checked(from_warp(file, images) if kind == "warp" else from_relion(file, name, images))
+
+
+def _checked(found: ForeignAlignment) -> ForeignAlignment:
+    """The alignment itself. Raises UserInputError E-ALN-10 for values that no alignment has (or that are no numbers)."""
+    keys = {k: v for k in ("nominal_deg", "dose") if (v := getattr(found, k)) is not None}
+    for name, values in {**{f: getattr(found.geometry, f) for f in _LIMITS if f not in ("nominal_deg", "dose")}, **keys}.items():
+        bad = ~(np.abs(values) <= _LIMITS[name])
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise UserInputError(
+                "E-ALN-10", "impossible value", file=found.path, field=f"{name}, view {row + 1} of the file", found=f"{values[row]:g}",
+                expected=f"-{_LIMITS[name]:g} to {_LIMITS[name]:g}", fix="correct the file, or leave the view out of it",
+            )
+    return found
