@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cryoet_core.backend import gpu_available
 from cryoet_core.errors import UserInputError
+from cryoet_core.io.picks import exported_name
 
 _NAME = re.compile(r"^[A-Za-z0-9][\w.-]*$")
 _GPU_STEPS = {
@@ -44,7 +45,9 @@ class Run:
                 "E-CFG-08", "the first averaging round has no previous one", field="averaging.0.reference",
                 found="previous", expected="initial_model or template",
             )
-        if not self.simulated and config.data.reference is None:
+        self._check_picks()
+        needed = config.match_template.picks is None or any(entry.reference == "template" for entry in config.averaging)
+        if not self.simulated and config.data.reference is None and needed:
             raise UserInputError(
                 "E-CFG-05", "no reference map is given", field="data.reference",
                 fix="give the MRC file of a map of your particle",
@@ -72,7 +75,7 @@ class Run:
     def alignment(self, ts: str) -> str | None:
         """File or folder of another program's alignment of series ``ts``; None unless align_tilt_series.mode is import.
 
-        Raises UserInputError E-CFG-10 for a pattern with unknown names in braces.
+        Raises UserInputError E-CFG-11 for a pattern with unknown names in braces.
         """
         config = self.config.align_tilt_series
         if config.mode != "import":
@@ -82,7 +85,7 @@ class Run:
         try:
             return config.alignment.format(ts=ts, dir=folder)
         except (KeyError, IndexError, ValueError) as error:
-            raise UserInputError("E-CFG-10", "this path has something else than {ts} and {dir} in braces", field="align_tilt_series.alignment",
+            raise UserInputError("E-CFG-11", "this path has something else than {ts} and {dir} in braces", field="align_tilt_series.alignment",
                                  found=config.alignment, expected="for example {dir}/{ts}.xf", fix="correct the path") from error
 
     def alignment_files(self, ts: str) -> list[str]:
@@ -98,12 +101,29 @@ class Run:
         missing = [path for ts in self.tilt_series if (path := self.alignment(ts)) and not Path(path).exists()]
         if missing:
             raise UserInputError(
-                "E-CFG-11", "alignments to import are missing", field="align_tilt_series.alignment", found=f"no {', '.join(missing[:3])}",
+                "E-CFG-12", "alignments to import are missing", field="align_tilt_series.alignment", found=f"no {', '.join(missing[:3])}",
                 expected=f"one for each of the {len(self.tilt_series)} series", fix="correct the path, or leave the series out (data.tilt_series)",
             )
 
-    def reference(self) -> str:
-        """The map of the particle that is matched."""
+    def picks(self, ts: str) -> str | None:
+        """The file of another program's picks of series ``ts``, or None when we match."""
+        pattern = self.config.match_template.picks
+        return None if pattern is None else pattern.replace("{ts}", ts)
+
+    def _check_picks(self) -> None:
+        absent = [ts for ts in self.tilt_series if self.picks(ts) and not Path(self.picks(ts)).is_file()]
+        if absent:
+            raise UserInputError(
+                "E-CFG-10", "no picks for some series", field="match_template.picks", found=f"nothing for {', '.join(absent)}",
+                expected=self.picks(absent[0]), fix="correct the path, or name in data.tilt_series only the series that have picks",
+            )
+
+    def exported_picks(self) -> list[str]:
+        """Names of the files that the picks are also written to, with {ts}."""
+        return [exported_name("{ts}", form) for form in self.config.match_template.export_picks]
+
+    def reference(self) -> str | None:
+        """The map of the particle that is matched; None when there is none (the picks are imported)."""
         return self.result("simulate/reference.mrc") if self.simulated else self.config.data.reference
 
     def _find_sources(self) -> dict[str, dict]:

@@ -184,9 +184,9 @@ def test_the_run_names_the_file_of_every_series(tmp_path, monkeypatch):
         return Run(load_config({"data": data, "align_tilt_series": {"mode": "import", "alignment": pattern}}))
 
     assert run("{dir}/{ts}.xf").alignment_files("TS_01") == ["TS_01.rawtlt", "TS_01.tlt", "TS_01.xf"]
-    with pytest.raises(UserInputError, match="E-CFG-11.*other/TS_01.aln"):
+    with pytest.raises(UserInputError, match="E-CFG-12.*other/TS_01.aln"):
         run("other/{ts}.aln")
-    with pytest.raises(UserInputError, match="E-CFG-10"):
+    with pytest.raises(UserInputError, match="E-CFG-11"):
         run("{series}.aln")
     with pytest.raises(UserInputError, match="mode import needs alignment"):
         load_config({"data": data, "align_tilt_series": {"mode": "import"}})
