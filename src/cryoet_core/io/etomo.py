@@ -63,10 +63,13 @@ def _com_values(path: Path) -> dict[str, str]:
 
 def _floats(values: dict[str, str], key: str, path: Path) -> list[float]:
     try:
-        return [float(word) for word in values.get(key, "").replace(",", " ").split()]
+        numbers = [float(word) for word in values.get(key, "").replace(",", " ").split()]
     except ValueError:
+        numbers = [np.nan]
+    if not np.all(np.abs(numbers) < 1e6):
         raise UserInputError("E-ALN-09", "this line of the command file is not understood", file=str(path), field=key,
-                             found=values[key], expected="numbers", fix="correct the line") from None
+                             found=values[key], expected="numbers", fix="correct the line")
+    return numbers
 
 
 def _excluded(values: dict[str, str], n: int, path: Path) -> np.ndarray:
@@ -77,7 +80,7 @@ def _excluded(values: dict[str, str], n: int, path: Path) -> np.ndarray:
             if not part:
                 continue
             first, _, last = part.partition("-")
-            if not (first.isdigit() and (last or first).isdigit() and 1 <= int(first) <= int(last or first) <= n):
+            if not (first.isdecimal() and (last or first).isdecimal() and 1 <= int(first) <= int(last or first) <= n):
                 raise UserInputError("E-ALN-09", "this line of the command file is not understood", file=str(path), field=key,
                                      found=values[key], expected=f"views between 1 and {n}", fix="correct the line")
             out[int(first) - 1 : int(last or first)] = True

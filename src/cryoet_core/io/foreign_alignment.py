@@ -224,7 +224,7 @@ def from_relion(path: str | os.PathLike, name: str, images: Images) -> ForeignAl
     optional = {key: tilts[c].to_numpy(np.float64) if c in tilts else None for key, c in
                 (("nominal_deg", "rlnTomoNominalStageTiltAngle"), ("dose", "rlnMicrographPreExposure"))}
     used = tilts["tlExcluded"].to_numpy(np.int64) == 0 if "tlExcluded" in tilts else np.ones(len(tilts), dtype=bool)
-    hand = int(round(float(row["rlnTomoHand"]))) if "rlnTomoHand" in row else None
+    hand = {1.0: 1, -1.0: -1}.get(float(row.get("rlnTomoHand", 0)))
     return ForeignAlignment("RELION", star_file, _scaled(TiltGeometry(*values), factor), used, names=names, handedness=hand,
                             notes=(note,) if note else (), **optional)
 
@@ -275,7 +275,10 @@ def read_foreign_alignment(path: str | os.PathLike, name: str, images: Images) -
 
 
 def _checked(found: ForeignAlignment) -> ForeignAlignment:
-    """The alignment itself. Raises UserInputError E-ALN-10 for values that no alignment has (or that are no numbers)."""
+    """The alignment itself. Raises UserInputError E-ALN-10 for values that no alignment has (or that are no numbers), E-ALN-04 for none."""
+    if len(found) == 0:
+        raise UserInputError("E-ALN-04", "an alignment without views", file=found.path, found="0 views", expected="those of the series",
+                             fix="give the alignment of this series, whole")
     keys = {k: v for k in ("nominal_deg", "dose") if (v := getattr(found, k)) is not None}
     for name, values in {**{f: getattr(found.geometry, f) for f in _LIMITS if f not in ("nominal_deg", "dose")}, **keys}.items():
         bad = ~(np.abs(values) <= _LIMITS[name])
