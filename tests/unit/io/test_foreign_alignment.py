@@ -1,6 +1,6 @@
 """Alignments of IMOD, AreTomo, RELION and Warp against formulas written out here, and against values those programs computed.
 
-Rows of real files: AreTomo's from the test data of czii's aretomo-alignment readers and IMOD's from teamtomo's etomofiles (MIT, BSD),
+Rows of real files: AreTomo's from public test data (MIT, Utz Ermel 2024), IMOD's from that of teamtomo's etomofiles (BSD-3, Davide Torre 2023),
 RELION's from a project that RELION 5.0.1 processed, Warp's from warpylib's EMPIAR-10491 (MIT). File names are made up.
 """
 
