@@ -6,6 +6,7 @@ Plain Python, so that it can be read and tested without Snakemake.
 from __future__ import annotations
 
 import re
+from glob import escape as glob_escape
 from glob import glob
 from pathlib import Path
 
@@ -51,6 +52,7 @@ class Run:
                 "E-CFG-05", "no reference map is given", field="data.reference",
                 fix="give the MRC file of a map of your particle",
             )
+        self._check_alignments()
 
     # ---- paths and series -------------------------------------------------------------------------------------
 
@@ -69,6 +71,39 @@ class Run:
     def defects(self) -> str | None:
         """The defects of the camera, or None."""
         return None if self.simulated else self.config.data.defects
+
+    def alignment(self, ts: str) -> str | None:
+        """File or folder of another program's alignment of series ``ts``; None unless align_tilt_series.mode is import.
+
+        Raises UserInputError E-CFG-11 for a pattern with unknown names in braces.
+        """
+        config = self.config.align_tilt_series
+        if config.mode != "import":
+            return None
+        source = self._sources[ts]
+        folder = Path(source["mdoc"][0] if source["kind"] == "mdoc" else source["stack"]).parent
+        try:
+            return config.alignment.format(ts=ts, dir=folder)
+        except (KeyError, IndexError, ValueError) as error:
+            raise UserInputError("E-CFG-11", "this path has something else than {ts} and {dir} in braces", field="align_tilt_series.alignment",
+                                 found=config.alignment, expected="for example {dir}/{ts}.xf", fix="correct the path") from error
+
+    def alignment_files(self, ts: str) -> list[str]:
+        """The files that decide an imported alignment: the file and those that belong to it by name, or those of the folder."""
+        if (given := self.alignment(ts)) is None:
+            return []
+        path = Path(given)
+        beside = path.glob("*") if path.is_dir() else [path, *path.parent.glob(f"{glob_escape(path.stem)}.*"), path.with_name("tilt.com")]
+        endings = (".xf", ".tlt", ".rawtlt", ".xtilt", ".aln", ".xml", ".star")
+        return sorted({str(p) for p in beside if p.is_file() and (p == path or p.suffix in endings or p.name == "tilt.com")})
+
+    def _check_alignments(self):
+        missing = [path for ts in self.tilt_series if (path := self.alignment(ts)) and not Path(path).exists()]
+        if missing:
+            raise UserInputError(
+                "E-CFG-12", "alignments to import are missing", field="align_tilt_series.alignment", found=f"no {', '.join(missing[:3])}",
+                expected=f"one for each of the {len(self.tilt_series)} series", fix="correct the path, or leave the series out (data.tilt_series)",
+            )
 
     def picks(self, ts: str) -> str | None:
         """The file of another program's picks of series ``ts``, or None when we match."""
