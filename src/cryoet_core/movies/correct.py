@@ -69,34 +69,47 @@ class _Frames:
         self.open_frames, self.gain, self.seed, self.device = open_frames, gain, seed, device
         self.filler = None
         self.unreadable = None  # pixels that were NaN or infinite in some frame
-        self.kept = []  # frames of the first pass, as long as they fit the memory of their spectra
+        self.kept = []  # raw frames of the first pass, as long as they fit the memory of their spectra
         self.count = 0
         self.shape = None
+        self._image = None
 
-    def raw(self):
-        for frame in read_ahead(self.open_frames()):
-            if self.gain is None:
-                image = np.array(frame, dtype=np.float32)
-            else:
-                image = np.multiply(frame, self.gain.factor, dtype=np.float32)
-            if not np.isfinite(image.sum()):  # one bad value spoils the sum; the pixels are looked for only then
-                bad = ~np.isfinite(image)
-                image[bad] = 0
-                self.unreadable = bad if self.unreadable is None else self.unreadable | bad
-            yield image
+    def _readable(self, frame):
+        """``frame`` with zeros where it is NaN or infinite; such pixels are remembered."""
+        if frame.dtype.kind != "f" or np.isfinite(frame.sum(dtype=np.float64)):  # one bad value spoils the sum
+            return frame
+        bad = ~np.isfinite(frame)
+        self.unreadable = bad if self.unreadable is None else self.unreadable | bad
+        return np.where(bad, np.float32(0), frame)
 
-    def find_defects(self):
-        """First pass: unaligned sums of the even and odd frames, and the pixels that stand out in both."""
-        sums, self.count = [None, None], 0
-        for image in self.raw():
+    def _corrected(self, frame):
+        """``frame`` times the gain, float32, in one array for all frames: fresh memory of this size costs as much as the product."""
+        if self._image is None:
+            self._image = np.empty(frame.shape, np.float32)
+        if self.gain is None:
+            self._image[...] = frame
+        else:
+            np.multiply(frame, self.gain.factor, out=self._image, dtype=np.float32)
+        return self._image
+
+    def _add_up(self):
+        """First pass: unaligned sums of the even and the odd raw frames, float32. The gain, the same for all, comes after."""
+        sums = [None, None]
+        for frame in map(self._readable, read_ahead(self.open_frames())):
             half = self.count % 2
-            if self.kept is not None and (self.count + 1) * image.nbytes <= SPECTRA_BUDGET_MB * 2**20:
-                self.kept.append(image)
+            # float32 holds every sum of counts below 2^24 exactly
+            sums[half] = frame.astype(np.float32) if sums[half] is None else np.add(sums[half], frame, out=sums[half])
+            self.count += 1
+            if self.kept is not None and self.count * frame.size * 4 <= SPECTRA_BUDGET_MB * 2**20:
+                self.kept.append(frame)
             else:
                 self.kept = None
-            sums[half] = image.copy() if sums[half] is None else np.add(sums[half], image, out=sums[half])
-            self.count += 1
-        if self.count == 0:
+        return [s for s in sums if s is not None]
+
+    def find_defects(self):
+        """Read all frames once and find the pixels that stand out in both halves of them."""
+        sums = self._add_up()
+        if not sums:
             raise DataQualityError("E-MOV-10", "a movie without frames")
         self.shape = sums[0].shape
         dead = None if self.gain is None else self.gain.defects
@@ -108,31 +121,38 @@ class _Frames:
                     expected=f"at most {100 * MAX_UNREADABLE:g} %", fix="copy the movie again, or remove its section from the mdoc",
                 )
             dead = self.unreadable if dead is None else dead | self.unreadable
-        self.filler = DefectFiller(find_defects([s for s in sums if s is not None], dead))
+        if self.gain is not None:
+            for half in sums:
+                half *= self.gain.factor
+        self.filler = DefectFiller(find_defects(sums, dead))
 
     def _again(self):
-        """The gain-corrected frames once more; kept ones are given away one by one."""
+        """The raw frames once more; kept ones are given away one by one."""
         if self.kept is None:
-            yield from self.raw()
+            yield from map(self._readable, read_ahead(self.open_frames()))
             return
         frames, self.kept = self.kept[::-1], None
         while frames:
             yield frames.pop()
 
+    def transforms(self):
+        """Every frame (valid until the next) and its rfft2, on the device."""
+        rng = np.random.default_rng(self.seed)
+        for raw in self._again():
+            frame = to_device(self.filler.fill(self._corrected(raw), rng), self.device)
+            yield frame, fft_module(array_namespace(frame)).rfft2(frame)
+
     def spectra(self):
         """rfft2 of every frame, on the device."""
-        rng = np.random.default_rng(self.seed)
-        for image in self._again():
-            frame = to_device(self.filler.fill(image, rng), self.device)
-            yield fft_module(array_namespace(frame)).rfft2(frame)
+        return (spectrum for _, spectrum in self.transforms())
 
 
-def _band_of_groups(spectra, groups, shape, band, keep):
+def _band_of_groups(transforms, groups, band, keep):
     """Band spectra of every group of frames; full spectra are appended to ``keep`` unless it is None."""
     group_of = np.concatenate([np.full(len(g), i) for i, g in enumerate(groups)])
     sums = [None] * len(groups)
-    for group, spectrum in zip(group_of, spectra, strict=True):
-        small = band_spectrum(spectrum, shape, band)
+    for group, (frame, spectrum) in zip(group_of, transforms, strict=True):
+        small = band_spectrum(spectrum, frame, band)
         sums[group] = small if sums[group] is None else sums[group] + small
         if keep is not None:
             keep.append(spectrum)
@@ -204,7 +224,7 @@ def correct_movie(
     kept = [] if fits else None
     grid_xy = settings.grid_xy or automatic_grid(shape, pixel_size_angst, exposure_e_per_a2)
     if settings.align and n > 1:
-        bands = _band_of_groups(frames.spectra(), groups, shape, band, kept)
+        bands = _band_of_groups(frames.transforms(), groups, band, kept)
         track = _estimate(bands, shape, band, pixel_size_angst, settings, np.random.default_rng([seed, 1]))
         movement = ungroup_track(track.movement_px, groups, n)
         if tuple(grid_xy) != (1, 1):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from cryoet_core.backend import array_namespace
@@ -10,53 +12,86 @@ DEFECT_SIGMA = 6.0  # robust standard deviations on the unaligned sum, as RELION
 MAX_DEFECT_FRACTION = 0.02  # more than this is not a handful of pixels: the threshold met real contrast
 _RADIUS = 2
 _TILE = 8
+_LOOK = 0.7  # share of the threshold beyond which a pixel is looked at closely
 
 
-def _tiles(image, xp):
-    """``image`` as (rows, _TILE, columns, _TILE), repeating the edge where it does not fill the last tiles."""
+def _tile_means(image, xp):
+    """(rows, columns) means of the tiles of _TILE x _TILE; ``image`` repeats its edge where it does not fill the last ones."""
     pad = [(0, -n % _TILE) for n in image.shape]
     if any(p for _, p in pad):
         image = xp.pad(image, pad, mode="edge")
-    return image.reshape(image.shape[0] // _TILE, _TILE, image.shape[1] // _TILE, _TILE)
+    rows, columns = (n // _TILE for n in image.shape)
+    # whole lines first: sums of long contiguous rows are many times faster than of short ones
+    lines = image.reshape(rows, _TILE, image.shape[1]).sum(axis=1)
+    return lines.reshape(rows, columns, _TILE).sum(axis=2) / _TILE**2
 
 
-def _outliers(image, sigma: float, among=None):
-    """Pixels of ``image`` (h, w) further than ``sigma`` standard deviations from their 5 x 5 median.
+def _outside(image, low, high, xp):
+    """(rows, columns) of the pixels below ``low`` or above ``high``, which are given per tile."""
+    found = []
+    for top in range(0, image.shape[0], _TILE):
+        block = image[top : top + _TILE]
+        floor, ceiling = (xp.repeat(t[top // _TILE], _TILE)[: image.shape[1]] for t in (low, high))
+        places = xp.flatnonzero((block < floor) | (block > ceiling))
+        found.append(places + top * image.shape[1])
+    places = xp.concatenate(found)
+    return places // image.shape[1], places % image.shape[1]
 
-    The spread follows sqrt(local mean), as counts do, so that a view half behind a grid bar has no false outliers. The
-    medians are taken only where the distance from the mean of an 8 x 8 tile gives a reason to look. among : (rows, columns) to
-    judge, None for all. Returns (rows, columns).
+
+@dataclass(frozen=True)
+class _Expected:
+    """What a good pixel of ``image`` is: near its surroundings, with a spread that follows sqrt(local mean), as that of counts does.
+
+    Because of the square root a view that is half behind a grid bar has no false outliers. local, spread : (rows, columns) of tiles.
     """
-    xp = array_namespace(image)
-    tiles = _tiles(image, xp)
-    local = tiles.mean(axis=3).mean(axis=1)
-    floor = max(float(xp.median(local)), 0.0) * 0.05
-    scale = xp.sqrt(xp.maximum(local, floor)) if floor > 0 else xp.ones_like(local)
-    spread = 1.4826 * float(xp.median(xp.abs(tiles[:, 3, :, 4] - local) / scale))
-    nothing = xp.zeros(0, dtype=xp.int64)
-    if spread <= 0:
-        return nothing, nothing
-    if among is None:
-        far = xp.abs(tiles - local[:, None, :, None]) > (0.7 * sigma * spread * scale)[:, None, :, None]
-        y, j, x, i = xp.nonzero(far)
-        rows, columns = y * _TILE + j, x * _TILE + i
-        inside = (rows < image.shape[0]) & (columns < image.shape[1])
-        rows, columns = rows[inside], columns[inside]
-    else:
-        rows, columns = among
-    reach = xp.arange(-_RADIUS, _RADIUS + 1)
-    y = xp.clip(rows[:, None, None] + reach[:, None], 0, image.shape[0] - 1)
-    x = xp.clip(columns[:, None, None] + reach, 0, image.shape[1] - 1)
-    median = xp.median(image[y, x].reshape(len(rows), -1), axis=1) if len(rows) else nothing
-    distance = xp.abs(image[rows, columns] - median) / scale[rows // _TILE, columns // _TILE]
-    found = distance > sigma * spread
-    return rows[found], columns[found]
+
+    image: np.ndarray
+    local: np.ndarray
+    spread: np.ndarray
+
+    @classmethod
+    def of(cls, image):
+        xp = array_namespace(image)
+        local = _tile_means(image, xp)
+        floor = max(float(xp.median(local)), 0.0) * 0.05
+        scale = xp.sqrt(xp.maximum(local, floor)) if floor > 0 else xp.ones_like(local)
+        sample = image[3::_TILE, 4::_TILE]
+        h, w = sample.shape
+        return cls(image, local, scale * 1.4826 * xp.median(xp.abs(sample - local[:h, :w]) / scale[:h, :w]))
+
+    def off(self, sigma: float):
+        """(rows, columns) of the pixels further than ``sigma`` standard deviations from the mean of their tile."""
+        xp, reach = array_namespace(self.image), sigma * self.spread
+        return _outside(self.image, self.local - reach, self.local + reach, xp)
+
+    def deviation(self, places):
+        """Distance from the mean of the tile, standard deviations, at ``places`` (rows, columns)."""
+        tile = tuple(p // _TILE for p in places)
+        return (self.image[places] - self.local[tile]) / self.spread[tile]
+
+    def deviation_from_median(self, places):
+        """The same from the median of 5 x 5 pixels, which neither an edge nor the defect itself moves."""
+        xp, (rows, columns) = array_namespace(self.image), places
+        if not len(rows):
+            return xp.zeros(0, dtype=xp.float32)
+        reach = xp.arange(-_RADIUS, _RADIUS + 1)
+        y = xp.clip(rows[:, None, None] + reach[:, None], 0, self.image.shape[0] - 1)
+        x = xp.clip(columns[:, None, None] + reach, 0, self.image.shape[1] - 1)
+        median = xp.median(self.image[y, x].reshape(len(rows), -1), axis=1)
+        return (self.image[places] - median) / self.spread[rows // _TILE, columns // _TILE]
+
+
+def _same_side(deviations, sigma: float, xp):
+    """Where all of ``deviations`` are above sigma, or all are below -sigma."""
+    stack = xp.stack(deviations)
+    return (stack > sigma).all(axis=0) | (stack < -sigma).all(axis=0)
 
 
 def find_defects(half_sums, known=None, *, sigma: float = DEFECT_SIGMA):
     """Defective pixels of the camera: dead in the gain, or outlying in the unaligned sum of *both* halves of the frames.
 
-    A cosmic ray hits one frame, a hot or dead pixel all of them: asking both halves leaves the rays to erase_xrays.
+    A cosmic ray hits one frame, a hot or dead pixel all of them: asking both halves leaves the rays to erase_xrays. Medians are
+    taken only where the distance from the mean of an 8 x 8 tile gives a reason to look.
 
     Parameters
     ----------
@@ -69,11 +104,14 @@ def find_defects(half_sums, known=None, *, sigma: float = DEFECT_SIGMA):
     """
     xp = array_namespace(half_sums[0])
     share = sigma / np.sqrt(len(half_sums))
-    places = None
-    for half in half_sums:
-        places = _outliers(half, share, places)
     bad = xp.zeros(half_sums[0].shape, dtype=bool)
-    bad[places] = True
+    expected = [_Expected.of(half) for half in half_sums]
+    if all(float(e.spread.max()) > 0 for e in expected):
+        places = expected[0].off(_LOOK * share)
+        for test, threshold in ((_Expected.deviation, _LOOK * share), (_Expected.deviation_from_median, share)):
+            found = _same_side([test(e, places) for e in expected], threshold, xp)
+            places = tuple(p[found] for p in places)
+        bad[places] = True
     if float(bad.mean()) > MAX_DEFECT_FRACTION:
         bad[...] = False
     return bad if known is None else bad | xp.asarray(known)

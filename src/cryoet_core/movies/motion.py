@@ -99,12 +99,12 @@ def _add_moved(total, image, rows: int, columns: int):
     total[to] += image[source]
 
 
-def _frame_map(pairs: PairMaps, maps, frame: int, movement):
+def _frame_map(pairs: PairMaps, frame: int, movement):
     """Correlation of ``frame`` with the sum of the others at their present ``movement``, to the nearest sample."""
-    total = np.zeros(maps.shape[1:])
+    total = np.zeros(pairs.maps.shape[1:])
     step = pairs.axis_px[1] - pairs.axis_px[0]
     offsets = np.rint(movement / step).astype(int)
-    for image, f, g in zip(maps, pairs.first, pairs.second, strict=True):
+    for image, f, g in zip(pairs.maps, pairs.first, pairs.second, strict=True):
         if frame in (f, g):
             oriented = image if frame == g else image[::-1, ::-1]  # C_fg(delta) = C_gf(-delta)
             x, y = offsets[f if frame == g else g]
@@ -145,12 +145,8 @@ def start_track(pairs: PairMaps, tau_px: float, smoothing_px) -> np.ndarray:
     movement = np.zeros((pairs.n_frames, 2))
     step = pairs.axis_px[1] - pairs.axis_px[0]
     for smoothing in smoothing_px:
-        sigma = smoothing / step
-        maps = np.array([gaussian_filter(m, sigma) if sigma > 0 else m for m in pairs.maps])
-        found = [
-            _candidates(_frame_map(pairs, maps, f, movement), pairs.axis_px, movement[f])
-            for f in range(pairs.n_frames)
-        ]
+        maps = [gaussian_filter(_frame_map(pairs, f, movement), smoothing / step) for f in range(pairs.n_frames)]
+        found = [_candidates(image, pairs.axis_px, here) for image, here in zip(maps, movement, strict=True)]
         scores = [0.5 * np.maximum(height, 0) ** 2 for _, height in found]
         path = _best_path([xy for xy, _ in found], scores, tau_px)
         movement = _centred(np.array([xy[i] for (xy, _), i in zip(found, path, strict=True)]))

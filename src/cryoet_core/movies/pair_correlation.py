@@ -12,17 +12,17 @@ products per pair, and every later step (start, refinement, held-out test) inter
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from scipy.fft import next_fast_len
-from scipy.interpolate import RectBivariateSpline
 
 from cryoet_core.backend import array_namespace, asnumpy, fft_module
 from cryoet_core.fourier import crop_spectrum, frequency_grid, half_complex_multiplicity
-from cryoet_core.masks import taper_window
+from cryoet_core.movies.map_spline import MapSplines
 
+CROSS = 2  # frequencies on either side of an axis that are left out
 STEP = 0.5  # map sampling in band pixels: twice finer than the band limit asks for
-TAPER = 0.06  # of the short side
 
 
 def band_shape(shape, pixel_size_angst: float, resolution_angst: float):
@@ -34,17 +34,38 @@ def band_shape(shape, pixel_size_angst: float, resolution_angst: float):
     return tuple(sizes)
 
 
-def band_spectrum(spectrum, shape, band):
-    """rfft2 of a frame (h, w//2+1) -> rfft2 of the same frame low-passed to ``band`` (h, w), mean-free, edges tapered.
+@lru_cache(maxsize=2)
+def _border_filters(shape, band, xp):
+    """What one unit of jump across the lower/upper and the left/right border adds to the band's half-complex grid, two arrays."""
+    q, r = (2 * np.pi * band_n / n * k.astype(np.float64) for k, n, band_n in zip(frequency_grid(band, 1.0), shape, band, strict=True))
+    below = 2 * np.cos(q) + 2 * np.cos(r) - 4
+    below[0, 0] = np.inf
+    return tuple(xp.asarray(((1 - np.exp(1j * angle)) / below).astype(np.complex64)) for angle in (q, r))
 
-    The taper removes the cross that image borders leave in the transform and that would pin every shift to zero.
+
+def band_spectrum(spectrum, frame, band):
+    """rfft2 of ``frame`` (h, w) -> rfft2 of the frame's periodic part, mean-free, low-passed to ``band`` (h, w).
+
+    A transform takes an image for periodic; the jumps from each border to the opposite one add a cross to it that does not
+    move with the content and would pin every shift to zero. They are those of the smooth image that solves Poisson's equation with
+    the jumps as sources, which is subtracted here: no taper, so the edges' signal is kept, and no transform beyond two lines.
+    Rows and columns of the camera that count differently along their whole length are lines in the transform; those next to the axes are left out.
+    Source: Moisan, J. Math. Imaging Vision 39, 161 (2011).
     """
     xp = array_namespace(spectrum)
     fft = fft_module(xp)
-    small = fft.irfft2(crop_spectrum(spectrum, shape, band), s=band)
-    window = taper_window(band, TAPER * min(band), xp)
-    small = (small - (small * window).sum() / window.sum()) * window
-    return fft.rfft2(small.astype(xp.float32))
+    shape = frame.shape
+    small = crop_spectrum(spectrum, shape, band)
+    rows, columns = _border_filters(tuple(shape), tuple(band), xp)
+    along_x = fft.rfft(frame[-1] - frame[0])[: small.shape[1]].astype(xp.complex64)
+    full = fft.fft(frame[:, -1] - frame[:, 0]).astype(xp.complex64)
+    along_y = xp.concatenate([full[: band[0] // 2], full[shape[0] - (band[0] - band[0] // 2) :]])
+    small -= rows * along_x[None]
+    small -= columns * along_y[:, None]
+    small[: CROSS + 1] = small[-CROSS:] = small[band[0] // 2] = 0
+    small[:, : CROSS + 1] = 0
+    small[:, -1] = 0  # as in the crop: terms without a partner of opposite sign
+    return small
 
 
 def band_weights(band, pixel_size_angst, resolution_range_angst, b_factor_angst2, xp=np):
@@ -92,57 +113,72 @@ class PairMaps:
     unit: float = 1.0
 
     def __post_init__(self):
-        self._splines = [RectBivariateSpline(self.axis_px, self.axis_px, m, s=0) for m in self.maps]
+        self._splines = MapSplines(self.maps, self.axis_px)
         self.reach_px = float(self.axis_px[-1])
         likeness = self.noise_correlation
-        self._noise = None if likeness is None else RectBivariateSpline(self.axis_px, self.axis_px, likeness, s=0)
+        self._noise = None if likeness is None else MapSplines(likeness[None], self.axis_px)
+
+    def _apart(self, movement_px):
+        """(n_pairs, 2) m_g - m_f, inside the maps."""
+        return np.clip(movement_px[self.second] - movement_px[self.first], -self.reach_px, self.reach_px)
+
+    def _per_frame(self, per_pair, sign: int):
+        """(n_frames, 2): for every frame the sum over its pairs, with ``sign`` where it is the first of the pair."""
+        out = np.zeros((self.n_frames, 2))
+        np.add.at(out, self.second, per_pair)
+        np.add.at(out, self.first, sign * per_pair)
+        return out
 
     def value_and_gradient(self, movement_px):
         """sum over pairs of C_fg(m_g - m_f) and its gradient.
 
         movement_px : (n_frames, 2) x, y. Returns (float, (n_frames, 2)).
         """
-        total, gradient = 0.0, np.zeros_like(movement_px)
-        delta = np.clip(movement_px[self.second] - movement_px[self.first], -self.reach_px, self.reach_px)
-        for spline, f, g, (x, y) in zip(self._splines, self.first, self.second, delta, strict=True):
-            total += float(spline.ev(y, x))
-            slope = np.array([float(spline.ev(y, x, dy=1)), float(spline.ev(y, x, dx=1))])
-            gradient[g] += slope
-            gradient[f] -= slope
-        return total, gradient
+        value, slope = self._splines.value_and_slope(self._apart(movement_px))
+        return float(value.sum()), self._per_frame(slope, -1)
 
     def value(self, movement_px) -> float:
-        delta = np.clip(movement_px[self.second] - movement_px[self.first], -self.reach_px, self.reach_px)
-        return float(sum(s.ev(y, x) for s, (x, y) in zip(self._splines, delta, strict=True)))
+        return float(self._splines.value(self._apart(movement_px)).sum())
 
     def noise_of_gain(self, movement_px) -> float:
         """Standard deviation, without signal, of value(movement) - value(no movement); neighbouring values are alike."""
-        delta = np.clip(movement_px[self.second] - movement_px[self.first], -self.reach_px, self.reach_px)
-        alike = np.zeros(len(delta)) if self._noise is None else self._noise.ev(delta[:, 1], delta[:, 0])
+        delta = self._apart(movement_px)
+        alike = np.zeros(len(delta)) if self._noise is None else self._noise.value(delta)
         return float(np.sqrt((2 * self.noise**2 * np.clip(1 - alike, 0, None)).sum()))
 
     def gradient_variance(self):
         """(n_frames, 2): variance, without signal, of the gradient of the sum along x and y of each frame."""
-        bend = -np.array([float(self._noise.ev(0, 0, dy=2)), float(self._noise.ev(0, 0, dx=2))])
-        per_frame = np.zeros(self.n_frames)
-        np.add.at(per_frame, self.first, self.noise**2)
-        np.add.at(per_frame, self.second, self.noise**2)
-        return per_frame[:, None] * bend
+        return self._per_frame((self.noise**2)[:, None] * -self._noise.bend(np.zeros((1, 2))), 1)
 
     def curvature(self, movement_px):
         """Minus the second derivatives of the sum along x and y of each frame, (n_frames, 2)."""
-        bend = np.zeros_like(movement_px)
-        delta = np.clip(movement_px[self.second] - movement_px[self.first], -self.reach_px, self.reach_px)
-        for spline, f, g, (x, y) in zip(self._splines, self.first, self.second, delta, strict=True):
-            second = np.array([float(spline.ev(y, x, dy=2)), float(spline.ev(y, x, dx=2))])
-            bend[f] -= second
-            bend[g] -= second
-        return bend
+        return self._per_frame(-self._splines.bend(self._apart(movement_px)), 1)
 
 
-def _sampling_matrix(frequencies, axis_px, xp):
-    phase = 2 * np.pi * np.outer(axis_px, frequencies)
-    return xp.asarray(np.exp(1j * phase).astype(np.complex64))
+class _MapSampler:
+    """Re sum_k P(k) exp(2 pi i k delta) at delta in axis x axis, for P on a half-complex grid (h, columns) with h even.
+
+    Terms of opposite ky are joined first: their sum meets a cosine and their difference a sine, for delta_y >= 0 only, so the
+    products are real and four times smaller. The Nyquist row, whose sign of ky is not known, is left out.
+    """
+
+    def __init__(self, ky, kx, axis_px, xp):
+        self.xp, self.middle = xp, len(ky) // 2
+        phase = 2 * np.pi * np.outer(axis_px[len(axis_px) // 2 :], ky[: self.middle])
+        self._cos, self._sin = (xp.asarray(f(phase).astype(np.float32)) for f in (np.cos, np.sin))
+        along_x = np.exp(-2j * np.pi * np.outer(axis_px, kx)).astype(np.complex64)
+        self._along_x = xp.asarray(along_x.view(np.float32).T.copy())  # (2 columns, m): real part of a product of complex numbers
+
+    def __call__(self, product):
+        xp, middle = self.xp, self.middle
+        mirrored = product[:middle:-1]  # rows -1, -2, ..
+        even, odd = product[:middle].copy(), product[:middle].copy()
+        even[1:] += mirrored
+        odd[1:] -= mirrored
+        cosine = (self._cos @ even.view(xp.float32)).view(xp.complex64)
+        sine = 1j * (self._sin @ odd.view(xp.float32)).view(xp.complex64)
+        rows = xp.concatenate([(cosine - sine)[:0:-1], cosine + sine])  # delta_y = -max .. max
+        return asnumpy(rows.view(xp.float32) @ self._along_x).astype(np.float64)
 
 
 def pair_maps(spectra, band, scale_xy, weights, *, reach_px: float, subset=None):
@@ -164,28 +200,24 @@ def pair_maps(spectra, band, scale_xy, weights, *, reach_px: float, subset=None)
     axis = step * np.arange(-half, half + 1)
     ky, kx = (asnumpy(k).ravel().astype(np.float64) for k in frequency_grid(band, 1.0))
     columns = np.ones(len(kx), bool) if subset is None else subset
-    ex = _sampling_matrix(kx[columns] / scale_xy[0], axis, xp)  # (m, columns)
-    ey = _sampling_matrix(ky / scale_xy[1], axis, xp)  # (m, h)
     chosen = xp.asarray(columns)
+    sample = _MapSampler(ky / scale_xy[1], kx[columns] / scale_xy[0], axis, xp)
     used = weights[:, chosen].astype(xp.float32)
     parts = [s[:, chosen] for s in spectra]
-    power = [used * (s.real**2 + s.imag**2) for s in parts]
-    maps, first, second, noise = [], [], [], []
-    for f in range(len(parts)):
-        weighted = xp.conj(parts[f]) * used
-        for g in range(f + 1, len(parts)):
-            product = weighted * parts[g]
-            maps.append(asnumpy(((ey @ product) @ ex.T).real).astype(np.float64))
-            noise.append(float(xp.sqrt(0.5 * (power[f] * power[g]).sum(dtype=xp.float64))))
-            first.append(f)
-            second.append(g)
-    mean_power = sum(power) / len(power)
-    alike = asnumpy((ey @ ((mean_power**2).astype(xp.complex64) @ ex.T)).real).astype(np.float64)
+    power = xp.stack([(used * (s.real**2 + s.imag**2)).ravel() for s in parts])
+    typical = float(power.mean()) or 1.0  # squares of large counts would leave float32
+    power /= typical
+    shared = typical**2 * asnumpy(power @ power.T).astype(np.float64)  # sum over k of w^2 |F_f|^2 |F_g|^2
+    pairs = [(f, g) for f in range(len(parts)) for g in range(f + 1, len(parts))]
+    weighted = [xp.conj(s) * used for s in parts]
+    maps = [sample(weighted[f] * parts[g]) for f, g in pairs]
+    noise = [np.sqrt(0.5 * shared[pair]) for pair in pairs]
+    first, second = (np.array([pair[i] for pair in pairs], int) for i in (0, 1))
+    alike = sample((power.mean(axis=0) ** 2).reshape(used.shape).astype(xp.complex64))
     noise = np.array(noise)
     unit = np.median(noise) if len(noise) else 1.0
     stack = np.array(maps).reshape(len(maps), len(axis), len(axis)) / unit
-    return PairMaps(stack, np.array(first, int), np.array(second, int), axis, len(spectra), noise / unit,
-                    alike / alike[half, half], unit)
+    return PairMaps(stack, first, second, axis, len(spectra), noise / unit, alike / alike[half, half], unit)
 
 
 def joined_maps(one: PairMaps, two: PairMaps) -> PairMaps:

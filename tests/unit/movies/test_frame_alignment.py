@@ -175,13 +175,41 @@ def test_maps_of_two_halves_of_the_frequencies_add_up_to_those_of_all(rng):
     )
 
     band, shape = (48, 64), (64, 96)
-    spectra = [band_spectrum(np.fft.rfft2(rng.standard_normal(shape)).astype(np.complex64), shape, band) for _ in range(3)]
+    frames = [rng.standard_normal(shape).astype(np.float32) for _ in range(3)]
+    spectra = [band_spectrum(np.fft.rfft2(f).astype(np.complex64), f, band) for f in frames]
     weights = band_weights(band, (3.0, 3.0), (100.0, 8.0), -200.0)
     half = split_frequencies(band, rng)
     whole, one, two = (pair_maps(spectra, band, (1.5, 1.5), weights, reach_px=6.0, subset=s) for s in (None, half, ~half))
     joined = joined_maps(one, two)
     assert np.allclose(joined.maps, whole.maps, atol=1e-4) and np.allclose(joined.noise, whole.noise, rtol=1e-4)
     assert np.allclose(joined.noise_correlation, whole.noise_correlation, atol=0.05)
+
+
+def test_uneven_illumination_leaves_no_cross_in_the_band(rng):
+    """A beam profile is not periodic; without its jumps at the borders nothing of it is left beyond the lowest frequencies."""
+    from cryoet_core.fourier import crop_spectrum
+    from cryoet_core.movies.pair_correlation import band_spectrum
+
+    shape, band = (160, 192), (96, 120)
+    y, x = np.mgrid[: shape[0], : shape[1]] / 192.0
+    beam = (100 * (x - 0.5 * y) + 40 * (x - 0.3) ** 2).astype(np.float32)
+    texture = sum(np.cos(2 * np.pi * (r * np.arange(160)[:, None] / 160 + c * np.arange(192) / 192)) for r, c in ((9, 14), (-20, 7)))
+    both = (texture + beam).astype(np.float32)
+    transform = np.fft.rfft2(both).astype(np.complex64)
+    found = band_spectrum(transform, both, band)
+    wanted = crop_spectrum(np.fft.rfft2(texture), shape, band)
+    high = np.hypot(np.fft.fftfreq(96)[:, None] * 96, np.fft.rfftfreq(120)[None] * 120) > 6
+    jumps = np.abs(crop_spectrum(transform, shape, band) - wanted)[high]
+    assert np.abs(found - wanted)[high].max() < 0.02 * jumps.max()
+
+
+def test_rows_and_columns_that_count_differently_do_not_hold_the_movie_still(rng):
+    movement = np.linspace(0, 1, 5)[:, None] * np.array([6.0, -4.0])
+    frames = make_movie(rng, movement, counts=60)
+    for frame in frames:
+        frame[-3:] *= 1.6
+        frame[:, :5] *= 0.2
+    assert _error(_correct(frames).track, movement) < 0.15
 
 
 def test_pixels_that_are_no_numbers_are_filled_and_too_many_refused(rng):
