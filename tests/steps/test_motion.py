@@ -218,7 +218,7 @@ def test_local_motion_of_a_given_grid(stretching, tmp_path):
         assert 1.0 < expected < 2.2  # truth: 1.7 A
     assert all(0.01 < e < 1 for e in summary["local_predicted_error_angst"])
     arrows = local_figure(read_tilt_series(out["table"]), 1, fields[1], summary).axes[0].collections[0]
-    assert arrows.U == pytest.approx(2 * (arrows.X / 160 - 1), abs=0.45) and np.abs(arrows.V).max() < 0.45
+    assert np.sqrt(np.mean((arrows.U - 2 * (arrows.X / 160 - 1)) ** 2)) < 0.25 and np.sqrt(np.mean(arrows.V**2)) < 0.25
 
 
 def test_rejected_local_motion_gives_the_images_of_whole_frames(movies, tmp_path):
