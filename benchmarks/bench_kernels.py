@@ -180,6 +180,18 @@ def bench_phase_shift_accumulate():
     yield "phase_shift_accumulate 4x2048^2", spectra.size / 1e6, "Mpix/s", ours, seconds(plain, 1), "numpy"
 
 
+def bench_warp_accumulate():
+    image, table = RNG.standard_normal((2048, 2048), dtype=np.float32), RNG.normal(size=(2, 65, 65))
+    y, x = np.mgrid[:2048, :2048].astype(np.float32)
+
+    def plain():
+        dx, dy = (scipy.ndimage.zoom(t, 2048 / 65, order=1) for t in table)
+        scipy.ndimage.map_coordinates(image, [y + dy, x + dx], order=5, prefilter=False, mode="grid-wrap")
+
+    ours = seconds(lambda: kernels.warp_accumulate(image, table))
+    yield "warp_accumulate 2048^2", image.size / 1e6, "Mpix/s", ours, seconds(plain, 1), "scipy map_coordinates, order 5"
+
+
 BENCHES = {name.removeprefix("bench_"): f for name, f in list(globals().items()) if name.startswith("bench_")}
 
 

@@ -1,9 +1,11 @@
 """Errors of motion estimation on simulated movies against truth: 3 e/A^2 in six frames, drifts, contrast down to nothing.
 
-    python benchmarks/motion_targets.py [--micrograph K2.mrc]
+    python benchmarks/motion_targets.py [--micrograph K2.mrc] [--local]
 
 The specimen is a periodic random image made finer than the camera's pixels, moved by whole fine pixels, cut and binned here: nothing is shared
 with the library. With --micrograph, counts of a real micrograph are thinned binomially into frames with a known drift.
+With --local the content is also pushed outwards (doming, 3 px at the edge): the fine image is read at the places where the content of every
+camera pixel comes from (scipy.ndimage), and the error is that of track and field together over the whole image.
 """
 
 from __future__ import annotations
@@ -12,22 +14,23 @@ import argparse
 
 import numpy as np
 from scipy.fft import irfft2, rfft2
+from scipy.ndimage import map_coordinates, spline_filter
 
 from cryoet_core.io.mrc import read_mrc
-from cryoet_core.movies.correct import correct_movie
+from cryoet_core.movies.correct import MotionSettings, correct_movie
 
 SIZE, PIXEL, FRAMES, DOSE = 1024, 1.9, 6, 3.0
 FINE = 2
 
 
-def specimen(rng, rms: float) -> np.ndarray:
-    """Periodic relative contrast (2 SIZE, 2 SIZE) of given rms after binning, 1/f amplitudes through a CTF at 3 um."""
-    n = FINE * SIZE
+def specimen(rng, rms: float, size: int = SIZE) -> np.ndarray:
+    """Periodic relative contrast (2 size, 2 size) of given rms after binning, 1/f amplitudes through a CTF at 3 um."""
+    n = FINE * size
     k = np.hypot(np.fft.fftfreq(n, PIXEL / FINE)[:, None], np.fft.rfftfreq(n, PIXEL / FINE)[None])
     ctf = np.sin(np.pi * 0.0196875 * 3e4 * k**2 - 0.5 * np.pi * 2.7e7 * 0.0196875**3 * k**4 + 0.1)
     amplitude = ctf * np.exp(-60 * k**2) / np.maximum(k, 1 / 500)
     image = irfft2(rfft2(rng.standard_normal((n, n))) * amplitude, s=(n, n))
-    small = image.reshape(SIZE, FINE, SIZE, FINE).mean(axis=(1, 3))
+    small = image.reshape(size, FINE, size, FINE).mean(axis=(1, 3))
     return rms * (image - image.mean()) / small.std()
 
 
@@ -79,6 +82,65 @@ def simulated(repeats: int) -> None:
                 break
 
 
+def doming(points, size: int, frames: int, amplitude: float) -> np.ndarray:
+    """(frames, points, 2) px: outwards from the middle, fast at first, mean over frames 0; amplitude from first to last frame at the edge."""
+    t = 1 - np.exp(-np.arange(frames) / 2.0)
+    t = t / t[-1] - (t / t[-1]).mean()
+    r = (points - (size - 1) / 2) / ((size - 1) / 2)
+    return amplitude * t[:, None, None] * (r * (1.3 - 0.3 * (r**2).sum(axis=-1, keepdims=True)))[None]
+
+
+def domed_movie(rng, rms: float, size: int, frames: int, dose: float, amplitude: float, path) -> list[np.ndarray]:
+    """Poisson frames whose content at r lies at r + path + doming(r); noise only for rms 0."""
+    electrons = dose / frames * PIXEL**2
+    if rms == 0:
+        return [rng.poisson(electrons, (size, size)).astype(np.float32) for _ in range(frames)]
+    fine = spline_filter(specimen(rng, rms, size).astype(np.float32), order=3, mode="grid-wrap", output=np.float32)
+    x, y = np.meshgrid(np.arange(size, dtype=np.float32), np.arange(size, dtype=np.float32))
+    pixels, out = np.stack([x.ravel(), y.ravel()], axis=1), []
+    for f in range(frames):
+        source = pixels - path[f]
+        for _ in range(4):  # the place whose content has moved to this pixel
+            source = pixels - path[f] - doming(source, size, frames, amplitude)[f]
+        image = map_coordinates(fine, FINE * source.T[::-1] + 0.5, order=3, prefilter=False, mode="grid-wrap").reshape(size, size)
+        out.append(rng.poisson(electrons * np.clip(1 + image, 0, None)).astype(np.float32))
+    return out
+
+
+def field_error(track, truth, points) -> float:
+    """Rms over frames and points of the vector error of track and local field, A."""
+    found = track.movement_px[:, None] + (0 if track.local is None else track.local.at(points))
+    return float(PIXEL * np.sqrt(((found - truth) ** 2).sum(axis=2).mean()))
+
+
+def local_motion(repeats: int) -> None:
+    print("\nlocal motion: size dose frames grid contrast | error of track + field, A rms (median, worst) | whole frames only | accepted | gain, sd | expected error, A\n"
+          "(field alone, vector, median)")
+    cases = [(2048, 30.0, 8, None, 3.0, c) for c in (0.2, 0.08, 0.04, 0.02, 0.01, 0.0)]
+    cases += [(1024, 3.0, 6, (3, 3), 3.0, c) for c in (0.2, 0.08, 0.04, 0.02, 0.01, 0.0)] + [(1024, 3.0, 6, (3, 3), 0.0, c) for c in (0.2, 0.08, 0.02)]
+    for size, dose, frames, grid, amplitude, rms in cases:
+        rows = []
+        for repeat in range(repeats):
+            rng = np.random.default_rng([repeat, size, int(1000 * rms)])
+            t, angle = 1 - np.exp(-np.arange(frames) / 2.0), rng.uniform(0, 2 * np.pi)
+            path = 8.0 * (t - t.mean())[:, None] * [np.cos(angle), np.sin(angle)] * (rms > 0)
+            movie_frames = domed_movie(rng, rms, size, frames, dose, amplitude, path)
+            steps = np.linspace(0, size - 1, 21)
+            points = np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2)
+            truth = (path[:, None] + doming(points, size, frames, amplitude)) * (rms > 0)
+            local, whole = (
+                correct_movie(lambda frames=movie_frames: iter(frames), PIXEL, settings=MotionSettings(grid_xy=g), exposure_e_per_a2=dose, seed=repeat).track
+                for g in (grid, (1, 1))
+            )
+            expected = np.nan if local.local is None else 2**0.5 * PIXEL * local.local.predicted_error_px
+            rows.append((field_error(local, truth, points), field_error(whole, truth, points), local.local is not None, local.local_gain, expected))
+        errors, whole, accepted, gains, expected = map(np.array, zip(*rows, strict=True))
+        worse = int((errors > whole + 0.05).sum())
+        print(f"{size} {dose:4.0f} {frames} {grid or 'auto'} {amplitude:.0f} px {rms:5.2f} | {np.median(errors):.3f}, {errors.max():.3f} | {np.median(whole):.3f} | "
+              f"{accepted.sum()} of {repeats} | {gains.min():.1f} to {gains.max():.1f} | {np.nanmedian(expected) if accepted.any() else np.nan:.3f}"
+              f"{f'  WORSE THAN WHOLE FRAMES: {worse}' if worse else ''}", flush=True)
+
+
 def semi_real(path: str, pixel: float, dose: float) -> None:
     """Thin real counts into frames that look at shifted windows of the micrograph; shifts are known exactly in its pixels."""
     counts = read_mrc(path)[0].squeeze().astype(np.float64)
@@ -111,12 +173,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--micrograph")
+    parser.add_argument("--local", action="store_true", help="local motion only")
     parser.add_argument("--pixel", type=float, default=0.8538)
     parser.add_argument("--dose", type=float, default=47.6, help="e/A^2 of the micrograph")
     chosen = parser.parse_args()
     if chosen.micrograph:
         semi_real(chosen.micrograph, chosen.pixel, chosen.dose)
-    if chosen.repeats:
+    if chosen.local:
+        local_motion(chosen.repeats)
+    elif chosen.repeats:
         simulated(chosen.repeats)
 
 

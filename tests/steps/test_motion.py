@@ -15,6 +15,7 @@ from cryoet_core.io.star import read_star
 from cryoet_core.io.summary import read_summary
 from cryoet_core.metadata import TiltSeries, read_tilt_series, write_tilt_series
 from cryoet_core.movies.motion_file import read_fields
+from cryoet_core.report.movies import local_figure
 
 SHAPE, PIXEL, N_FRAMES = (144, 160), 4.0, 4
 TILTS = (-3.0, 0.0, 3.0)
@@ -216,6 +217,8 @@ def test_local_motion_of_a_given_grid(stretching, tmp_path):
         assert PIXEL * field.rms_px == pytest.approx(expected, rel=1e-3)
         assert 1.0 < expected < 2.2  # truth: 1.7 A
     assert all(0.01 < e < 1 for e in summary["local_predicted_error_angst"])
+    arrows = local_figure(read_tilt_series(out["table"]), 1, fields[1], summary).axes[0].collections[0]
+    assert np.sqrt(np.mean((arrows.U - 2 * (arrows.X / 160 - 1)) ** 2)) < 0.25 and np.sqrt(np.mean(arrows.V**2)) < 0.25
 
 
 def test_rejected_local_motion_gives_the_images_of_whole_frames(movies, tmp_path):

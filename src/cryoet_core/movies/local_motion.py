@@ -19,7 +19,7 @@ from cryoet_core.movies.motion import MIN_SIGNIFICANCE
 from cryoet_core.movies.pair_correlation import split_frequencies
 from cryoet_core.movies.patch_correlation import OVERLAP, PatchMaps, patch_layout, patch_maps
 
-STEPS_ANGST = (0.5, 2.0)  # typical local movement between two frames: of a calm specimen and of a violent one; the held-out test chooses
+STEPS_ANGST = (0.5, 2.0, 8.0)  # typical local movement between two frames, from calm to violent; the held-out test chooses
 LENGTH_ANGST = 5000.0  # distance at which it has changed
 START_SMOOTHING_ANGST = 8.0
 
@@ -89,7 +89,7 @@ def refine_field(maps: PatchMaps, basis: FieldBasis, start):
             value, gradient = maps.value_and_gradient(basis.movement(here))
             return 0.5 * float(flat @ flat) - scale * value, flat - scale * basis.transposed(gradient).ravel()
 
-        z = minimize(cost, z.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 100}).x.reshape(start.shape)
+        z = minimize(cost, z.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 100, "ftol": 1e-7}).x.reshape(start.shape)
     return z
 
 

@@ -108,9 +108,8 @@ def local_figure(series, tilt_id: int, field, summary: dict):
     h, w = field.shape
     x, y = np.meshgrid(np.linspace(0.04 * w, 0.96 * w, 13), np.linspace(0.04 * h, 0.96 * h, 13))
     moved = field.at(np.stack([x.ravel(), y.ravel()], axis=1))
-    arrows = left.quiver(x.ravel(), y.ravel(), *(moved[-1] - moved[0]).T, color=MEASURED, angles="xy", pivot="mid")
-    largest = float(np.linalg.norm(moved[-1] - moved[0], axis=1).max())
-    left.quiverkey(arrows, 0.5, 1.03, largest, f"{largest:.1f} px", labelpos="E", fontproperties={"size": 8})
+    left.quiver(x.ravel(), y.ravel(), *(moved[-1] - moved[0]).T, color=MEASURED, angles="xy", pivot="mid")
+    left.set_title(f"longest arrow {np.linalg.norm(moved[-1] - moved[0], axis=1).max():.1f} px", fontsize=9)
     tilt = series.tilts.set_index("tilt_id").loc[tilt_id, "nominal_tilt_deg"]
     left.set(xlim=(0, w), ylim=(0, h), xlabel="x (movie px)", ylabel=f"y, view at {tilt:.0f} deg")
     left.set_aspect("equal")
