@@ -30,7 +30,7 @@ def exclusion_summary(series, darkness, statistics) -> dict:
 
 def xray_summary(series, found) -> dict:
     """Replaced pixels per view; views with more than 0.1 % are named."""
-    per_view = found.masks.reshape(len(series), -1).sum(axis=1)
+    per_view = found.pixels_per_view
     fraction = per_view / found.defects.size
     return {
         "n_pixels": int(per_view.sum()),
