@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cryoet_core.backend import gpu_available
 from cryoet_core.errors import UserInputError
+from cryoet_core.tilt_series.exclude import selection_path
 
 _NAME = re.compile(r"^[A-Za-z0-9][\w.-]*$")
 _GPU_STEPS = {
@@ -66,6 +67,10 @@ class Run:
     def defects(self) -> str | None:
         """The defects of the camera, or None."""
         return None if self.simulated else self.config.data.defects
+
+    def view_list(self, ts: str):
+        """The file that lists bad views of a series; empty without one."""
+        return selection_path(self.config.exclude_views.file, ts) or []
 
     def reference(self) -> str:
         """The map of the particle that is matched."""

@@ -7,8 +7,8 @@ import numpy as np
 from cryoet_core.tilt_series.slab_model import SlabPrior
 
 
-def exclusion_summary(series, darkness, statistics) -> dict:
-    """Every view with its numbers; every excluded one with its reason."""
+def exclusion_summary(series, darkness, statistics, scores, limits) -> dict:
+    """Every view with its scores, used or not, and the limits; every excluded one with its reason."""
     rows = series.tilts
     return {
         "n_views": len(series),
@@ -22,9 +22,11 @@ def exclusion_summary(series, darkness, statistics) -> dict:
             "tilt_id": rows["tilt_id"].to_numpy(),
             "mean": statistics.mean,
             "std": statistics.std,
-            "intensity_over_law": darkness.intensity,
-            "mean_over_std_over_law": darkness.contrast,
+            "nominal_tilt_deg": rows["nominal_tilt_deg"].to_numpy(),
+            "reason": rows["exclude_reason"].astype(str).tolist(),
+            **scores,
         },
+        "limits": limits,
     }
 
 
