@@ -86,3 +86,14 @@ def test_particles_are_not_cut_from_corrected_views(corrected):
     series = read_tilt_series(corrected[1]["table"])
     with pytest.raises(UserInputError, match="E-CTF-05"):
         check_ctf(series, ExtractionSettings(box_px=16, crop_px=16, binning=1))
+
+
+def test_aligned_stack_is_written_on_request(corrected, tmp_path):
+    _, files, binned = corrected
+    paths = outputs(tmp_path) | {"aligned": tmp_path / "TS_01_aligned.mrc", "aligned_tlt": tmp_path / "TS_01_aligned.tlt"}
+    run_script("preprocess_tilt_series", {"table": files["table"]}, paths, {"binning": 4, "aligned_stack": True})
+    header = read_header(paths["aligned"])
+    assert header.shape == (3, 32, 30) and header.pixel_size_angst == pytest.approx(16.0)  # the axis at 85 degrees: sides exchanged
+    np.testing.assert_allclose(np.loadtxt(paths["aligned_tlt"]), TILTS, atol=0.01)
+    plain, again = (load_images(read_tilt_series(f["table"])) for f in (binned, paths))
+    np.testing.assert_array_equal(plain, again)
