@@ -4,7 +4,13 @@ from cryoet_core.config.exclude_views import ExcludeViews
 from cryoet_core.io.images import load_named_images
 from cryoet_core.metadata import read_tilt_series, write_tilt_series
 from cryoet_core.step import step
-from cryoet_core.tilt_series.exclude import exclude_views, measure_views, read_selection_file, selection_from_file, selection_path
+from cryoet_core.tilt_series.exclude import (
+    exclude_views,
+    measure_views,
+    read_selection_file,
+    selection_from_file,
+    selection_path,
+)
 from cryoet_core.tilt_series.summaries import exclusion_summary
 from cryoet_core.tilt_series.view_scores import limits
 
