@@ -95,6 +95,7 @@ def ctf_correction_summary(series, settings, corrected, n_copies) -> dict:
     """How many views were corrected and in how many defocus copies."""
     return {
         "mode": settings.mode,
+        "wiener": {"snr": settings.wiener_snr, "falloff": settings.wiener_falloff} if settings.mode == "wiener" else None,
         "n_views": len(series),
         "n_corrected": int(np.sum(corrected)),
         "defocus_tolerance_angst": settings.defocus_tolerance_angst,
