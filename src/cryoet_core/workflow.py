@@ -13,6 +13,7 @@ from pathlib import Path
 from cryoet_core.backend import gpu_available
 from cryoet_core.errors import UserInputError
 from cryoet_core.io.picks import exported_name
+from cryoet_core.tilt_series.exclude import selection_path
 
 _NAME = re.compile(r"^[A-Za-z0-9][\w.-]*$")
 _GPU_STEPS = {
@@ -121,6 +122,10 @@ class Run:
     def exported_picks(self) -> list[str]:
         """Names of the files that the picks are also written to, with {ts}."""
         return [exported_name("{ts}", form) for form in self.config.match_template.export_picks]
+
+    def view_list(self, ts: str):
+        """The file that lists bad views of a series; empty without one."""
+        return selection_path(self.config.exclude_views.file, ts) or []
 
     def reference(self) -> str | None:
         """The map of the particle that is matched; None when there is none (the picks are imported)."""

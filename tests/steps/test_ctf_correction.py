@@ -6,10 +6,12 @@ from script_runner import run_script
 from small_series import small_series
 
 from cryoet_core.ctf.model import ctf_2d
+from cryoet_core.errors import UserInputError
 from cryoet_core.io.images import load_images
 from cryoet_core.io.mrc import read_header
 from cryoet_core.io.summary import read_summary
 from cryoet_core.metadata import read_tilt_series, write_tilt_series
+from cryoet_core.subtomo.extract import ExtractionSettings, check_ctf
 
 TILTS = np.array([-40.0, 0.0, 40.0])
 
@@ -71,3 +73,27 @@ def test_preprocessing_bins_scales_and_updates_the_table(corrected):
     even = load_images(series, "image_even")
     assert 0.5 < even.std() < 0.95
     assert read_summary(binned["summary"])["binning"] == 4
+
+
+def test_corrected_images_are_not_corrected_again(corrected, tmp_path):
+    _, files, _ = corrected
+    with pytest.raises(SystemExit) as stopped:
+        run_script("correct_ctf", {"table": files["table"]}, outputs(tmp_path), {"mode": "multiply"})
+    assert stopped.value.code == 2 and not (tmp_path / "TS_01.mrc").exists()
+
+
+def test_particles_are_not_cut_from_corrected_views(corrected):
+    series = read_tilt_series(corrected[1]["table"])
+    with pytest.raises(UserInputError, match="E-CTF-05"):
+        check_ctf(series, ExtractionSettings(box_px=16, crop_px=16, binning=1))
+
+
+def test_aligned_stack_is_written_on_request(corrected, tmp_path):
+    _, files, binned = corrected
+    paths = outputs(tmp_path) | {"aligned": tmp_path / "TS_01_aligned.mrc", "aligned_tlt": tmp_path / "TS_01_aligned.tlt"}
+    run_script("preprocess_tilt_series", {"table": files["table"]}, paths, {"binning": 4, "aligned_stack": True})
+    header = read_header(paths["aligned"])
+    assert header.shape == (3, 32, 30) and header.pixel_size_angst == pytest.approx(16.0)  # the axis at 85 degrees: sides exchanged
+    np.testing.assert_allclose(np.loadtxt(paths["aligned_tlt"]), TILTS, atol=0.01)
+    plain, again = (load_images(read_tilt_series(f["table"])) for f in (binned, paths))
+    np.testing.assert_array_equal(plain, again)

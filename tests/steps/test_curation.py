@@ -8,7 +8,9 @@ from small_series import PIXEL, small_series
 from cryoet_core.io.images import load_images
 from cryoet_core.io.summary import read_summary
 from cryoet_core.metadata import read_tilt_series, write_tilt_series
+from cryoet_core.report.views import caption, known_scores, score_figure
 from cryoet_core.tilt_series.exclude import mark_excluded
+from cryoet_core.tilt_series.view_scores import CRITERIA
 
 
 @pytest.fixture(scope="module")
@@ -79,3 +81,31 @@ def test_views_of_unreadable_movies_keep_their_reason(tmp_path):
     run_script("erase_xrays", {"table": out["table"]}, files, {})
     erased = load_images(read_tilt_series(files["table"]))
     assert np.isfinite(erased).all() and not erased[3].any()
+
+
+def test_a_viewers_file_per_series_is_obeyed_and_all_views_are_scored(curated, tmp_path):
+    _, out, _ = curated
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists/TS_01.yaml").write_text("tilt_series:\n- {tilt_id: 9, reason: ice on it}\n")
+    files = {"table": tmp_path / "TS_01.star", "summary": tmp_path / "summary.json"}
+    run_script("exclude_views", {"table": out / "TS_01.star"}, files, {"file": str(tmp_path / "lists/{ts}.yaml")})
+    assert read_tilt_series(files["table"]).tilts.set_index("tilt_id")["exclude_reason"][9] == "viewer_ice_on_it"
+    summary = read_summary(files["summary"])
+    views = summary["views"]
+    assert views["reason"][8] == "viewer_ice_on_it" and len(views["nominal_tilt_deg"]) == 16
+    assert all(len(views[c.score]) == 16 for c in CRITERIA)
+    assert all(v is not None for name in ("intensity_over_law", "blocked_fraction", "neighbour_correlation") for v in views[name])
+    assert summary["limits"]["blocked_fraction"] == 0.25 and summary["limits"]["field_of_view"] is None
+
+
+def test_the_report_draws_every_score_with_its_limit(curated):
+    _, out, _ = curated
+    summary = read_summary(out / "summary.json")
+    figure = score_figure(summary)
+    panels = [axes for axes in figure.axes if axes.get_title()]
+    assert len(panels) == len(known_scores(summary)) == 6
+    intensity = panels[0]
+    assert sorted(len(line.get_xdata()) for line in intensity.lines[:3]) == [1, 3, 13]  # dark, all excluded, used
+    assert intensity.lines[3].get_ydata()[0] == 0.5
+    assert "informs only" in panels[3].get_title()
+    assert "2 first_negative" in caption(summary)

@@ -26,6 +26,12 @@ rule correct_ctf:
         "../scripts/correct_ctf.py"
 
 
+ALIGNED_STACK = {
+    "aligned": result("preprocess_tilt_series/{ts}/{ts}_aligned.mrc"),
+    "aligned_tlt": result("preprocess_tilt_series/{ts}/{ts}_aligned.tlt"),
+}
+
+
 rule preprocess_tilt_series:
     input:
         table=rules.correct_ctf.output.table,
@@ -38,6 +44,7 @@ rule preprocess_tilt_series:
         even=result("preprocess_tilt_series/{ts}/{ts}_even.mrc"),
         odd=result("preprocess_tilt_series/{ts}/{ts}_odd.mrc"),
         summary=result("preprocess_tilt_series/{ts}/summary.json"),
+        **(ALIGNED_STACK if RUN.config.preprocess_tilt_series.aligned_stack else {}),
     log:
         result("logs/preprocess_tilt_series/{ts}.log"),
     benchmark:

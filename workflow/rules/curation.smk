@@ -3,7 +3,7 @@ rule exclude_views:
     input:
         table=result("decide_handedness/{ts}/{ts}.star"),
         stack=rules.correct_motion.output.stack,
-        file=RUN.config.exclude_views.file or [],
+        file=lambda w: RUN.view_list(w.ts),
     output:
         table=result("exclude_views/{ts}/{ts}.star"),
         summary=result("exclude_views/{ts}/summary.json"),

@@ -1,7 +1,6 @@
 """X-ray hits, hot and dead pixels: one mask from the full views, replaced in full, even and odd views."""
 
 from cryoet_core.config.erase_xrays import EraseXrays
-from cryoet_core.io.images import load_images
 from cryoet_core.metadata import read_tilt_series, write_tilt_series
 from cryoet_core.step import step
 from cryoet_core.tilt_series.halves import iter_views, pointing_to, write_views
@@ -12,11 +11,11 @@ with step(snakemake) as s:
     config = s.model(EraseXrays)
     series = read_tilt_series(s.input.table)
     settings = XraySettings(**config.model_dump(exclude={"find_peaks"}))
-    images = s.progress(load_images(series), len(series), "views")
-    found = find_xrays(images, settings, series.included if config.find_peaks else [False] * len(series))
+    searched = series.included if config.find_peaks else [False] * len(series)
+    found = find_xrays(s.progress(iter_views(series), len(series), "views searched"), settings, searched)
     cleaned = (
-        erase_view(view, mask, [s.rng(series.name, int(tilt_id), part) for part in ("full", "even", "odd")])
-        for view, mask, tilt_id in zip(iter_views(series), found.masks, series.tilts["tilt_id"], strict=True)
+        erase_view(view, found.mask(row), [s.rng(series.name, int(tilt_id), part) for part in ("full", "even", "odd")])
+        for row, (view, tilt_id) in enumerate(zip(iter_views(series), series.tilts["tilt_id"], strict=True))
     )
     paths = (s.output.stack, s.output.even, s.output.odd)
     write_views(paths, cleaned, series.pixel_size_angst)

@@ -17,7 +17,8 @@ with step(snakemake) as s:
 
     def raw_views(series):
         images = s.to_device(load_images(series))
-        return erase_gold(images, series.pixel_size_angst, s.rng(series.name, "gold"), config.gold_diameter_angst)
+        generators = [s.rng(series.name, int(tilt_id), "gold") for tilt_id in series.tilts["tilt_id"]]
+        return erase_gold(images, series.pixel_size_angst, generators, config.gold_diameter_angst)
 
     for path in s.progress(s.input.tilt_series, what="tilt series"):
         series = read_tilt_series(path)

@@ -19,9 +19,9 @@ with step(snakemake) as s:
         series = read_tilt_series(path)
         own = particles.select(particles.table["tomo_name"].to_numpy() == series.name)
         if len(own):
-            rng = s.rng(series.name, "gold")
+            generators = [s.rng(series.name, int(tilt_id), "gold") for tilt_id in series.tilts["tilt_id"]]
             images = s.to_device(load_images(series))
-            images = erase_gold(images, series.pixel_size_angst, rng, extraction.gold_diameter_angst)
+            images = erase_gold(images, series.pixel_size_angst, generators, extraction.gold_diameter_angst)
             insert_series(sums, images, series, own, cutoff_fraction=config.cutoff_fraction)
             pixel = series.pixel_size_angst * sums.settings.binning
     maps = reconstruct_maps(sums, wiener_snr=config.wiener_snr, taper_px=config.taper_px)

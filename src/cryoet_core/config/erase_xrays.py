@@ -10,11 +10,11 @@ from cryoet_core.config.base import StepModel, key
 class EraseXrays(StepModel):
     """Keys of the step; sigma = local standard deviation of the view."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     find_peaks: bool = key(True, meaning="false = leave the images as they are")
     peak_criterion_sigma: float = key(8.0, unit="sigma", meaning="height of a peak over the ring around it", ge=2)
     diff_criterion_sigma: float = key(
-        6.0, unit="sigma", meaning="difference of a single pixel from the median of its 24 neighbours", ge=2
+        6.0, unit="sigma", meaning="how far a single pixel, or the mean of 2 or 4, stands out of its surroundings", ge=2
     )
     grow_criterion_sigma: float = key(4.0, unit="sigma", meaning="pixels beside a peak that are erased too", ge=2)
     scan_criterion_sigma: float = key(3.0, unit="sigma", meaning="lowest peak that is looked at", ge=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from cryoet_core.io.images import load_images
+from cryoet_core.report import views as view_pictures
 from cryoet_core.report.figures import MEASURED, TRUE, image_grid, new_figure, show, thumbnail
 from cryoet_core.report.page import Section
 from cryoet_core.report.results import Results
@@ -26,6 +27,10 @@ def views(results: Results, numbers: dict) -> Section:
         if "dark_missed" in numbers.get(ts, {}):
             caption += f" Truth: {numbers[ts]['dark_missed']} bad views missed, {numbers[ts]['good_lost']} good ones lost."
         section.add_figure(image_grid([thumbnail(i, 110) for i in images], titles, 11, 1.0, frames), caption)
+        summary = results.summary("exclude_views", ts)
+        scores = view_pictures.score_figure(summary)
+        if scores is not None:
+            section.add_figure(scores, view_pictures.caption(summary))
     return section
 
 

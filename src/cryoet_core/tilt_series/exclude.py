@@ -1,4 +1,4 @@
-"""Which views take no part: lists, rules, a file, and darkness. Rows are marked, never removed.
+"""Which views take no part: lists, rules, a file, darkness, and the scores of view_scores.py. Rows are marked, never removed.
 
 Darkness: the mean of a view obeys I = I0 exp(-L / cos(tilt)); a blocked view does not. The law is fitted robustly (least median
 of squares, so that up to half of the views may be bad). A view is dark when its mean is far below the law, or its mean/std
@@ -8,6 +8,7 @@ mean/std goes with the square root of the mean. AreTomo compares with the untilt
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import numpy as np
 import yaml
 
 from cryoet_core.errors import DataQualityError, UserInputError
+from cryoet_core.tilt_series.view_scores import failing, score_views, thumbnail
 
 MIN_VIEWS = 5
 MIN_MEAN_OVER_STD = 0.3  # below: grey values are not counts (normalised images), and darkness means nothing
@@ -27,6 +29,18 @@ class ViewStatistics:
 
     mean: np.ndarray
     std: np.ndarray
+
+
+def measure_views(images):
+    """(ViewStatistics, list of thumbnails) of an iterable of (h, w) views, one in memory at a time."""
+    thumbnails = []
+
+    def noted():
+        for image in images:
+            thumbnails.append(thumbnail(image))
+            yield image
+
+    return view_statistics(noted()), thumbnails
 
 
 def view_statistics(images) -> ViewStatistics:
@@ -73,11 +87,12 @@ def _polish(x, y, slope, intercept, iterations: int = 10):
 
 @dataclass(frozen=True)
 class Darkness:
-    """dark : (n,) bool. intensity, contrast : (n,) mean and mean/std relative to the law (NaN without a law)."""
+    """dark : (n,) bool. intensity, contrast : (n,) mean and mean/std relative to the law (NaN without a law). expected : (n,) its means."""
 
     dark: np.ndarray
     intensity: np.ndarray
     contrast: np.ndarray
+    expected: np.ndarray | None = None
 
 
 def find_dark(tilt_deg, statistics: ViewStatistics, *, tolerance=0.7, min_intensity=0.5, protected_tilt_deg=3.5) -> Darkness:
@@ -94,23 +109,25 @@ def find_dark(tilt_deg, statistics: ViewStatistics, *, tolerance=0.7, min_intens
     contrast = reference / np.median(reference[low])
     blank = statistics.std < 1e-6 * (np.abs(statistics.mean) + 1e-12)
     dark = (intensity < min_intensity) | ((contrast < tolerance) & (np.abs(tilt) > protected_tilt_deg)) | blank
-    return Darkness(dark, intensity, contrast)
+    return Darkness(dark, intensity, contrast, expected)
 
 
-def select_views(tilts, *, tilt_ids=(), tilt_angles_deg=(), first_negative=0, last_positive=0, where="") -> dict[int, str]:
+def select_views(
+    tilts, *, tilt_ids=(), tilt_angles_deg=(), first_negative=0, last_positive=0, views=(), where=""
+) -> dict[int, str]:
     """Rows (position -> reason) that a list or rule names.
 
     ``tilts``: the table of a TiltSeries. first_negative counts from the most negative tilt, last_positive from the most
-    positive. Raises UserInputError E-TS-02 for an id or angle that the series does not have.
+    positive. views : (tilt_id, reason) pairs. Raises UserInputError E-TS-02 for an id or angle that the series does not have.
     """
     angle = tilts["nominal_tilt_deg"].to_numpy(float)
     ids = tilts["tilt_id"].to_numpy(np.int64)
     chosen: dict[int, str] = {}
-    for tilt_id in tilt_ids:
+    for tilt_id, reason in [(tilt_id, "listed") for tilt_id in tilt_ids] + list(views):
         rows = np.flatnonzero(ids == int(tilt_id))
         if not rows.size:
             raise _no_such_view(where, "tilt_ids", tilt_id, ", ".join(map(str, sorted(ids))))
-        chosen[int(rows[0])] = "listed"
+        chosen[int(rows[0])] = reason
     for value in tilt_angles_deg:
         row = int(np.argmin(np.abs(angle - float(value))))
         if abs(angle[row] - float(value)) > 0.5:
@@ -131,6 +148,14 @@ def _no_such_view(where, field, found, expected):
     )  # fmt: skip
 
 
+def selection_path(pattern: str | None, series_name: str) -> str | None:
+    """The file of one series: ``{ts}`` in the config's ``file`` stands for its name. With ``{ts}`` a missing file means no list."""
+    if not pattern:
+        return None
+    path = pattern.replace("{ts}", series_name)
+    return None if "{ts}" in pattern and not Path(path).exists() else path
+
+
 def read_selection_file(path):
     """The parsed YAML file, None without a path. Raises UserInputError E-TS-05."""
     if not path:
@@ -143,17 +168,44 @@ def read_selection_file(path):
 
 
 def selection_from_file(content, series_name: str, path) -> dict:
-    """The part of a parsed YAML file that concerns one series. Raises UserInputError E-TS-05."""
+    """The part of a parsed YAML file that concerns one series, as a mapping with keys of FILE_KEYS. Raises UserInputError E-TS-05.
+
+    A series' part is a list of {tilt_id, reason}, as a viewer writes it, or a mapping of SELECTION_KEYS. It stands under the
+    series' name, or under "tilt_series" in a file of one series.
+    """
     if content is None:
         return {}
-    part = content.get(series_name, {}) if isinstance(content, dict) else content
+    part = content
+    if isinstance(content, dict):
+        part = content.get(series_name, content.get("tilt_series", {}))
+    if isinstance(part, list):
+        return {"views": [_listed_view(entry, series_name, path) for entry in part]}
     unknown = set(part) - set(SELECTION_KEYS) if isinstance(part, dict) else {type(part).__name__}
     if unknown:
-        raise UserInputError(
-            "E-TS-05", "not a list of views", file=path, field=series_name, found=", ".join(sorted(map(str, unknown))),
-            expected=", ".join(SELECTION_KEYS), fix="write: <series name>: {tilt_ids: [1, 2]}",
-        )  # fmt: skip
+        raise _not_a_list(", ".join(sorted(map(str, unknown))), series_name, path)
     return part or {}
+
+
+def _listed_view(entry, series_name, path) -> tuple[int, str]:
+    """(tilt_id, reason code) of one entry of a viewer's list."""
+    plain = isinstance(entry, dict) and set(entry) <= {"tilt_id", "reason"} and type(entry.get("tilt_id")) is int
+    if not plain:
+        raise _not_a_list(repr(entry), series_name, path)
+    return entry["tilt_id"], reason_code(entry.get("reason"))
+
+
+def reason_code(text) -> str:
+    """"viewer_" and a reason given in words as one word: "Ice crystal!" -> viewer_ice_crystal."""
+    words = re.sub(r"[^a-z0-9]+", "_", str(text or "").lower()).strip("_")
+    return f"viewer_{words[:40]}" if words else "viewer"
+
+
+def _not_a_list(found, series_name, path):
+    return UserInputError(
+        "E-TS-05", "not a list of views", file=path, field=series_name, found=found,
+        expected="{tilt_id: number, reason: text} entries, or " + ", ".join(SELECTION_KEYS),
+        fix="write: <series name>: [{tilt_id: 1, reason: ice}] or <series name>: {tilt_ids: [1, 2]}",
+    )  # fmt: skip
 
 
 def mark_excluded(series, reasons: dict[int, str]):
@@ -166,23 +218,17 @@ def mark_excluded(series, reasons: dict[int, str]):
     return series.with_columns(excluded=excluded, exclude_reason=reason)
 
 
-def poor_ctf(tilts, max_resolution_angst: float | None) -> np.ndarray:
-    """Rows whose rings fit only to a coarser resolution than this; none without a limit or without fitted CTFs."""
-    if max_resolution_angst is None or "ctf_max_resolution_angst" not in tilts:
-        return np.array([], dtype=np.int64)
-    return np.flatnonzero(tilts["ctf_max_resolution_angst"].to_numpy(float) > max_resolution_angst)
-
-
-def exclude_views(series, statistics: ViewStatistics, settings, listed=None):
+def exclude_views(series, statistics: ViewStatistics, settings, listed=None, thumbnails=None):
     """Apply all criteria of ``settings`` (config.exclude_views.ExcludeViews, or anything with its fields).
 
     Parameters
     ----------
-    listed : further selections of this series (from a file), keys of SELECTION_KEYS.
+    listed : further selections of this series (from a file), see selection_from_file. thumbnails : see measure_views; without them
+    only the scores that come from tables are judged.
 
     Returns
     -------
-    series with rows marked, Darkness.
+    series with rows marked, Darkness, scores {name: (n,)} of every view (view_scores.CRITERIA).
 
     Raises
     ------
@@ -195,11 +241,13 @@ def exclude_views(series, statistics: ViewStatistics, settings, listed=None):
         series.tilts["nominal_tilt_deg"], statistics, tolerance=settings.dark_tolerance,
         min_intensity=settings.min_intensity, protected_tilt_deg=settings.protected_tilt_deg,
     )  # fmt: skip
+    scores = score_views(series, darkness, thumbnails)
+    automatic = failing(scores, settings)
     if settings.dark:
-        _check_fraction(series.name, darkness, settings.max_excluded_fraction)
-        reasons = {int(row): "dark" for row in np.flatnonzero(darkness.dark)} | reasons
-    limit = settings.max_ctf_resolution_angst
-    reasons = {int(row): "ctf_resolution" for row in poor_ctf(series.tilts, limit)} | reasons
+        automatic |= {int(row): "dark" for row in np.flatnonzero(darkness.dark)}
+    automatic = {row: reason for row, reason in automatic.items() if series.included[row]}
+    _check_fraction(series, automatic, settings.max_excluded_fraction)
+    reasons = automatic | reasons
     marked = mark_excluded(series, reasons)
     if marked.included.sum() < MIN_VIEWS:
         raise DataQualityError(
@@ -207,14 +255,15 @@ def exclude_views(series, statistics: ViewStatistics, settings, listed=None):
             found=f"{marked.included.sum()} of {len(marked)}: " + ", ".join(sorted(set(reasons.values()))),
             expected=f"at least {MIN_VIEWS}", fix="exclude fewer views, or leave this series out (data.tilt_series)",
         )  # fmt: skip
-    return marked, darkness
+    return marked, darkness, scores
 
 
-def _check_fraction(name, darkness, limit):
-    fraction = float(darkness.dark.mean())
-    if fraction > limit:
+def _check_fraction(series, reasons, limit):
+    """More than ``limit`` of the series would go by automatic criteria."""
+    if len(reasons) > limit * len(series):
+        names = sorted(set(reasons.values()))
         raise DataQualityError(
-            "E-TS-03", "most of this series looks dark", file=name, field="exclude_views.dark",
-            found=f"{darkness.dark.sum()} of {darkness.dark.size} views", expected=f"at most {limit:.0%}",
-            fix="look at the images; set dark: false and list the bad views, or raise max_excluded_fraction",
+            "E-TS-03", f"most of this series looks bad ({', '.join(names)})", file=series.name, field="exclude_views",
+            found=f"{len(reasons)} of {len(series)} views", expected=f"at most {limit:.0%}",
+            fix="look at the images; loosen or switch off the criterion (dark: false) and list the bad views, or raise max_excluded_fraction",
         )  # fmt: skip

@@ -43,14 +43,17 @@ def fill_gold(images, gold, pixel_size_angst: float, rng, bead_diameter_angst: f
     return xp.stack(filled).astype(xp.float32)
 
 
-def erase_gold(images, pixel_size_angst: float, rng, bead_diameter_angst: float | None):
-    """Views (n, h, w) without beads, each judged by itself; the same views when ``bead_diameter_angst`` is None."""
+def erase_gold(images, pixel_size_angst: float, generators, bead_diameter_angst: float | None):
+    """Views (n, h, w) without beads, each judged by itself; the same views when ``bead_diameter_angst`` is None.
+
+    generators : random numbers, one per view, so that no view's fill depends on which other views there are.
+    """
     if bead_diameter_angst is None:
         return images
     xp = array_namespace(images)
     masks = [find_gold(image, pixel_size_angst, bead_diameter_angst) for image in images]
-    pairs = zip(images, masks, strict=True)
-    return xp.stack([fill_gold(i[None], m, pixel_size_angst, rng, bead_diameter_angst)[0] for i, m in pairs])
+    views = zip(images, masks, generators, strict=True)
+    return xp.stack([fill_gold(i[None], m, pixel_size_angst, rng, bead_diameter_angst)[0] for i, m, rng in views])
 
 
 def _surroundings(image, excluded, sigma_px: float):

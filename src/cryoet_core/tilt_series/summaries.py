@@ -7,8 +7,8 @@ import numpy as np
 from cryoet_core.tilt_series.slab_model import SlabPrior
 
 
-def exclusion_summary(series, darkness, statistics) -> dict:
-    """Every view with its numbers; every excluded one with its reason."""
+def exclusion_summary(series, darkness, statistics, scores, limits) -> dict:
+    """Every view with its scores, used or not, and the limits; every excluded one with its reason."""
     rows = series.tilts
     return {
         "n_views": len(series),
@@ -22,15 +22,17 @@ def exclusion_summary(series, darkness, statistics) -> dict:
             "tilt_id": rows["tilt_id"].to_numpy(),
             "mean": statistics.mean,
             "std": statistics.std,
-            "intensity_over_law": darkness.intensity,
-            "mean_over_std_over_law": darkness.contrast,
+            "nominal_tilt_deg": rows["nominal_tilt_deg"].to_numpy(),
+            "reason": rows["exclude_reason"].astype(str).tolist(),
+            **scores,
         },
+        "limits": limits,
     }
 
 
 def xray_summary(series, found) -> dict:
     """Replaced pixels per view; views with more than 0.1 % are named."""
-    per_view = found.masks.reshape(len(series), -1).sum(axis=1)
+    per_view = found.pixels_per_view
     fraction = per_view / found.defects.size
     return {
         "n_pixels": int(per_view.sum()),
@@ -93,6 +95,7 @@ def ctf_correction_summary(series, settings, corrected, n_copies) -> dict:
     """How many views were corrected and in how many defocus copies."""
     return {
         "mode": settings.mode,
+        "wiener": {"snr": settings.wiener_snr, "falloff": settings.wiener_falloff} if settings.mode == "wiener" else None,
         "n_views": len(series),
         "n_corrected": int(np.sum(corrected)),
         "defocus_tolerance_angst": settings.defocus_tolerance_angst,

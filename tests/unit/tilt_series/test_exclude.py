@@ -13,6 +13,7 @@ from cryoet_core.tilt_series.exclude import (
     read_selection_file,
     select_views,
     selection_from_file,
+    selection_path,
     thickness_law,
     view_statistics,
 )
@@ -43,7 +44,7 @@ TILTS = np.arange(-60, 61, 4.0)
 def test_all_dark_views_are_found_and_no_good_one_is_lost(rng, dark):
     series = make_series(TILTS)
     statistics = view_statistics(counted_views(rng, TILTS, dark))
-    marked, _ = exclude_views(series, statistics, ExcludeViews())
+    marked, *_ = exclude_views(series, statistics, ExcludeViews())
     assert set(np.flatnonzero(~marked.included)) == set(dark)
     assert set(marked.tilts["exclude_reason"][list(dark)]) <= {"dark"}
     assert len(marked) == len(series)
@@ -67,7 +68,7 @@ def test_more_than_forty_percent_dark_is_an_error(rng):
     statistics = view_statistics(counted_views(rng, TILTS, dark=range(0, 14)))
     with pytest.raises(DataQualityError, match="E-TS-03"):
         exclude_views(make_series(TILTS), statistics, ExcludeViews())
-    marked, _ = exclude_views(make_series(TILTS), statistics, ExcludeViews(max_excluded_fraction=0.5))
+    marked, *_ = exclude_views(make_series(TILTS), statistics, ExcludeViews(max_excluded_fraction=0.5))
     assert (~marked.included).sum() == 14
 
 
@@ -110,7 +111,7 @@ def test_a_file_gives_each_series_its_own_list(tmp_path, rng):
     path.write_text("TS_01: {first_negative: 2}\nTS_02: {tilt_ids: [1]}\n")
     listed = selection_from_file(read_selection_file(path), "TS_01", path)
     statistics = view_statistics(counted_views(rng, TILTS))
-    marked, _ = exclude_views(make_series(TILTS), statistics, ExcludeViews(), listed)
+    marked, *_ = exclude_views(make_series(TILTS), statistics, ExcludeViews(), listed)
     assert list(np.flatnonzero(~marked.included)) == [0, 1]
     assert set(marked.tilts["exclude_reason"][:2]) == {"first_negative"}
     path.write_text("TS_01: {frist_negative: 2}\n")
@@ -129,7 +130,7 @@ def test_excluding_nearly_everything_is_an_error(rng):
 def test_earlier_exclusions_keep_their_reason(rng):
     series = make_series(TILTS)
     series = series.with_columns(excluded=[1] + [0] * 30, exclude_reason=["import"] + ["none"] * 30)
-    marked, _ = exclude_views(series, view_statistics(counted_views(rng, TILTS)), ExcludeViews(first_negative=2))
+    marked, *_ = exclude_views(series, view_statistics(counted_views(rng, TILTS)), ExcludeViews(first_negative=2))
     assert marked.tilts["exclude_reason"].tolist()[:3] == ["import", "first_negative", "none"]
 
 
@@ -140,8 +141,37 @@ def test_views_with_poor_ctf_are_excluded_on_request():
     resolution[[0, 4]] = 26.0
     series = series.with_columns(ctf_max_resolution_angst=resolution)
     statistics = view_statistics(counted_views(rng, TILTS))
-    kept, _ = exclude_views(series, statistics, ExcludeViews())
+    kept, *_ = exclude_views(series, statistics, ExcludeViews())
     assert kept.included.all()
-    marked, _ = exclude_views(series, statistics, ExcludeViews(max_ctf_resolution_angst=20.0))
+    marked, *_ = exclude_views(series, statistics, ExcludeViews(max_ctf_resolution_angst=20.0))
     assert np.flatnonzero(~marked.included).tolist() == [0, 4]
     assert marked.tilts["exclude_reason"].iloc[4] == "ctf_resolution"
+
+
+def test_a_viewers_list_gives_views_with_reasons(tmp_path, rng):
+    path = tmp_path / "TS_01.yaml"
+    path.write_text("TS_01:\n- {tilt_id: 3, reason: Ice crystal!}\n- {tilt_id: 5}\n")
+    assert selection_path(str(tmp_path / "{ts}.yaml"), "TS_01") == str(path)
+    assert selection_path(str(tmp_path / "{ts}.yaml"), "TS_02") is None
+    listed = selection_from_file(read_selection_file(path), "TS_01", path)
+    series, statistics = make_series(TILTS), view_statistics(counted_views(rng, TILTS))
+    marked, *_ = exclude_views(series, statistics, ExcludeViews(), listed)
+    excluded = marked.tilts[~marked.included].set_index("tilt_id")["exclude_reason"]
+    assert excluded.to_dict() == {3: "viewer_ice_crystal", 5: "viewer"}
+    path.write_text("tilt_series:\n- {tilt_id: 3, reason: drift}\n")
+    assert selection_from_file(read_selection_file(path), "TS_01", path) == {"views": [(3, "viewer_drift")]}
+    for wrong in ("TS_01: [{tilt: 3}]", "TS_01: [{tilt_id: three}]", "TS_01: [4]", "TS_01: 4"):
+        path.write_text(wrong)
+        with pytest.raises(UserInputError, match="E-TS-05"):
+            selection_from_file(read_selection_file(path), "TS_01", path)
+    with pytest.raises(UserInputError, match="E-TS-02"):
+        exclude_views(series, statistics, ExcludeViews(), {"views": [(99, "viewer")]})
+
+
+def test_automatic_criteria_together_are_limited(rng):
+    series = make_series(TILTS).with_columns(motion_rms_angst=np.where(np.arange(TILTS.size) < 14, 20.0, 1.0))
+    statistics = view_statistics(counted_views(rng, TILTS))
+    with pytest.raises(DataQualityError, match="E-TS-03.*motion"):
+        exclude_views(series, statistics, ExcludeViews(max_motion_angst=10.0))
+    marked, *_ = exclude_views(series, statistics, ExcludeViews(max_motion_angst=10.0, max_excluded_fraction=0.5))
+    assert set(marked.tilts["exclude_reason"][:14]) == {"motion"} and marked.included[14:].all()

@@ -31,7 +31,7 @@ def test_beads_are_found_and_protein_is_left(rng):
 
 def test_fill_has_the_mean_and_noise_of_the_surroundings(rng):
     image, clean, beads = view_with_beads(rng)
-    filled = erase_gold(image[None], PIXEL, rng, 100.0)[0]
+    filled = erase_gold(image[None], PIXEL, [rng], 100.0)[0]
     assert abs(filled[beads].mean() - clean[beads].mean()) < 5
     assert 0.7 < filled[beads].std() / clean[beads].std() < 1.5
     untouched = ~find_gold(image, PIXEL)

@@ -37,6 +37,61 @@ def test_planted_hits_are_found(rng, size, sigmas):
     assert masks.sum() - found < 0.35 * total
 
 
+@pytest.mark.parametrize("size", [2, 3, 4, 6, 9])
+def test_faint_hits_are_found_whole(rng, size):
+    """5.5 sigma a pixel (5 where the background is high), single ones of which counting noise makes too."""
+    views = smooth_views(rng, 4)
+    hits = [plant(view, rng, 10, size, 5.5) for view in views]
+    masks = find_xrays(views, XraySettings()).masks
+    found = [masks[i][y + dy, x + dx] for i, (p, offsets) in enumerate(hits) for y, x in p for dy, dx in offsets]
+    assert np.mean(found) >= 0.97
+    assert masks.sum() - np.sum(found) <= 0.15 * len(found)
+
+
+def test_a_single_faint_pixel_is_found_in_the_half_it_fell_into(rng):
+    views = []
+    for background in smooth_views(rng, 4, counts=15.0):
+        even, odd = background, rng.poisson(15.0, SHAPE).astype(np.float32)
+        views.append(np.stack([even + odd, even, odd]))
+    for number, view in enumerate(views[1:]):
+        view[:, 100, 120 + 9 * number] = 15 + 15 + 7.5 * np.sqrt(15), 15, 15 + 7.5 * np.sqrt(15)
+    places = [100 * SHAPE[1] + 120 + 9 * number for number in range(3)]
+    assert not any(place in found for place, found in zip(places, find_xrays([v[0] for v in views], XraySettings()).pixels[1:], strict=True))
+    found = find_xrays(views, XraySettings())
+    assert all(place in pixels for place, pixels in zip(places, found.pixels[1:], strict=True))
+    assert found.masks.sum() <= 6
+
+
+def test_dead_pixels_of_dim_views_are_defects(rng):
+    """At 6 electrons nothing is 2.4 sigma, no outlier in any view."""
+    views = smooth_views(rng, 12, counts=6.0)
+    for view in views:
+        view[60, 70] = 0
+        view[0, 0] = 0
+    found = find_xrays(views, XraySettings())
+    assert found.defects[60, 70] and found.defects[0, 0] and found.defects.sum() == 2
+
+
+def test_fringes_of_gold_are_left_alone(rng):
+    y, x = np.mgrid[0 : SHAPE[0], 0 : SHAPE[1]]
+    r = np.hypot(y - 120, x - 140)
+    expected = 100.0 * (1 - 0.8 * (r < 14) + 0.3 * np.exp(-(((r - 17) / 1.5) ** 2)))
+    views = [rng.poisson(expected).astype(np.float32) for _ in range(4)]
+    assert find_xrays(views, XraySettings()).masks.sum() <= 1
+    views[2][120 - 24 : 120 - 22, 140] += 30 * 10
+    assert find_xrays(views, XraySettings()).mask(2)[120 - 24 : 120 - 22, 140].all()
+
+
+def test_large_hits_are_found_by_the_giant_criterion(rng):
+    views = smooth_views(rng, 3)
+    y, x = np.mgrid[0 : SHAPE[0], 0 : SHAPE[1]]
+    spot = np.hypot(y - 80, x - 90) < 6
+    views[1][spot] += 30 * np.sqrt(30) * rng.uniform(0.7, 1.3, spot.sum()).astype(np.float32)
+    masks = find_xrays(views, XraySettings()).masks
+    assert masks[1][spot].mean() > 0.97
+    assert masks.sum() < 1.2 * spot.sum()
+
+
 def test_clean_views_stay_as_they_are(rng):
     views = smooth_views(rng, 4)
     assert find_xrays(views, XraySettings()).masks.sum() <= 2
