@@ -102,15 +102,17 @@ def measure(seed: int, phase: float = 0.0, remove: int = 0, offset_deg: float = 
     seconds = time.process_time() - start
     fit = estimate.with_hand(-1).fit
     u, v, angle = fit.defocus_u_v_angle
+    scaled = (fit.defocus_angst - case.defocus)[~estimate.restrained] / fit.error_angst[~estimate.restrained]
     error = np.abs(fit.defocus_angst - case.defocus) / 10
     out = {
         "seed": seed, "pixel": case.pixel, "defocus_um": case.mean_defocus / 1e4, "astigmatism_nm": case.astigmatism / 10,
         "offset_deg": case.stage_offset,
         "to_30_nm": float(np.median(error[np.abs(TILTS) <= 30])), "at_60_nm": float(np.median(error[np.abs(TILTS) >= 54])),
         "max_nm": float(error.max()), "restrained": int(estimate.restrained.sum()), "hand": estimate.evidence.decided,
-        "hand_ll": estimate.evidence.difference, "astigmatism_error_nm": abs(float(u[0] - v[0]) - case.astigmatism) / 10,
-        "angle_error_deg": float(abs((angle - case.astigmatism_angle + 90) % 180 - 90)),
-        "phase_error_deg": float(abs(fit.phase_deg - phase)), "cpu_s": seconds,
+        "hand_ll": estimate.evidence.difference, "astigmatism_error_nm": abs(float(np.mean(u - v)) - case.astigmatism) / 10,
+        "angle_error_deg": float(np.abs((angle - case.astigmatism_angle + 90) % 180 - 90).max()),
+        "phase_error_deg": float(np.abs((fit.phase_deg - phase + 90) % 180 - 90).max()), "phase_sd_deg": fit.phase_error_deg,
+        "error_over_predicted": float(np.sqrt(np.median(scaled**2) / 0.455)), "orders": fit.orders, "cpu_s": seconds,
     }
     if remove:
         gone = np.random.default_rng([seed, 3]).choice(len(TILTS), remove, replace=False)
@@ -156,6 +158,7 @@ def main() -> None:
               f"{astigmatic['angle_error_deg'].median():.1f} deg")
     if chosen.phase:
         print(f"phase shift error: median {found['phase_error_deg'].median():.1f}, worst {found['phase_error_deg'].max():.1f} deg")
+    print(f"defocus error over its predicted standard deviation: {found['error_over_predicted'].median():.2f} (median of series, robust)")
     print(f"{found['cpu_s'].median():.1f} CPU s per series")
 
 

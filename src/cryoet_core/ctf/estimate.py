@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cryoet_core.ctf.fit import CtfFit, HandEvidence, fit_series
+from cryoet_core.ctf.fit import NEIGHBOUR_ANGST, SURE_GAIN, CtfFit, HandEvidence, fit_series
 from cryoet_core.ctf.quality import fit_resolution, local_correlation, ring_profiles, spectrum_picture
 from cryoet_core.ctf.score import prepare_view
 from cryoet_core.ctf.spectra import PolarGrid, ViewSpectra, usable_window, view_spectra
@@ -17,8 +17,7 @@ from cryoet_core.metadata import TiltSeries
 
 MIN_RADII = 16
 PICTURE_EDGE = 0.8  # the pictures reach this much finer than the fit
-SURE_GAIN = 12.0  # a peak of this log-likelihood anywhere in the search range is not noise
-NEAR_GAIN, NEAR_ANGST = 8.0, 1500.0  # nor is a smaller one this close to what the neighbours say
+NEAR_GAIN, NEAR_ANGST = 5.0, 1500.0  # rings weaker than SURE_GAIN count this close to what the neighbours say
 
 
 @dataclass(frozen=True)
@@ -79,6 +78,7 @@ def _neighbour_values(fit: CtfFit, tilts_deg, trusted) -> np.ndarray:
 def restrain(fit: CtfFit, tilts_deg) -> tuple[CtfFit, np.ndarray]:
     """Views without convincing rings take their neighbours' defocus. Returns (fit, restrained (n,) bool).
 
+    Weak rings near the neighbours' value count by their error: the mean of both values, weighted by information.
     Raises DataQualityError E-CTF-03 when no view has rings.
     """
     sure = fit.gain >= SURE_GAIN
@@ -91,7 +91,9 @@ def restrain(fit: CtfFit, tilts_deg) -> tuple[CtfFit, np.ndarray]:
     expected = _neighbour_values(fit, tilts_deg, sure)
     near = (fit.gain >= NEAR_GAIN) & (np.abs(fit.defocus_angst - expected) <= NEAR_ANGST)
     trusted = sure | near
-    filled = np.where(trusted, fit.defocus_angst, _neighbour_values(fit, tilts_deg, trusted))
+    share = np.where(sure, 1.0, np.where(near, NEIGHBOUR_ANGST**2 / (NEIGHBOUR_ANGST**2 + fit.error_angst**2), 0.0))
+    weak = share * fit.defocus_angst + (1 - share) * expected
+    filled = np.where(trusted, weak, _neighbour_values(fit, tilts_deg, trusted))
     return dataclasses.replace(fit, defocus_angst=filled), ~trusted
 
 
@@ -104,12 +106,12 @@ def _restrain_like(fit: CtfFit, restrained, tilts_deg) -> tuple[CtfFit, np.ndarr
 def _fixed_fit(n: int, settings: CtfSettings) -> CtfFit:
     zeros = np.zeros(n)
     return CtfFit(
-        np.full(n, float(settings.defocus_angst)), (0.0, 0.0), 0.0, zeros, zeros + np.inf, settings.handedness or -1,
+        np.full(n, float(settings.defocus_angst)), np.zeros((n, 2)), zeros, zeros, zeros + np.inf, settings.handedness or -1,
         0.0, 0.0,
     )
 
 
-def _fit(spectra: list[ViewSpectra], grid, window_angst, optics, tilts_deg, settings):
+def _fit(spectra: list[ViewSpectra], grid, window_angst, optics, tilts_deg, dose, settings):
     radii = _fit_radii(grid, settings.resolution_range_angst)
     _check_radii(radii, window_angst)
     radial, polar = (
@@ -118,26 +120,20 @@ def _fit(spectra: list[ViewSpectra], grid, window_angst, optics, tilts_deg, sett
     order = np.argsort(tilts_deg, kind="stable")
     back = np.argsort(order)
     fits, evidence = fit_series(
-        [radial[i] for i in order], [polar[i] for i in order], settings.defocus_range_angst,
+        [radial[i] for i in order], [polar[i] for i in order], settings.defocus_range_angst, tilts_deg[order], dose[order],
         fit_phase=settings.fit_phase_shift,
     )
     chosen = settings.handedness or evidence.decided or -1
-    both = []
-    for hand in (chosen, -chosen):
-        fit = fits[hand]
-        both.append(dataclasses.replace(
-            fit, defocus_angst=fit.defocus_angst[back], gain=fit.gain[back], error_angst=fit.error_angst[back]
-        ))
-    return both, evidence
+    return [fits[hand].select(back) for hand in (chosen, -chosen)], evidence
 
 
 def _quality(spectra, grid, window_angst, optics, fit: CtfFit, radii: slice):
     """(score, resolution_angst) of one view after another."""
     everything = slice(0, len(grid.k))
-    phase = np.deg2rad(fit.phase_deg)
-    for view, defocus in zip(spectra, fit.defocus_angst, strict=True):
+    phases = np.deg2rad(fit.phase_deg)
+    for view, defocus, astigmatism, phase in zip(spectra, fit.defocus_angst, fit.astigmatism, phases, strict=True):
         data = prepare_view(view, grid, everything, window_angst, optics)
-        measured, fitted = ring_profiles(data, grid.k, defocus, fit.handedness, fit.astigmatism, phase, fit.b_factor)
+        measured, fitted = ring_profiles(data, grid.k, defocus, fit.handedness, astigmatism, phase, fit.b_factor)
         local = local_correlation(measured, fitted, grid.k, defocus, optics.wavelength_angst)
         a, b = measured[radii], fitted[radii]
         norm = np.sqrt((a**2).sum() * (b**2).sum())
@@ -166,7 +162,8 @@ def estimate_ctf(series: TiltSeries, images: Iterable, settings: CtfSettings) ->
         fits, evidence = [_fixed_fit(len(series), settings)], None
         checked = [(fits[0], np.zeros(len(series), bool))]
     else:
-        fits, evidence = _fit(spectra, grid, window * pixel, optics, tilts, settings)
+        dose = series.tilts["pre_exposure_e_per_a2"].to_numpy(float)
+        fits, evidence = _fit(spectra, grid, window * pixel, optics, tilts, dose, settings)
         first = restrain(fits[0], tilts)
         checked = [first, _restrain_like(fits[1], first[1], tilts)]
     radii = _fit_radii(grid, settings.resolution_range_angst)
@@ -174,8 +171,8 @@ def estimate_ctf(series: TiltSeries, images: Iterable, settings: CtfSettings) ->
     u, v, angle = checked[0][0].defocus_u_v_angle
     edge = PICTURE_EDGE * min(settings.resolution_range_angst)
     pictures = np.array([
-        spectrum_picture(s.mean_power, pixel, a, b, angle, fits[0].phase_deg, optics, edge)
-        for s, a, b in zip(spectra, u, v, strict=True)
+        spectrum_picture(s.mean_power, pixel, *numbers, optics, edge)
+        for s, *numbers in zip(spectra, u, v, angle, fits[0].phase_deg, strict=True)
     ])
     found = None
     for fit, restrained in reversed(checked):
@@ -206,12 +203,14 @@ def ctf_summary(series: TiltSeries, estimate: CtfEstimate) -> dict:
         "name": series.name, "n_tilts": len(series), "fitted": evidence is not None,
         "tilt_id": tilts["tilt_id"].tolist(), "nominal_tilt_deg": tilts["nominal_tilt_deg"].tolist(),
         "defocus_u_angst": u, "defocus_v_angst": v, "defocus_angle_deg": angle, "phase_shift_deg": fit.phase_deg,
-        "median_defocus_angst": float(np.median(fit.defocus_angst)), "astigmatism_angst": float(u[0] - v[0]),
+        "median_defocus_angst": float(np.median(fit.defocus_angst)), "astigmatism_angst": float(np.mean(u - v)),
         "defocus_error_angst": fit.error_angst, "log_likelihood_gain": fit.gain,
         "restrained": estimate.restrained.tolist(), "n_restrained": int(estimate.restrained.sum()),
         "score": estimate.score, "max_resolution_angst": estimate.resolution_angst,
         "median_max_resolution_angst": float(np.median(estimate.resolution_angst)),
         "ring_b_factor_angst2": fit.b_factor, "handedness": fit.handedness,
+        "phase_shift_error_deg": fit.phase_error_deg, "astigmatism_order_in_dose": fit.orders[0],
+        "phase_shift_order_in_dose": fit.orders[1],
     }
     if evidence is not None:
         out["hand_evidence"] = {

@@ -19,7 +19,7 @@ def ring_profiles(view: ViewScore, k, defocus, handedness, astigmatism, phase_ra
     Every bin moves to the radius where the mean defocus has the same phase (k sqrt(z_bin / z)); strips and angles are
     averaged there. Returns measured, fitted (n_radii,), both with the smooth background removed.
     """
-    model, target = view.model_and_target(defocus, handedness, *astigmatism, phase_rad, b_factor)
+    model, target = view.model_and_target(defocus, *astigmatism, phase_rad, b_factor, handedness)
     z = defocus + handedness * view.depth_angst[:, None]
     local = z * view.k2 + 0.5 * (astigmatism[0] * view.k2_cos + astigmatism[1] * view.k2_sin)
     safe = defocus if abs(defocus) > 1 else 1.0
