@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cryoet_core.ctf.fit import NEIGHBOUR_ANGST, SURE_GAIN, CtfFit, HandEvidence, fit_series
-from cryoet_core.ctf.quality import fit_resolution, local_correlation, ring_profiles, spectrum_picture
+from cryoet_core.ctf.quality import fit_resolution, local_correlation, resolution_limit, ring_profiles, spectrum_picture
 from cryoet_core.ctf.score import prepare_view
 from cryoet_core.ctf.spectra import PolarGrid, ViewSpectra, usable_window, view_spectra
 from cryoet_core.errors import DataQualityError, UserInputError
@@ -35,12 +35,13 @@ class CtfSettings:
 @dataclass(frozen=True)
 class CtfEstimate:
     """fit; restrained (n,) bool: value taken from the neighbours; score (n,) correlation of the ring profiles;
-    resolution_angst (n,); pictures (n, 256, 256); evidence of the hand (None when nothing was fitted); other: the fit with the other hand."""
+    resolution_angst (n,) and limited_by (n,) what ends it (quality.LIMITS); pictures (n, 256, 256); evidence of the hand (None when nothing was fitted); other: the fit with the other hand."""
 
     fit: CtfFit
     restrained: np.ndarray
     score: np.ndarray
     resolution_angst: np.ndarray
+    limited_by: np.ndarray
     pictures: np.ndarray
     evidence: HandEvidence | None
     other: CtfEstimate | None = None
@@ -128,7 +129,7 @@ def _fit(spectra: list[ViewSpectra], grid, window_angst, optics, tilts_deg, dose
 
 
 def _quality(spectra, grid, window_angst, optics, fit: CtfFit, radii: slice):
-    """(score, resolution_angst) of one view after another."""
+    """(score, resolution_angst, limited_by) of one view after another."""
     everything = slice(0, len(grid.k))
     phases = np.deg2rad(fit.phase_deg)
     for view, defocus, astigmatism, phase in zip(spectra, fit.defocus_angst, fit.astigmatism, phases, strict=True):
@@ -137,7 +138,8 @@ def _quality(spectra, grid, window_angst, optics, fit: CtfFit, radii: slice):
         local = local_correlation(measured, fitted, grid.k, defocus, optics.wavelength_angst)
         a, b = measured[radii], fitted[radii]
         norm = np.sqrt((a**2).sum() * (b**2).sum())
-        yield float((a * b).sum() / norm) if norm > 0 else 0.0, fit_resolution(local, grid.k)
+        score = float((a * b).sum() / norm) if norm > 0 else 0.0
+        yield score, fit_resolution(local, grid.k), resolution_limit(local, grid.k, defocus, optics.wavelength_angst)
 
 
 def estimate_ctf(series: TiltSeries, images: Iterable, settings: CtfSettings) -> CtfEstimate:
@@ -177,8 +179,8 @@ def estimate_ctf(series: TiltSeries, images: Iterable, settings: CtfSettings) ->
     found = None
     for fit, restrained in reversed(checked):
         quality = _quality(spectra, grid, window * pixel, optics, fit, radii)
-        score, resolution = (np.array(values) for values in zip(*quality, strict=True))
-        found = CtfEstimate(fit, restrained, score, resolution, pictures, evidence, found)
+        score, resolution, limited = (np.array(values) for values in zip(*quality, strict=True))
+        found = CtfEstimate(fit, restrained, score, resolution, limited, pictures, evidence, found)
     return found
 
 
@@ -190,7 +192,7 @@ def series_with_ctf(series: TiltSeries, estimate: CtfEstimate) -> TiltSeries:
     out = series.with_columns(
         defocus_u_angst=u, defocus_v_angst=v, defocus_angle_deg=angle, phase_shift_deg=fit.phase_deg,
         ctf_max_resolution_angst=estimate.resolution_angst, ctf_score=estimate.score, defocus_error_angst=error,
-        ctf_restrained=estimate.restrained.astype(np.int64),
+        ctf_restrained=estimate.restrained.astype(np.int64), ctf_limited_by=estimate.limited_by,
     )
     return dataclasses.replace(out, handedness=fit.handedness)
 
@@ -208,6 +210,9 @@ def ctf_summary(series: TiltSeries, estimate: CtfEstimate) -> dict:
         "restrained": estimate.restrained.tolist(), "n_restrained": int(estimate.restrained.sum()),
         "score": estimate.score, "max_resolution_angst": estimate.resolution_angst,
         "median_max_resolution_angst": float(np.median(estimate.resolution_angst)),
+        "resolution_limited_by": estimate.limited_by.tolist(),
+        "n_limited_by_pixel_size": int((estimate.limited_by == "pixel_size").sum()),
+        "n_limited_by_window": int((estimate.limited_by == "window").sum()),
         "ring_b_factor_angst2": fit.b_factor, "handedness": fit.handedness,
         "phase_shift_error_deg": fit.phase_error_deg, "astigmatism_order_in_dose": fit.orders[0],
         "phase_shift_order_in_dose": fit.orders[1],

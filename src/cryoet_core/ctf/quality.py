@@ -10,6 +10,8 @@ from cryoet_core.ctf.score import ViewScore, smooth_background
 from cryoet_core.fourier import radial_frequency
 
 GOOD_CORRELATION = 0.5
+LIMITS = ("data", "pixel_size", "window")
+MIN_RING_BINS = 3.0
 PICTURE_PX = 256
 
 
@@ -50,16 +52,33 @@ def local_correlation(measured, fitted, k, defocus, wavelength_angst) -> np.ndar
     return out
 
 
-def fit_resolution(correlation, k) -> float:
-    """Resolution (A) to which the fit holds: the last radius before the smoothed correlation falls below 0.5 for good."""
+def _last_good(correlation, k) -> int:
+    """Index of the last radius before the smoothed correlation falls below 0.5 for good; 0 where the rings never fit."""
     smooth = uniform_filter1d(correlation, 5, mode="nearest")
     below = smooth < GOOD_CORRELATION
     start = int(np.argmax(~below)) if (~below).any() else len(k)
     if start > len(k) // 4:
-        return float(1 / k[0])
+        return 0
     fails = np.flatnonzero(below[start:])
-    last = start + int(fails[0]) - 1 if len(fails) else len(k) - 1
-    return float(1 / k[max(last, 0)])
+    return max(0, start + int(fails[0]) - 1 if len(fails) else len(k) - 1)
+
+
+def fit_resolution(correlation, k) -> float:
+    """Resolution (A) to which the fit holds: the last radius before the smoothed correlation falls below 0.5 for good."""
+    return float(1 / k[_last_good(correlation, k)])
+
+
+def resolution_limit(correlation, k, defocus_angst: float, wavelength_angst: float) -> str:
+    """What ends the resolution of :func:`fit_resolution`, one of LIMITS.
+
+    pixel_size: the rings fit to the finest radius there is (almost Nyquist). window: they end where one ring is narrower than
+    MIN_RING_BINS pixels of the spectrum, so that a larger window might show more. data: the rings themselves end.
+    """
+    last = _last_good(correlation, k)
+    if last == len(k) - 1 and last > 0:
+        return "pixel_size"
+    period = 1 / (wavelength_angst * max(abs(defocus_angst), 1.0) * k[last]) / (k[1] - k[0]) if last else np.inf
+    return "window" if period < MIN_RING_BINS else "data"
 
 
 def _full_plane(half, n):

@@ -4,6 +4,7 @@ from rings import ctf_image, flat_series, tilted_image
 
 from cryoet_core.ctf.estimate import CtfSettings, ctf_summary, estimate_ctf, series_with_ctf
 from cryoet_core.ctf.fit import compare_hands, fit_series, smooth_path
+from cryoet_core.ctf.quality import resolution_limit
 from cryoet_core.ctf.score import prepare_view
 from cryoet_core.ctf.spectra import PolarGrid, tile_starts, usable_window, view_spectra
 from cryoet_core.errors import DataQualityError, UserInputError
@@ -197,3 +198,26 @@ def test_hand_is_not_decided_without_tilt(rng):
     ]
     fits, evidence = fit_series(*data, (10000, 30000))
     assert evidence.decided == 0 and compare_hands(fits[1], fits[-1]) == evidence
+
+
+@pytest.mark.parametrize("falloff, limit", [(20.0, "pixel_size"), (1200.0, "data")])
+def test_what_ends_the_resolution_is_said(rng, falloff, limit):
+    """The same rings, once strong to Nyquist (7 A) and once gone by about 12 A."""
+    clean = ctf_image(rng.standard_normal(SHAPE), PIXEL, 20000, 20000, 0, falloff=falloff)
+    series = flat_series([0.0], SHAPE, PIXEL)
+    estimate = estimate_ctf(series, [_noisy(rng, clean, 0.1 if falloff < 100 else 0.3)], SETTINGS)
+    table, summary = series_with_ctf(series, estimate).tilts, ctf_summary(series, estimate)
+    assert table["ctf_limited_by"].tolist() == [limit] == summary["resolution_limited_by"]
+    assert summary["n_limited_by_pixel_size"] == (limit == "pixel_size")
+    resolution = table["ctf_max_resolution_angst"][0]
+    assert resolution < 1.1 * 2 * PIXEL if limit == "pixel_size" else resolution > 1.2 * 2 * PIXEL
+
+
+def test_rings_narrower_than_the_spectrum_can_show_are_limited_by_the_window():
+    k = np.arange(10, 240) / (512 * 2.0)
+    correlation = np.where(k < 0.15, 1.0, 0.0)
+    wavelength = 0.0196875  # at 0.15 / A a ring is 1 / (wavelength defocus 0.15) wide: 1.7 spectrum pixels at 2e5 A, 12 at 3e4 A
+    assert resolution_limit(correlation, k, 2e5, wavelength) == "window"
+    assert resolution_limit(correlation, k, 3e4, wavelength) == "data"
+    assert resolution_limit(np.ones_like(k), k, 3e4, wavelength) == "pixel_size"
+    assert resolution_limit(np.zeros_like(k), k, 3e4, wavelength) == "data"
