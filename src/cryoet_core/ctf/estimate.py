@@ -10,6 +10,7 @@ import numpy as np
 
 from cryoet_core.ctf.fit import NEIGHBOUR_ANGST, SURE_GAIN, CtfFit, HandEvidence, fit_series
 from cryoet_core.ctf.quality import fit_resolution, local_correlation, resolution_limit, ring_profiles, spectrum_picture
+from cryoet_core.ctf.recentre import IMAGE_CENTRE, TOMOGRAM_CENTRE
 from cryoet_core.ctf.score import prepare_view
 from cryoet_core.ctf.spectra import PolarGrid, ViewSpectra, usable_window, view_spectra
 from cryoet_core.errors import DataQualityError, UserInputError
@@ -185,7 +186,10 @@ def estimate_ctf(series: TiltSeries, images: Iterable, settings: CtfSettings) ->
 
 
 def series_with_ctf(series: TiltSeries, estimate: CtfEstimate) -> TiltSeries:
-    """The table with the CTF columns and the handedness; defocus_error_angst is 0 where it is not known."""
+    """The table with the CTF columns and the handedness; defocus_error_angst is 0 where it is not known.
+
+    defocus_at: a fitted defocus is that at the centre of the image until alignment moves it (recentre.py); a given one stays.
+    """
     fit = estimate.fit
     u, v, angle = fit.defocus_u_v_angle
     error = np.where(np.isfinite(fit.error_angst) & ~estimate.restrained, fit.error_angst, 0.0)
@@ -193,6 +197,7 @@ def series_with_ctf(series: TiltSeries, estimate: CtfEstimate) -> TiltSeries:
         defocus_u_angst=u, defocus_v_angst=v, defocus_angle_deg=angle, phase_shift_deg=fit.phase_deg,
         ctf_max_resolution_angst=estimate.resolution_angst, ctf_score=estimate.score, defocus_error_angst=error,
         ctf_restrained=estimate.restrained.astype(np.int64), ctf_limited_by=estimate.limited_by,
+        defocus_at=TOMOGRAM_CENTRE if estimate.evidence is None else IMAGE_CENTRE,
     )
     return dataclasses.replace(out, handedness=fit.handedness)
 

@@ -189,15 +189,6 @@ def _series_cost(flat, views, handedness, model: SharedModel, jacobian):
     return -total, -gradient
 
 
-def _refine(views, flat, handedness: int, model: SharedModel):
-    """Joint L-BFGS refinement of all unknowns; returns (flat, log posterior)."""
-    bounds = [(None, None)] * (len(flat) - 1) + [(0.0, MAX_B_FACTOR / 100)]
-    args = (views, handedness, model, model.jacobian)
-    options = {"maxiter": 200, "ftol": 1e-10, "gtol": 1e-4}
-    result = minimize(_series_cost, flat, args=args, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
-    return result.x, -float(result.fun)
-
-
 def _information(views, flat, handedness: int, model: SharedModel):
     """Gradient (m,) of the log posterior and expected information (m, m) of all unknowns."""
     jacobian = model.jacobian
@@ -205,6 +196,31 @@ def _information(views, flat, handedness: int, model: SharedModel):
     own = np.array([v.information(*row, handedness) for v, row in zip(views, rows, strict=True)])
     total = np.einsum("iak,iab,ibl->kl", jacobian, own, jacobian) + np.diag(model.prior_precision)
     return -_series_cost(flat, views, handedness, model, jacobian)[1], total
+
+
+def _units(views, flat, handedness: int, model: SharedModel):
+    """Standard deviation of every unknown with the others held, at most a part of the maximum's width: what one step may be."""
+    n, a = model.astigmatism.shape
+    widest = np.concatenate([np.full(n, 0.03), np.ones(2 * a), np.full(model.phase.shape[1], 0.3), [2.0]])
+    information = np.diag(_information(views, flat, handedness, model)[1])
+    return 1 / np.sqrt(information + widest**-2.0)
+
+
+def _refine(views, flat, handedness: int, model: SharedModel):
+    """Joint L-BFGS refinement of all unknowns, each in units of its own error; returns (flat, log posterior).
+
+    In common units the first steps throw well known views out of their maximum, where they have no gradient to come back.
+    """
+    unit, jacobian = _units(views, flat, handedness, model), model.jacobian
+
+    def cost(scaled):
+        value, gradient = _series_cost(scaled * unit, views, handedness, model, jacobian)
+        return value, gradient * unit
+
+    bounds = [(None, None)] * (len(flat) - 1) + [(0.0, MAX_B_FACTOR / 100 / unit[-1])]
+    options = {"maxiter": 200, "ftol": 1e-10, "gtol": 1e-3}
+    result = minimize(cost, flat / unit, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+    return result.x * unit, -float(result.fun)
 
 
 def _expected_gain(gradient, information) -> float:
