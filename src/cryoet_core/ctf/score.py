@@ -20,15 +20,19 @@ import numpy as np
 from cryoet_core.ctf.model import Optics, phase_aberration
 from cryoet_core.ctf.spectra import PolarGrid, ViewSpectra, defocus_spread_damping
 
-BACKGROUND_DEGREE = 5
+BACKGROUND_DEGREE = 6  # of the smooth curve that is divided out, and of what is then projected out: it may follow wide rings
 CORRELATED_RADII = 1 + 2 * (2 / 3) ** 2 + 2 * (1 / 6) ** 2  # sum over lags of the correlation of power under a Hann window
 
 
-def smooth_background(k, power, weights, degree: int = 6) -> np.ndarray:
-    """Smooth positive curve through ``power`` (n,) over ``k`` (n,): polynomial in sqrt(k) of log power, weighted."""
+def _polynomials(k, degree: int):
+    """(n, degree + 1) Legendre polynomials of sqrt(k) over its range."""
     x = np.sqrt(k)
-    x = 2 * (x - x[0]) / max(x[-1] - x[0], 1e-12) - 1
-    basis = np.polynomial.legendre.legvander(x, min(degree, max(1, len(k) // 8)))
+    return np.polynomial.legendre.legvander(2 * (x - x[0]) / max(x[-1] - x[0], 1e-12) - 1, degree)
+
+
+def smooth_background(k, power, weights, degree: int = BACKGROUND_DEGREE) -> np.ndarray:
+    """Smooth positive curve through ``power`` (n,) over ``k`` (n,): polynomial in sqrt(k) of log power, weighted."""
+    basis = _polynomials(k, min(degree, max(1, len(k) // 8)))
     root = np.sqrt(weights)[:, None]
     logs = np.log(np.maximum(power, 1e-12 * max(power.max(), 1e-30)))
     return np.exp(basis @ np.linalg.lstsq(root * basis, root[:, 0] * logs, rcond=None)[0])
@@ -36,8 +40,7 @@ def smooth_background(k, power, weights, degree: int = 6) -> np.ndarray:
 
 def _basis(k, angles):
     """Smooth functions of radius, and of cos, sin of twice the angle, (n_angles * n_radii, n_basis)."""
-    x = 2 * (k - k[0]) / max(k[-1] - k[0], 1e-12) - 1
-    radial = np.polynomial.legendre.legvander(x, BACKGROUND_DEGREE)
+    radial = _polynomials(k, BACKGROUND_DEGREE)
     columns = [np.broadcast_to(c, (len(angles), len(k))).ravel() for c in radial.T]
     for wave in (np.cos(2 * angles), np.sin(2 * angles)):
         columns += [(wave[:, None] * c[None]).ravel() for c in radial.T[:2]]
