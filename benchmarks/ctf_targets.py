@@ -40,15 +40,17 @@ class Case:
     stage_offset: float
     defocus: np.ndarray
     phase: float = 0.0
+    x_tilt: float = 0.0
 
 
-def make_case(seed: int, phase: float = 0.0, offset_deg: float = 2.0) -> Case:
+def make_case(seed: int, phase: float = 0.0, offset_deg: float = 2.0, x_tilt_deg: float = 0.0) -> Case:
     """Random truth: 1 to 6 um, astigmatism 0 to 150 nm, 60 nm of jitter, a slow drift, a stage offset."""
     rng = np.random.default_rng([seed, 1])
     mean = rng.uniform(1e4, 6e4)
     drift = rng.uniform(-800, 800) * TILTS / 60
     return Case(seed, rng.choice([1.9, 2.6, 3.4]), rng.uniform(-180, 180), mean, rng.uniform(0, 1500), rng.uniform(0, 180),
-                rng.normal(0, offset_deg), mean + drift + rng.normal(0, 600, len(TILTS)), phase)
+                rng.normal(0, offset_deg), mean + drift + rng.normal(0, 600, len(TILTS)), phase,
+                x_tilt_deg * np.random.default_rng([seed, 4]).standard_normal())
 
 
 def _contrast(k2, phi, z, case: Case):
@@ -65,11 +67,13 @@ def view(case: Case, index: int) -> np.ndarray:
     tilt = np.deg2rad(TILTS[index])
     power = 0.46 * np.exp(-274 * k2) / np.cos(tilt) * np.exp(-THICKNESS_OVER_PATH * (1 / np.cos(tilt) - 1))
     structure = rfft2(rng.standard_normal((SIZE, SIZE), dtype=np.float32)) * np.sqrt(power)
-    # the axis lies at `axis` from +y, counter-clockwise; across it, depth falls with tan(tilt) (tilt includes the offset)
+    # the axis lies at `axis` from +y, counter-clockwise; the plane's normal is turned about x, then by tilt and offset about the axis
     axis = np.deg2rad(case.axis)
     c = (np.arange(SIZE) - SIZE // 2) * case.pixel
     across = c[None, :] * np.cos(axis) + c[:, None] * np.sin(axis)
-    depth = -across * np.tan(tilt + np.deg2rad(case.stage_offset))
+    along = c[:, None] * np.cos(axis) - c[None, :] * np.sin(axis)
+    a, b = np.deg2rad(case.x_tilt), tilt + np.deg2rad(case.stage_offset)
+    depth = -(np.cos(a) * np.sin(b) * across - np.sin(a) * along) / (np.cos(a) * np.cos(b))
     z = case.defocus[index] - depth
     levels = np.linspace(z.min() - 1, z.max() + 1, max(2, int(np.ceil(np.ptp(z) / 400)) + 1))
     place = (z - levels[0]) / (levels[1] - levels[0])

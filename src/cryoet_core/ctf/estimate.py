@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cryoet_core.ctf.fit import NEIGHBOUR_ANGST, SURE_GAIN, CtfFit, HandEvidence, fit_series
+from cryoet_core.ctf.fit import NEIGHBOUR_ANGST, SURE_GAIN, CtfFit, HandEvidence, fit_series, refit_series
+from cryoet_core.ctf.inclination import Inclination, fit_inclination
 from cryoet_core.ctf.quality import fit_resolution, local_correlation, resolution_limit, ring_profiles, spectrum_picture
 from cryoet_core.ctf.recentre import IMAGE_CENTRE, TOMOGRAM_CENTRE
 from cryoet_core.ctf.score import prepare_view
-from cryoet_core.ctf.spectra import PolarGrid, ViewSpectra, usable_window, view_spectra
+from cryoet_core.ctf.spectra import PolarGrid, TileCells, ViewSpectra, tile_cells, usable_window
 from cryoet_core.errors import DataQualityError, UserInputError
 from cryoet_core.metadata import TiltSeries
 
@@ -36,7 +37,8 @@ class CtfSettings:
 @dataclass(frozen=True)
 class CtfEstimate:
     """fit; restrained (n,) bool: value taken from the neighbours; score (n,) correlation of the ring profiles;
-    resolution_angst (n,) and limited_by (n,) what ends it (quality.LIMITS); pictures (n, 256, 256); evidence of the hand (None when nothing was fitted); other: the fit with the other hand."""
+    resolution_angst (n,) and limited_by (n,) what ends it (quality.LIMITS); pictures (n, 256, 256); evidence of the hand (None when nothing was fitted); inclination of the specimen (None as evidence); other: the fit with the
+    other hand, on the plane of the stage."""
 
     fit: CtfFit
     restrained: np.ndarray
@@ -46,6 +48,7 @@ class CtfEstimate:
     pictures: np.ndarray
     evidence: HandEvidence | None
     other: CtfEstimate | None = None
+    inclination: Inclination | None = None
 
     def with_hand(self, handedness: int) -> CtfEstimate:
         """The estimate with this sign of depth; a given defocus has no other and only takes the sign."""
@@ -116,9 +119,7 @@ def _fixed_fit(n: int, settings: CtfSettings) -> CtfFit:
 def _fit(spectra: list[ViewSpectra], grid, window_angst, optics, tilts_deg, dose, settings):
     radii = _fit_radii(grid, settings.resolution_range_angst)
     _check_radii(radii, window_angst)
-    radial, polar = (
-        [prepare_view(s, grid, radii, window_angst, optics, radial=r) for s in spectra] for r in (True, False)
-    )
+    radial, polar = _prepared(spectra, grid, radii, window_angst, optics)
     order = np.argsort(tilts_deg, kind="stable")
     back = np.argsort(order)
     fits, evidence = fit_series(
@@ -127,6 +128,27 @@ def _fit(spectra: list[ViewSpectra], grid, window_angst, optics, tilts_deg, dose
     )
     chosen = settings.handedness or evidence.decided or -1
     return [fits[hand].select(back) for hand in (chosen, -chosen)], evidence
+
+
+def _prepared(spectra, grid, radii, window_angst, optics):
+    """Scoring data of all views, averaged over angles and in full."""
+    return (
+        [prepare_view(s, grid, radii, window_angst, optics, radial=r) for s in spectra] for r in (True, False)
+    )
+
+
+def _on_inclined_plane(cells: list[TileCells], series: TiltSeries, fit: CtfFit, grid, window_angst, settings):
+    """(fit, spectra, inclination): fitted again on the inclined plane where that is likelier; the same fit and None as spectra if not."""
+    radii, optics, geometry = _fit_radii(grid, settings.resolution_range_angst), series.optics, series.geometry
+    nominal = geometry.depth_plane()
+    whole = [c.as_spectra(s) for c, s in zip(cells, nominal, strict=True)]
+    positions = [c.position_angst for c in cells]
+    found = fit_inclination(*_prepared(whole, grid, radii, window_angst, optics), positions, geometry, fit)
+    if not found.used:
+        return fit, None, found
+    spectra = [c.strips(s) for c, s in zip(cells, found.slopes(geometry), strict=True)]
+    _, polar = _prepared(spectra, grid, radii, window_angst, optics)
+    return refit_series(polar, fit, series.tilts["pre_exposure_e_per_a2"].to_numpy(float), settings.fit_phase_shift), spectra, found
 
 
 def _quality(spectra, grid, window_angst, optics, fit: CtfFit, radii: slice):
@@ -158,31 +180,42 @@ def estimate_ctf(series: TiltSeries, images: Iterable, settings: CtfSettings) ->
     pixel, optics = series.pixel_size_angst, series.optics
     window = usable_window(series.image_size_px[::-1], settings.window_px)
     grid = PolarGrid.create(window, pixel, 1.33 * max(settings.resolution_range_angst))
-    slopes = series.geometry.depth_plane()
-    spectra = [view_spectra(i, pixel, s, grid, window) for i, s in zip(images, slopes, strict=True)]
-    tilts = series.tilts["nominal_tilt_deg"].to_numpy(float)
+    geometry, tilts = series.geometry, series.tilts["nominal_tilt_deg"].to_numpy(float)
+    slopes = geometry.depth_plane()
+    cells = [
+        tile_cells(i, pixel, s, axis, grid, window) for i, s, axis in zip(images, slopes, geometry.z_rot_deg, strict=True)
+    ]
+    spectra = [c.strips(s) for c, s in zip(cells, slopes, strict=True)]
+    evidence = inclination = None
     if settings.defocus_angst is not None:
-        fits, evidence = [_fixed_fit(len(series), settings)], None
-        checked = [(fits[0], np.zeros(len(series), bool))]
+        checked = [(_fixed_fit(len(series), settings), np.zeros(len(series), bool), spectra)]
     else:
         dose = series.tilts["pre_exposure_e_per_a2"].to_numpy(float)
         fits, evidence = _fit(spectra, grid, window * pixel, optics, tilts, dose, settings)
-        first = restrain(fits[0], tilts)
-        checked = [first, _restrain_like(fits[1], first[1], tilts)]
+        best, inclined, inclination = _on_inclined_plane(cells, series, fits[0], grid, window * pixel, settings)
+        first = restrain(best, tilts)
+        checked = [(*first, inclined or spectra), (*_restrain_like(fits[1], first[1], tilts), spectra)]
+    return _with_quality(checked, evidence, inclination, series, grid, settings)
+
+
+def _with_quality(checked, evidence, inclination, series: TiltSeries, grid, settings) -> CtfEstimate:
+    """The estimate from (fit, restrained, spectra) of the likelier hand and, if there is one, of the other."""
+    pixel, optics = series.pixel_size_angst, series.optics
+    window = usable_window(series.image_size_px[::-1], settings.window_px)
     radii = _fit_radii(grid, settings.resolution_range_angst)
     radii = radii if radii.stop - radii.start >= MIN_RADII else slice(0, len(grid.k))
-    u, v, angle = checked[0][0].defocus_u_v_angle
+    first, _, spectra = checked[0]
     edge = PICTURE_EDGE * min(settings.resolution_range_angst)
     pictures = np.array([
         spectrum_picture(s.mean_power, pixel, *numbers, optics, edge)
-        for s, *numbers in zip(spectra, u, v, angle, fits[0].phase_deg, strict=True)
+        for s, *numbers in zip(spectra, *first.defocus_u_v_angle, first.phase_deg, strict=True)
     ])
     found = None
-    for fit, restrained in reversed(checked):
-        quality = _quality(spectra, grid, window * pixel, optics, fit, radii)
+    for fit, restrained, of in reversed(checked):
+        quality = _quality(of, grid, window * pixel, optics, fit, radii)
         score, resolution, limited = (np.array(values) for values in zip(*quality, strict=True))
         found = CtfEstimate(fit, restrained, score, resolution, limited, pictures, evidence, found)
-    return found
+    return dataclasses.replace(found, inclination=inclination)
 
 
 def series_with_ctf(series: TiltSeries, estimate: CtfEstimate) -> TiltSeries:
@@ -222,6 +255,12 @@ def ctf_summary(series: TiltSeries, estimate: CtfEstimate) -> dict:
         "phase_shift_error_deg": fit.phase_error_deg, "astigmatism_order_in_dose": fit.orders[0],
         "phase_shift_order_in_dose": fit.orders[1],
     }
+    if estimate.inclination is not None:
+        found = estimate.inclination
+        out["inclination"] = {
+            "tilt_offset_deg": found.y_deg, "tilt_offset_error_deg": found.y_error_deg, "x_tilt_deg": found.x_deg,
+            "x_tilt_error_deg": found.x_error_deg, "log_posterior_gain": found.gain, "used": found.used,
+        }
     if evidence is not None:
         out["hand_evidence"] = {
             "log_likelihood_plus_minus": evidence.difference, "votes_plus": evidence.votes_plus,

@@ -274,6 +274,13 @@ def refine_series(views: list[ViewScore], start, handedness: int, b_factor: floa
                   orders)
 
 
+def refit_series(views: list[ViewScore], fit: CtfFit, dose, fit_phase: bool) -> CtfFit:
+    """``fit`` refined again on other data of the same series, given in the order of its rows."""
+    again = refine_series(views, fit.defocus_angst, fit.handedness, fit.b_factor, float(fit.phase_deg.mean()), fit_phase=fit_phase,
+                          astigmatism=fit.astigmatism.mean(axis=0), dose=dose)
+    return replace(again, phase_deg=again.phase_deg - 180 * np.floor(again.phase_deg.mean() / 180)) if fit_phase else again
+
+
 def _errors(views, flat, handedness, model: SharedModel):
     """Standard deviations by the information: of every defocus (n,) A, inf where a view knows nothing, and of the mean phase, deg."""
     n, a = model.astigmatism.shape

@@ -19,9 +19,9 @@ def ring_profiles(view: ViewScore, k, defocus, handedness, astigmatism, phase_ra
     """Measured and fitted rings as functions of radius, astigmatism and defocus gradient undone.
 
     Every bin moves to the radius where the mean defocus has the same phase (k sqrt(z_bin / z)); strips and angles are
-    averaged there. Returns measured, fitted (n_radii,), both with the smooth background removed.
+    averaged there. Returns measured, fitted (n_radii,), both without the smooth background.
     """
-    model, target = view.model_and_target(defocus, *astigmatism, phase_rad, b_factor, handedness)
+    rings, data = view.rings_and_data(defocus, *astigmatism, phase_rad, b_factor, handedness)
     z = defocus + handedness * view.depth_angst[:, None]
     local = z * view.k2 + 0.5 * (astigmatism[0] * view.k2_cos + astigmatism[1] * view.k2_sin)
     safe = defocus if abs(defocus) > 1 else 1.0
@@ -35,7 +35,7 @@ def ring_profiles(view: ViewScore, k, defocus, handedness, astigmatism, phase_ra
         total = np.bincount(index[inside], weights=(values * view.root)[inside], minlength=len(k))
         return total / np.maximum(weight, 1e-12)
 
-    return mean(target), mean(model)
+    return mean(data), mean(rings)
 
 
 def local_correlation(measured, fitted, k, defocus, wavelength_angst) -> np.ndarray:

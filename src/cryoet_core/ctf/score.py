@@ -52,7 +52,7 @@ class ViewScore:
     """Data of one view prepared for fast scoring; make it with :func:`prepare_view`.
 
     target : (n_strips, n_bins) weighted, background-free data. root : (n_strips, n_bins) square roots of the weights.
-    basis : (n_strips, n_bins, n_basis) orthonormal smooth functions. k2, k2_cos, k2_sin, decay : (n_bins,).
+    basis : (n_bins, n_basis) orthonormal smooth functions, weighted as one tile is. k2, k2_cos, k2_sin, decay : (n_bins,).
     depth_angst : (n_strips,). sigma2 : variance of target, over the independent share of its values.
     """
 
@@ -69,8 +69,7 @@ class ViewScore:
 
     def _project(self, values):
         """Remove the smooth part of ``values`` (..., n_strips, n_bins)."""
-        inner = np.matmul(values[..., None, :], self.basis)  # (..., n_strips, 1, n_basis)
-        return values - np.matmul(self.basis, inner.swapaxes(-1, -2))[..., 0]
+        return values - (values @ self.basis) @ self.basis.T
 
     def _decay(self, b_factor):
         return np.exp(-0.5 * b_factor * self.k2) * self.damping
@@ -107,9 +106,9 @@ class ViewScore:
         envelope = self._decay(b_factor) * self.root
         first = wave @ (strips * envelope * self.target).sum(axis=0)  # (m,)
         second = wave**2 @ (strips**2 * envelope**2).sum(axis=0)
-        smooth = np.einsum("sn,sn,snb->nsb", strips, envelope, self.basis).reshape(len(self.k2), -1)
+        smooth = np.einsum("sn,sn,nb->nsb", strips, envelope, self.basis).reshape(len(self.k2), -1)
         smooth = wave @ smooth  # (m, n_strips * n_basis): coefficients of the smooth part
-        flat = np.einsum("sn,snb->sb", envelope, self.basis).ravel()
+        flat = (envelope @ self.basis).ravel()
         power, m = (envelope**2).sum(), len(defocus_angst)
         linear = wave @ (strips * envelope**2).sum(axis=0)
         parts = np.stack([np.broadcast_to(flat, smooth.shape), smooth.real, smooth.imag], axis=1)  # (m, 3, s * b)
@@ -161,16 +160,36 @@ class ViewScore:
         along = change @ model.ravel()
         return amplitude**2 / self.sigma2 * (change @ change.T - np.outer(along, along) / norm)
 
-    def model_and_target(self, defocus, astig_cos, astig_sin, phase_rad, b_factor, handedness: int):
-        """Fitted and measured values per strip and bin with the smooth part removed, unweighted."""
+    def depth_terms(self, defocus, astig_cos, astig_sin, phase_rad, b_factor, handedness: int):
+        """L, its gradient by the defocus of every strip (n_strips,), and the expected information about them (n_strips, n_strips)."""
         gamma = self._gamma(defocus, astig_cos, astig_sin, phase_rad, handedness)
-        model = self._project(self._decay(b_factor) * self.root * np.sin(gamma) ** 2)
-        return model, self.target
+        envelope = self._decay(b_factor) * self.root
+        model = self._project(envelope * np.sin(gamma) ** 2)
+        amplitude, norm = self._amplitude(model)
+        change = self._project(envelope * np.sin(2 * gamma) * np.pi * self.optics.wavelength_angst * self.k2)
+        along = (change * model).sum(axis=1)
+        gradient = ((self.target - amplitude * model) * change).sum(axis=1)
+        own = np.diag((change**2).sum(axis=1)) - np.outer(along, along) / norm
+        scale = amplitude / self.sigma2
+        return 0.5 * amplitude**2 * norm / self.sigma2, scale * gradient, scale * amplitude * own
 
+    def rings_and_data(self, defocus, astig_cos, astig_sin, phase_rad, b_factor, handedness: int):
+        """Fitted rings (without their mean) and the data around the fit, per strip and bin, weighted.
 
-def _orthonormal(basis, root):
-    """(n_strips, n_bins, n_basis) orthonormal columns of root * basis."""
-    return np.stack([np.linalg.qr(r[:, None] * basis)[0] for r in root])
+        The data are the fitted rings plus what the fit leaves over. Comparing the projected data and model themselves would find
+        them alike where there are no rings: the same smooth curve was taken from both.
+        """
+        gamma = self._gamma(defocus, astig_cos, astig_sin, phase_rad, handedness)
+        envelope = self._decay(b_factor) * self.root
+        model = self._project(envelope * np.sin(gamma) ** 2)
+        amplitude, _ = self._amplitude(model)
+        rings = -0.5 * envelope * np.cos(2 * gamma)
+        return rings, self.target + amplitude * (rings - model)
+
+    def expected_target(self, defocus, astig_cos, astig_sin, phase_rad, b_factor, handedness: int):
+        """What ``target`` would be for rings of amplitude 1 and no noise."""
+        gamma = self._gamma(defocus, astig_cos, astig_sin, phase_rad, handedness)
+        return self._project(self._decay(b_factor) * self.root * np.sin(gamma) ** 2)
 
 
 def prepare_view(spectra: ViewSpectra, grid: PolarGrid, radii: slice, window_angst: float, optics: Optics,
@@ -201,7 +220,7 @@ def prepare_view(spectra: ViewSpectra, grid: PolarGrid, radii: slice, window_ang
         defocus_spread_damping(k, spectra.slope, window_angst, optics.wavelength_angst), counts.shape
     )
     score = ViewScore(
-        np.empty(0), root, _orthonormal(basis, root), *(c.ravel() for c in columns), damping.ravel(),
+        np.empty(0), root, np.linalg.qr(np.sqrt(counts.ravel())[:, None] * basis)[0], *(c.ravel() for c in columns), damping.ravel(),
         spectra.depth_angst, 1.0, optics,
     )
     score.target = score._project(data.reshape(n_strips, -1) * root)

@@ -152,7 +152,7 @@ def test_scan_of_all_phases_is_the_likelihood_of_each(rng, hand):
 def test_information_is_the_curvature_where_the_data_follow_the_model(rng):
     view = _tilted_view(rng, radial=False)
     at = np.array([30000.0, 300.0, -200.0, 0.1, 150.0])
-    view.target = 2.0 * view.model_and_target(*at, -1)[0]
+    view.target = 2.0 * view.expected_target(*at, -1)
     steps, curvature = np.array([20.0, 20.0, 20.0, 2e-3, 2.0]), np.empty((5, 5))
     for i in range(5):
         high, low = (view.evaluate(*(at + s * steps * (np.arange(5) == i)), -1)[1] for s in (1, -1))
