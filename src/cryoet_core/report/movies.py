@@ -136,6 +136,7 @@ def ctf(results: Results, numbers: dict) -> Section:
             section.add_note(f"The defocus was given, not fitted: {defocus.iloc[0] / 1e4:.2f} um for every view.")
             continue
         section.add_figure(_defocus_figure(series, results.truth(ts) if results.simulated else None), _ctf_caption(numbers.get(ts, {}), series))
+        _add_inclination(section, results.summary("estimate_ctf", ts).get("inclination"))
         path = results.path("estimate_ctf", ts, f"{ts}_spectra.mrc")
         if path.exists():
             spectra, _ = results.volume("estimate_ctf", ts, f"{ts}_spectra.mrc")
@@ -148,6 +149,17 @@ def ctf(results: Results, numbers: dict) -> Section:
                 ]
                 section.add_figure(image_grid([spectra[i] for i in chosen], titles, 7, 1.6), "Spectra of seven views: the rings of both halves must meet.")
     return section
+
+
+def _add_inclination(section: Section, found: dict | None) -> None:
+    """In one sentence: how the specimen lies on the stage by its defocus gradients, where they can tell to 3 degrees."""
+    if not found or min(found["tilt_offset_error_deg"], found["x_tilt_error_deg"]) > 3:
+        return
+    used = "The defocus was fitted on this plane." if found["used"] else "Too little to count: the defocus was fitted on the stage's plane."
+    section.add_text(
+        f"By the defocus gradients the specimen lies inclined by {found['tilt_offset_deg']:+.1f} +- {found['tilt_offset_error_deg']:.1f} degrees "
+        f"about the tilt axis and {found['x_tilt_deg']:+.1f} +- {found['x_tilt_error_deg']:.1f} degrees across it. {used}"
+    )
 
 
 def _add_hand(section: Section, hand: dict) -> None:
