@@ -96,21 +96,22 @@ def table(case: Case) -> TiltSeries:
     return TiltSeries("TS", 300.0, 2.7, 0.1, case.pixel, case.pixel, -1, (SIZE, SIZE), (0, 0, 0), tilts)
 
 
-def measure(seed: int, phase: float = 0.0, remove: int = 0, offset_deg: float = 2.0) -> dict:
+def measure(seed: int, phase: float = 0.0, remove: int = 0, offset_deg: float = 2.0, x_tilt_deg: float = 0.0) -> dict:
     """Errors of one seed: defocus in nm per view, astigmatism, hand, and the change when ``remove`` views are taken away."""
-    case = make_case(seed, phase, offset_deg)
+    case = make_case(seed, phase, offset_deg, x_tilt_deg)
     series, images = table(case), [view(case, i) for i in range(len(TILTS))]
     settings = CtfSettings(fit_phase_shift=bool(phase))
     start = time.process_time()
     estimate = estimate_ctf(series, images, settings)
     seconds = time.process_time() - start
-    fit = estimate.with_hand(-1).fit
+    fit, found = estimate.with_hand(-1).fit, estimate.inclination
     u, v, angle = fit.defocus_u_v_angle
     scaled = (fit.defocus_angst - case.defocus)[~estimate.restrained] / fit.error_angst[~estimate.restrained]
     error = np.abs(fit.defocus_angst - case.defocus) / 10
     out = {
         "seed": seed, "pixel": case.pixel, "defocus_um": case.mean_defocus / 1e4, "astigmatism_nm": case.astigmatism / 10,
-        "offset_deg": case.stage_offset,
+        "offset_deg": case.stage_offset, "offset_found_deg": found.y_deg, "offset_sd_deg": found.y_error_deg, "x_tilt_deg": case.x_tilt,
+        "x_tilt_found_deg": found.x_deg, "x_tilt_sd_deg": found.x_error_deg, "inclined": int(found.used),
         "to_30_nm": float(np.median(error[np.abs(TILTS) <= 30])), "at_60_nm": float(np.median(error[np.abs(TILTS) >= 54])),
         "max_nm": float(error.max()), "restrained": int(estimate.restrained.sum()), "hand": estimate.evidence.decided,
         "hand_ll": estimate.evidence.difference, "astigmatism_error_nm": abs(float(np.mean(u - v)) - case.astigmatism) / 10,
@@ -140,8 +141,9 @@ def main() -> None:
     parser.add_argument("--phase", type=float, default=0.0, help="phase shift in degrees; fitted when not 0")
     parser.add_argument("--remove", type=int, default=11, help="views taken away for the second estimate; 0 = none")
     parser.add_argument("--offset", type=float, default=2.0, help="standard deviation of the stage offset in degrees")
+    parser.add_argument("--x-tilt", type=float, default=0.0, help="standard deviation of the tilt about x in degrees")
     chosen = parser.parse_args()
-    jobs = [(seed, chosen.phase, chosen.remove, chosen.offset) for seed in range(chosen.first, chosen.first + chosen.seeds)]
+    jobs = [(seed, chosen.phase, chosen.remove, chosen.offset, chosen.x_tilt) for seed in range(chosen.first, chosen.first + chosen.seeds)]
     rows = []
     with ProcessPoolExecutor(chosen.processes) as pool:
         for row in pool.map(_job, jobs):
@@ -162,6 +164,8 @@ def main() -> None:
               f"{astigmatic['angle_error_deg'].median():.1f} deg")
     if chosen.phase:
         print(f"phase shift error: median {found['phase_error_deg'].median():.1f}, worst {found['phase_error_deg'].max():.1f} deg")
+    scaled = (found["offset_found_deg"] - found["offset_deg"]) / found["offset_sd_deg"]
+    print(f"stage offset by inclination: error over its predicted standard deviation {np.sqrt((scaled**2).mean()):.2f}; used in {found['inclined'].sum()}")
     print(f"defocus error over its predicted standard deviation: {found['error_over_predicted'].median():.2f} (median of series, robust)")
     print(f"{found['cpu_s'].median():.1f} CPU s per series")
 
