@@ -102,7 +102,7 @@ def main() -> None:
         k / arguments.pixel, power, arguments.voltage, arguments.cs, arguments.amplitude, 30.0, arguments.high, arguments.search
     )
     mean = float(estimate.fit.defocus_angst[0])
-    print(f"library: mean {mean / 10:.1f} nm (U {u[0] / 10:.1f}, V {v[0] / 10:.1f} nm, angle {angle:.0f} deg), score {estimate.score[0]:.2f}, "
+    print(f"library: mean {mean / 10:.1f} nm (U {u[0] / 10:.1f}, V {v[0] / 10:.1f} nm, angle {angle[0]:.0f} deg), score {estimate.score[0]:.2f}, "
           f"fits to {estimate.resolution_angst[0]:.2f} A")
     print(f"independent 1-D fit: {z / 10:.1f} nm, correlation {correlation:.2f}; difference {abs(z - mean) / 10:.1f} nm (asked: at most 30)")
     if arguments.picture:

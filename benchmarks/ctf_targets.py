@@ -40,15 +40,17 @@ class Case:
     stage_offset: float
     defocus: np.ndarray
     phase: float = 0.0
+    x_tilt: float = 0.0
 
 
-def make_case(seed: int, phase: float = 0.0, offset_deg: float = 2.0) -> Case:
+def make_case(seed: int, phase: float = 0.0, offset_deg: float = 2.0, x_tilt_deg: float = 0.0) -> Case:
     """Random truth: 1 to 6 um, astigmatism 0 to 150 nm, 60 nm of jitter, a slow drift, a stage offset."""
     rng = np.random.default_rng([seed, 1])
     mean = rng.uniform(1e4, 6e4)
     drift = rng.uniform(-800, 800) * TILTS / 60
     return Case(seed, rng.choice([1.9, 2.6, 3.4]), rng.uniform(-180, 180), mean, rng.uniform(0, 1500), rng.uniform(0, 180),
-                rng.normal(0, offset_deg), mean + drift + rng.normal(0, 600, len(TILTS)), phase)
+                rng.normal(0, offset_deg), mean + drift + rng.normal(0, 600, len(TILTS)), phase,
+                x_tilt_deg * np.random.default_rng([seed, 4]).standard_normal())
 
 
 def _contrast(k2, phi, z, case: Case):
@@ -65,11 +67,13 @@ def view(case: Case, index: int) -> np.ndarray:
     tilt = np.deg2rad(TILTS[index])
     power = 0.46 * np.exp(-274 * k2) / np.cos(tilt) * np.exp(-THICKNESS_OVER_PATH * (1 / np.cos(tilt) - 1))
     structure = rfft2(rng.standard_normal((SIZE, SIZE), dtype=np.float32)) * np.sqrt(power)
-    # the axis lies at `axis` from +y, counter-clockwise; across it, depth falls with tan(tilt) (tilt includes the offset)
+    # the axis lies at `axis` from +y, counter-clockwise; the plane's normal is turned about x, then by tilt and offset about the axis
     axis = np.deg2rad(case.axis)
     c = (np.arange(SIZE) - SIZE // 2) * case.pixel
     across = c[None, :] * np.cos(axis) + c[:, None] * np.sin(axis)
-    depth = -across * np.tan(tilt + np.deg2rad(case.stage_offset))
+    along = c[:, None] * np.cos(axis) - c[None, :] * np.sin(axis)
+    a, b = np.deg2rad(case.x_tilt), tilt + np.deg2rad(case.stage_offset)
+    depth = -(np.cos(a) * np.sin(b) * across - np.sin(a) * along) / (np.cos(a) * np.cos(b))
     z = case.defocus[index] - depth
     levels = np.linspace(z.min() - 1, z.max() + 1, max(2, int(np.ceil(np.ptp(z) / 400)) + 1))
     place = (z - levels[0]) / (levels[1] - levels[0])
@@ -92,25 +96,28 @@ def table(case: Case) -> TiltSeries:
     return TiltSeries("TS", 300.0, 2.7, 0.1, case.pixel, case.pixel, -1, (SIZE, SIZE), (0, 0, 0), tilts)
 
 
-def measure(seed: int, phase: float = 0.0, remove: int = 0, offset_deg: float = 2.0) -> dict:
+def measure(seed: int, phase: float = 0.0, remove: int = 0, offset_deg: float = 2.0, x_tilt_deg: float = 0.0) -> dict:
     """Errors of one seed: defocus in nm per view, astigmatism, hand, and the change when ``remove`` views are taken away."""
-    case = make_case(seed, phase, offset_deg)
+    case = make_case(seed, phase, offset_deg, x_tilt_deg)
     series, images = table(case), [view(case, i) for i in range(len(TILTS))]
     settings = CtfSettings(fit_phase_shift=bool(phase))
     start = time.process_time()
     estimate = estimate_ctf(series, images, settings)
     seconds = time.process_time() - start
-    fit = estimate.with_hand(-1).fit
+    fit, found = estimate.with_hand(-1).fit, estimate.inclination
     u, v, angle = fit.defocus_u_v_angle
+    scaled = (fit.defocus_angst - case.defocus)[~estimate.restrained] / fit.error_angst[~estimate.restrained]
     error = np.abs(fit.defocus_angst - case.defocus) / 10
     out = {
         "seed": seed, "pixel": case.pixel, "defocus_um": case.mean_defocus / 1e4, "astigmatism_nm": case.astigmatism / 10,
-        "offset_deg": case.stage_offset,
+        "offset_deg": case.stage_offset, "offset_found_deg": found.y_deg, "offset_sd_deg": found.y_error_deg, "x_tilt_deg": case.x_tilt,
+        "x_tilt_found_deg": found.x_deg, "x_tilt_sd_deg": found.x_error_deg, "inclined": int(found.used),
         "to_30_nm": float(np.median(error[np.abs(TILTS) <= 30])), "at_60_nm": float(np.median(error[np.abs(TILTS) >= 54])),
         "max_nm": float(error.max()), "restrained": int(estimate.restrained.sum()), "hand": estimate.evidence.decided,
-        "hand_ll": estimate.evidence.difference, "astigmatism_error_nm": abs(float(u[0] - v[0]) - case.astigmatism) / 10,
-        "angle_error_deg": float(abs((angle - case.astigmatism_angle + 90) % 180 - 90)),
-        "phase_error_deg": float(abs(fit.phase_deg - phase)), "cpu_s": seconds,
+        "hand_ll": estimate.evidence.difference, "astigmatism_error_nm": abs(float(np.mean(u - v)) - case.astigmatism) / 10,
+        "angle_error_deg": float(np.abs((angle - case.astigmatism_angle + 90) % 180 - 90).max()),
+        "phase_error_deg": float(np.abs((fit.phase_deg - phase + 90) % 180 - 90).max()), "phase_sd_deg": fit.phase_error_deg,
+        "error_over_predicted": float(np.sqrt(np.median(scaled**2) / 0.455)), "orders": fit.orders, "cpu_s": seconds,
     }
     if remove:
         gone = np.random.default_rng([seed, 3]).choice(len(TILTS), remove, replace=False)
@@ -134,8 +141,9 @@ def main() -> None:
     parser.add_argument("--phase", type=float, default=0.0, help="phase shift in degrees; fitted when not 0")
     parser.add_argument("--remove", type=int, default=11, help="views taken away for the second estimate; 0 = none")
     parser.add_argument("--offset", type=float, default=2.0, help="standard deviation of the stage offset in degrees")
+    parser.add_argument("--x-tilt", type=float, default=0.0, help="standard deviation of the tilt about x in degrees")
     chosen = parser.parse_args()
-    jobs = [(seed, chosen.phase, chosen.remove, chosen.offset) for seed in range(chosen.first, chosen.first + chosen.seeds)]
+    jobs = [(seed, chosen.phase, chosen.remove, chosen.offset, chosen.x_tilt) for seed in range(chosen.first, chosen.first + chosen.seeds)]
     rows = []
     with ProcessPoolExecutor(chosen.processes) as pool:
         for row in pool.map(_job, jobs):
@@ -156,6 +164,9 @@ def main() -> None:
               f"{astigmatic['angle_error_deg'].median():.1f} deg")
     if chosen.phase:
         print(f"phase shift error: median {found['phase_error_deg'].median():.1f}, worst {found['phase_error_deg'].max():.1f} deg")
+    scaled = (found["offset_found_deg"] - found["offset_deg"]) / found["offset_sd_deg"]
+    print(f"stage offset by inclination: error over its predicted standard deviation {np.sqrt((scaled**2).mean()):.2f}; used in {found['inclined'].sum()}")
+    print(f"defocus error over its predicted standard deviation: {found['error_over_predicted'].median():.2f} (median of series, robust)")
     print(f"{found['cpu_s'].median():.1f} CPU s per series")
 
 

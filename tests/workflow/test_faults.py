@@ -34,7 +34,7 @@ def test_one_bad_series_does_not_stop_the_others(tmp_path):
         write_mrc(tmp_path / movie, rng.poisson(5, (2, 16, 16)).astype(np.uint8), 2.0, stack=True, dtype="uint8")
     write_mrc(tmp_path / "map.mrc", np.ones((8, 8, 8), np.float32), 2.0)
     write_series(tmp_path, "good", movies)
-    write_series(tmp_path, "bad", [*movies[:2], "lost.mrc"])
+    write_series(tmp_path, "bad", [movies[0], "lost.mrc", "gone.mrc"])  # one lost movie would cost its view only
     config = {"data": {"mdoc": str(tmp_path / "*.mdoc"), "reference": str(tmp_path / "map.mrc")}}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(config))
     command = [sys.executable, "-m", "snakemake", "-s", ROOT / "Snakefile", "--workflow-profile", ROOT / "profiles/default",

@@ -3,6 +3,7 @@
 import numpy as np
 
 from cryoet_core.config.align_tilt_series import AlignTiltSeries
+from cryoet_core.ctf.recentre import defocus_at_tomogram_centre
 from cryoet_core.io import imod
 from cryoet_core.io.aretomo import write_aln
 from cryoet_core.io.foreign_alignment import Images, read_foreign_alignment
@@ -35,7 +36,7 @@ with step(snakemake) as s:
         summary = alignment_summary(series, result)
         if result.patches:
             series = series.with_columns(alignment_residual_px=result.residual_px)
-    series = series.with_geometry(geometry)
+    series = defocus_at_tomogram_centre(series.with_geometry(geometry))
     write_tilt_series(series, s.output.table)
     imod.write_xf(s.output.xf, imod.geometry_to_xf(geometry, pixel, size))
     imod.write_tlt(s.output.tlt, geometry.y_tilt_deg)

@@ -12,7 +12,7 @@ from cryoet_core.config.base import StepModel, key
 class EstimateCtf(StepModel):
     """Defocus per view, one astigmatism per series; the sign of depth is decided in decide_handedness."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     window_px: int = key(512, unit="px", meaning="side of the tiles whose spectra are averaged", ge=64, le=4096)
     resolution_range_angst: tuple[float, float] = key(
@@ -21,7 +21,7 @@ class EstimateCtf(StepModel):
     defocus_range_angst: tuple[float, float] = key(
         (5000.0, 80000.0), unit="A", meaning="smallest and largest underfocus searched"
     )
-    fit_phase_shift: bool = key(False, meaning="fit one phase shift per series (phase plate)")
+    fit_phase_shift: bool = key(False, meaning="fit a phase shift (phase plate): one per series, or slowly changing with dose where the data ask for it")
     defocus_angst: float | None = key(
         None, unit="A", meaning="take this defocus for every view and fit nothing (data without visible rings); empty = fit",
         ge=-100000, le=200000,

@@ -8,17 +8,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cryoet_core.ctf.fit import CtfFit, HandEvidence, fit_series
-from cryoet_core.ctf.quality import fit_resolution, local_correlation, ring_profiles, spectrum_picture
+from cryoet_core.ctf.fit import NEIGHBOUR_ANGST, SURE_GAIN, CtfFit, HandEvidence, fit_series, refit_series
+from cryoet_core.ctf.inclination import Inclination, fit_inclination
+from cryoet_core.ctf.quality import fit_resolution, local_correlation, resolution_limit, ring_profiles, spectrum_picture
+from cryoet_core.ctf.recentre import IMAGE_CENTRE, TOMOGRAM_CENTRE
 from cryoet_core.ctf.score import prepare_view
-from cryoet_core.ctf.spectra import PolarGrid, ViewSpectra, usable_window, view_spectra
+from cryoet_core.ctf.spectra import PolarGrid, TileCells, ViewSpectra, tile_cells, usable_window
 from cryoet_core.errors import DataQualityError, UserInputError
 from cryoet_core.metadata import TiltSeries
 
 MIN_RADII = 16
 PICTURE_EDGE = 0.8  # the pictures reach this much finer than the fit
-SURE_GAIN = 12.0  # a peak of this log-likelihood anywhere in the search range is not noise
-NEAR_GAIN, NEAR_ANGST = 8.0, 1500.0  # nor is a smaller one this close to what the neighbours say
+NEAR_GAIN, NEAR_ANGST = 5.0, 1500.0  # rings weaker than SURE_GAIN count this close to what the neighbours say
 
 
 @dataclass(frozen=True)
@@ -36,15 +37,18 @@ class CtfSettings:
 @dataclass(frozen=True)
 class CtfEstimate:
     """fit; restrained (n,) bool: value taken from the neighbours; score (n,) correlation of the ring profiles;
-    resolution_angst (n,); pictures (n, 256, 256); evidence of the hand (None when nothing was fitted); other: the fit with the other hand."""
+    resolution_angst (n,) and limited_by (n,) what ends it (quality.LIMITS); pictures (n, 256, 256); evidence of the hand (None when nothing was fitted); inclination of the specimen (None as evidence); other: the fit with the
+    other hand, on the plane of the stage."""
 
     fit: CtfFit
     restrained: np.ndarray
     score: np.ndarray
     resolution_angst: np.ndarray
+    limited_by: np.ndarray
     pictures: np.ndarray
     evidence: HandEvidence | None
     other: CtfEstimate | None = None
+    inclination: Inclination | None = None
 
     def with_hand(self, handedness: int) -> CtfEstimate:
         """The estimate with this sign of depth; a given defocus has no other and only takes the sign."""
@@ -79,6 +83,7 @@ def _neighbour_values(fit: CtfFit, tilts_deg, trusted) -> np.ndarray:
 def restrain(fit: CtfFit, tilts_deg) -> tuple[CtfFit, np.ndarray]:
     """Views without convincing rings take their neighbours' defocus. Returns (fit, restrained (n,) bool).
 
+    Weak rings near the neighbours' value count by their error: the mean of both values, weighted by information.
     Raises DataQualityError E-CTF-03 when no view has rings.
     """
     sure = fit.gain >= SURE_GAIN
@@ -91,7 +96,9 @@ def restrain(fit: CtfFit, tilts_deg) -> tuple[CtfFit, np.ndarray]:
     expected = _neighbour_values(fit, tilts_deg, sure)
     near = (fit.gain >= NEAR_GAIN) & (np.abs(fit.defocus_angst - expected) <= NEAR_ANGST)
     trusted = sure | near
-    filled = np.where(trusted, fit.defocus_angst, _neighbour_values(fit, tilts_deg, trusted))
+    share = np.where(sure, 1.0, np.where(near, NEIGHBOUR_ANGST**2 / (NEIGHBOUR_ANGST**2 + fit.error_angst**2), 0.0))
+    weak = share * fit.defocus_angst + (1 - share) * expected
+    filled = np.where(trusted, weak, _neighbour_values(fit, tilts_deg, trusted))
     return dataclasses.replace(fit, defocus_angst=filled), ~trusted
 
 
@@ -104,44 +111,58 @@ def _restrain_like(fit: CtfFit, restrained, tilts_deg) -> tuple[CtfFit, np.ndarr
 def _fixed_fit(n: int, settings: CtfSettings) -> CtfFit:
     zeros = np.zeros(n)
     return CtfFit(
-        np.full(n, float(settings.defocus_angst)), (0.0, 0.0), 0.0, zeros, zeros + np.inf, settings.handedness or -1,
+        np.full(n, float(settings.defocus_angst)), np.zeros((n, 2)), zeros, zeros, zeros + np.inf, settings.handedness or -1,
         0.0, 0.0,
     )
 
 
-def _fit(spectra: list[ViewSpectra], grid, window_angst, optics, tilts_deg, settings):
+def _fit(spectra: list[ViewSpectra], grid, window_angst, optics, tilts_deg, dose, settings):
     radii = _fit_radii(grid, settings.resolution_range_angst)
     _check_radii(radii, window_angst)
-    radial, polar = (
-        [prepare_view(s, grid, radii, window_angst, optics, radial=r) for s in spectra] for r in (True, False)
-    )
+    radial, polar = _prepared(spectra, grid, radii, window_angst, optics)
     order = np.argsort(tilts_deg, kind="stable")
     back = np.argsort(order)
     fits, evidence = fit_series(
-        [radial[i] for i in order], [polar[i] for i in order], settings.defocus_range_angst,
+        [radial[i] for i in order], [polar[i] for i in order], settings.defocus_range_angst, tilts_deg[order], dose[order],
         fit_phase=settings.fit_phase_shift,
     )
     chosen = settings.handedness or evidence.decided or -1
-    both = []
-    for hand in (chosen, -chosen):
-        fit = fits[hand]
-        both.append(dataclasses.replace(
-            fit, defocus_angst=fit.defocus_angst[back], gain=fit.gain[back], error_angst=fit.error_angst[back]
-        ))
-    return both, evidence
+    return [fits[hand].select(back) for hand in (chosen, -chosen)], evidence
+
+
+def _prepared(spectra, grid, radii, window_angst, optics):
+    """Scoring data of all views, averaged over angles and in full."""
+    return (
+        [prepare_view(s, grid, radii, window_angst, optics, radial=r) for s in spectra] for r in (True, False)
+    )
+
+
+def _on_inclined_plane(cells: list[TileCells], series: TiltSeries, fit: CtfFit, grid, window_angst, settings):
+    """(fit, spectra, inclination): fitted again on the inclined plane where that is likelier; the same fit and None as spectra if not."""
+    radii, optics, geometry = _fit_radii(grid, settings.resolution_range_angst), series.optics, series.geometry
+    nominal = geometry.depth_plane()
+    whole = [c.as_spectra(s) for c, s in zip(cells, nominal, strict=True)]
+    positions = [c.position_angst for c in cells]
+    found = fit_inclination(*_prepared(whole, grid, radii, window_angst, optics), positions, geometry, fit)
+    if not found.used:
+        return fit, None, found
+    spectra = [c.strips(s) for c, s in zip(cells, found.slopes(geometry), strict=True)]
+    _, polar = _prepared(spectra, grid, radii, window_angst, optics)
+    return refit_series(polar, fit, series.tilts["pre_exposure_e_per_a2"].to_numpy(float), settings.fit_phase_shift), spectra, found
 
 
 def _quality(spectra, grid, window_angst, optics, fit: CtfFit, radii: slice):
-    """(score, resolution_angst) of one view after another."""
+    """(score, resolution_angst, limited_by) of one view after another."""
     everything = slice(0, len(grid.k))
-    phase = np.deg2rad(fit.phase_deg)
-    for view, defocus in zip(spectra, fit.defocus_angst, strict=True):
+    phases = np.deg2rad(fit.phase_deg)
+    for view, defocus, astigmatism, phase in zip(spectra, fit.defocus_angst, fit.astigmatism, phases, strict=True):
         data = prepare_view(view, grid, everything, window_angst, optics)
-        measured, fitted = ring_profiles(data, grid.k, defocus, fit.handedness, fit.astigmatism, phase, fit.b_factor)
+        measured, fitted = ring_profiles(data, grid.k, defocus, fit.handedness, astigmatism, phase, fit.b_factor)
         local = local_correlation(measured, fitted, grid.k, defocus, optics.wavelength_angst)
         a, b = measured[radii], fitted[radii]
         norm = np.sqrt((a**2).sum() * (b**2).sum())
-        yield float((a * b).sum() / norm) if norm > 0 else 0.0, fit_resolution(local, grid.k)
+        score = float((a * b).sum() / norm) if norm > 0 else 0.0
+        yield score, fit_resolution(local, grid.k), resolution_limit(local, grid.k, defocus, optics.wavelength_angst)
 
 
 def estimate_ctf(series: TiltSeries, images: Iterable, settings: CtfSettings) -> CtfEstimate:
@@ -159,41 +180,57 @@ def estimate_ctf(series: TiltSeries, images: Iterable, settings: CtfSettings) ->
     pixel, optics = series.pixel_size_angst, series.optics
     window = usable_window(series.image_size_px[::-1], settings.window_px)
     grid = PolarGrid.create(window, pixel, 1.33 * max(settings.resolution_range_angst))
-    slopes = series.geometry.depth_plane()
-    spectra = [view_spectra(i, pixel, s, grid, window) for i, s in zip(images, slopes, strict=True)]
-    tilts = series.tilts["nominal_tilt_deg"].to_numpy(float)
+    geometry, tilts = series.geometry, series.tilts["nominal_tilt_deg"].to_numpy(float)
+    slopes = geometry.depth_plane()
+    cells = [
+        tile_cells(i, pixel, s, axis, grid, window) for i, s, axis in zip(images, slopes, geometry.z_rot_deg, strict=True)
+    ]
+    spectra = [c.strips(s) for c, s in zip(cells, slopes, strict=True)]
+    evidence = inclination = None
     if settings.defocus_angst is not None:
-        fits, evidence = [_fixed_fit(len(series), settings)], None
-        checked = [(fits[0], np.zeros(len(series), bool))]
+        checked = [(_fixed_fit(len(series), settings), np.zeros(len(series), bool), spectra)]
     else:
-        fits, evidence = _fit(spectra, grid, window * pixel, optics, tilts, settings)
-        first = restrain(fits[0], tilts)
-        checked = [first, _restrain_like(fits[1], first[1], tilts)]
+        dose = series.tilts["pre_exposure_e_per_a2"].to_numpy(float)
+        fits, evidence = _fit(spectra, grid, window * pixel, optics, tilts, dose, settings)
+        best, inclined, inclination = _on_inclined_plane(cells, series, fits[0], grid, window * pixel, settings)
+        first = restrain(best, tilts)
+        checked = [(*first, inclined or spectra), (*_restrain_like(fits[1], first[1], tilts), spectra)]
+    return _with_quality(checked, evidence, inclination, series, grid, settings)
+
+
+def _with_quality(checked, evidence, inclination, series: TiltSeries, grid, settings) -> CtfEstimate:
+    """The estimate from (fit, restrained, spectra) of the likelier hand and, if there is one, of the other."""
+    pixel, optics = series.pixel_size_angst, series.optics
+    window = usable_window(series.image_size_px[::-1], settings.window_px)
     radii = _fit_radii(grid, settings.resolution_range_angst)
     radii = radii if radii.stop - radii.start >= MIN_RADII else slice(0, len(grid.k))
-    u, v, angle = checked[0][0].defocus_u_v_angle
+    first, _, spectra = checked[0]
     edge = PICTURE_EDGE * min(settings.resolution_range_angst)
     pictures = np.array([
-        spectrum_picture(s.mean_power, pixel, a, b, angle, fits[0].phase_deg, optics, edge)
-        for s, a, b in zip(spectra, u, v, strict=True)
+        spectrum_picture(s.mean_power, pixel, *numbers, optics, edge)
+        for s, *numbers in zip(spectra, *first.defocus_u_v_angle, first.phase_deg, strict=True)
     ])
     found = None
-    for fit, restrained in reversed(checked):
-        quality = _quality(spectra, grid, window * pixel, optics, fit, radii)
-        score, resolution = (np.array(values) for values in zip(*quality, strict=True))
-        found = CtfEstimate(fit, restrained, score, resolution, pictures, evidence, found)
-    return found
+    for fit, restrained, of in reversed(checked):
+        quality = _quality(of, grid, window * pixel, optics, fit, radii)
+        score, resolution, limited = (np.array(values) for values in zip(*quality, strict=True))
+        found = CtfEstimate(fit, restrained, score, resolution, limited, pictures, evidence, found)
+    return dataclasses.replace(found, inclination=inclination)
 
 
 def series_with_ctf(series: TiltSeries, estimate: CtfEstimate) -> TiltSeries:
-    """The table with the CTF columns and the handedness; defocus_error_angst is 0 where it is not known."""
+    """The table with the CTF columns and the handedness; defocus_error_angst is 0 where it is not known.
+
+    defocus_at: a fitted defocus is that at the centre of the image until alignment moves it (recentre.py); a given one stays.
+    """
     fit = estimate.fit
     u, v, angle = fit.defocus_u_v_angle
     error = np.where(np.isfinite(fit.error_angst) & ~estimate.restrained, fit.error_angst, 0.0)
     out = series.with_columns(
         defocus_u_angst=u, defocus_v_angst=v, defocus_angle_deg=angle, phase_shift_deg=fit.phase_deg,
         ctf_max_resolution_angst=estimate.resolution_angst, ctf_score=estimate.score, defocus_error_angst=error,
-        ctf_restrained=estimate.restrained.astype(np.int64),
+        ctf_restrained=estimate.restrained.astype(np.int64), ctf_limited_by=estimate.limited_by,
+        defocus_at=TOMOGRAM_CENTRE if estimate.evidence is None else IMAGE_CENTRE,
     )
     return dataclasses.replace(out, handedness=fit.handedness)
 
@@ -206,13 +243,24 @@ def ctf_summary(series: TiltSeries, estimate: CtfEstimate) -> dict:
         "name": series.name, "n_tilts": len(series), "fitted": evidence is not None,
         "tilt_id": tilts["tilt_id"].tolist(), "nominal_tilt_deg": tilts["nominal_tilt_deg"].tolist(),
         "defocus_u_angst": u, "defocus_v_angst": v, "defocus_angle_deg": angle, "phase_shift_deg": fit.phase_deg,
-        "median_defocus_angst": float(np.median(fit.defocus_angst)), "astigmatism_angst": float(u[0] - v[0]),
+        "median_defocus_angst": float(np.median(fit.defocus_angst)), "astigmatism_angst": float(np.mean(u - v)),
         "defocus_error_angst": fit.error_angst, "log_likelihood_gain": fit.gain,
         "restrained": estimate.restrained.tolist(), "n_restrained": int(estimate.restrained.sum()),
         "score": estimate.score, "max_resolution_angst": estimate.resolution_angst,
         "median_max_resolution_angst": float(np.median(estimate.resolution_angst)),
+        "resolution_limited_by": estimate.limited_by.tolist(),
+        "n_limited_by_pixel_size": int((estimate.limited_by == "pixel_size").sum()),
+        "n_limited_by_window": int((estimate.limited_by == "window").sum()),
         "ring_b_factor_angst2": fit.b_factor, "handedness": fit.handedness,
+        "phase_shift_error_deg": fit.phase_error_deg, "astigmatism_order_in_dose": fit.orders[0],
+        "phase_shift_order_in_dose": fit.orders[1],
     }
+    if estimate.inclination is not None:
+        found = estimate.inclination
+        out["inclination"] = {
+            "tilt_offset_deg": found.y_deg, "tilt_offset_error_deg": found.y_error_deg, "x_tilt_deg": found.x_deg,
+            "x_tilt_error_deg": found.x_error_deg, "log_posterior_gain": found.gain, "used": found.used,
+        }
     if evidence is not None:
         out["hand_evidence"] = {
             "log_likelihood_plus_minus": evidence.difference, "votes_plus": evidence.votes_plus,

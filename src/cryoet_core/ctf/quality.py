@@ -10,6 +10,8 @@ from cryoet_core.ctf.score import ViewScore, smooth_background
 from cryoet_core.fourier import radial_frequency
 
 GOOD_CORRELATION = 0.5
+LIMITS = ("data", "pixel_size", "window")
+MIN_RING_BINS = 3.0
 PICTURE_PX = 256
 
 
@@ -17,9 +19,9 @@ def ring_profiles(view: ViewScore, k, defocus, handedness, astigmatism, phase_ra
     """Measured and fitted rings as functions of radius, astigmatism and defocus gradient undone.
 
     Every bin moves to the radius where the mean defocus has the same phase (k sqrt(z_bin / z)); strips and angles are
-    averaged there. Returns measured, fitted (n_radii,), both with the smooth background removed.
+    averaged there. Returns measured, fitted (n_radii,), both without the smooth background.
     """
-    model, target = view.model_and_target(defocus, handedness, *astigmatism, phase_rad, b_factor)
+    rings, data = view.rings_and_data(defocus, *astigmatism, phase_rad, b_factor, handedness)
     z = defocus + handedness * view.depth_angst[:, None]
     local = z * view.k2 + 0.5 * (astigmatism[0] * view.k2_cos + astigmatism[1] * view.k2_sin)
     safe = defocus if abs(defocus) > 1 else 1.0
@@ -33,7 +35,7 @@ def ring_profiles(view: ViewScore, k, defocus, handedness, astigmatism, phase_ra
         total = np.bincount(index[inside], weights=(values * view.root)[inside], minlength=len(k))
         return total / np.maximum(weight, 1e-12)
 
-    return mean(target), mean(model)
+    return mean(data), mean(rings)
 
 
 def local_correlation(measured, fitted, k, defocus, wavelength_angst) -> np.ndarray:
@@ -50,16 +52,33 @@ def local_correlation(measured, fitted, k, defocus, wavelength_angst) -> np.ndar
     return out
 
 
-def fit_resolution(correlation, k) -> float:
-    """Resolution (A) to which the fit holds: the last radius before the smoothed correlation falls below 0.5 for good."""
+def _last_good(correlation, k) -> int:
+    """Index of the last radius before the smoothed correlation falls below 0.5 for good; 0 where the rings never fit."""
     smooth = uniform_filter1d(correlation, 5, mode="nearest")
     below = smooth < GOOD_CORRELATION
     start = int(np.argmax(~below)) if (~below).any() else len(k)
     if start > len(k) // 4:
-        return float(1 / k[0])
+        return 0
     fails = np.flatnonzero(below[start:])
-    last = start + int(fails[0]) - 1 if len(fails) else len(k) - 1
-    return float(1 / k[max(last, 0)])
+    return max(0, start + int(fails[0]) - 1 if len(fails) else len(k) - 1)
+
+
+def fit_resolution(correlation, k) -> float:
+    """Resolution (A) to which the fit holds: the last radius before the smoothed correlation falls below 0.5 for good."""
+    return float(1 / k[_last_good(correlation, k)])
+
+
+def resolution_limit(correlation, k, defocus_angst: float, wavelength_angst: float) -> str:
+    """What ends the resolution of :func:`fit_resolution`, one of LIMITS.
+
+    pixel_size: the rings fit to the finest radius there is (almost Nyquist). window: they end where one ring is narrower than
+    MIN_RING_BINS pixels of the spectrum, so that a larger window might show more. data: the rings themselves end.
+    """
+    last = _last_good(correlation, k)
+    if last == len(k) - 1 and last > 0:
+        return "pixel_size"
+    period = 1 / (wavelength_angst * max(abs(defocus_angst), 1.0) * k[last]) / (k[1] - k[0]) if last else np.inf
+    return "window" if period < MIN_RING_BINS else "data"
 
 
 def _full_plane(half, n):

@@ -14,7 +14,8 @@ from cryoet_core.backend import array_namespace, asnumpy, fft_module
 from cryoet_core.fourier import frequency_grid
 
 STRIP_DEPTH_ANGST = 300.0
-MAX_STRIPS = 9
+MAX_STRIPS, MAX_PARTS = 9, 5  # of a view across and along its tilt axis
+INCLINATION_DEG = 5.0  # tiles are kept apart where a plane inclined by this would have them at different depths
 N_ANGLES = 24
 NYQUIST_SHARE = 0.95
 _OUTLIER = 5.0
@@ -131,37 +132,94 @@ def _tile_powers(image, window: int):
             yield y + window // 2, x + window // 2, float(tile.var()), power
 
 
-def view_spectra(image, pixel_size_angst: float, depth_slope, grid: PolarGrid, window: int) -> ViewSpectra:
-    """Spectra of one image (h, w).
+@dataclass(frozen=True)
+class TileCells:
+    """Spectra of one view averaged over cells of neighbouring tiles, small enough for any plausible plane of the specimen.
+
+    polar : (n_cells, n_angles, n_radii) mean power. position_angst : (n_cells, 2) mean (x, y) from the image's centre.
+    n_tiles : (n_cells,). mean_power : (window, window//2+1) float32, mean over all tiles.
+    """
+
+    polar: np.ndarray
+    position_angst: np.ndarray
+    n_tiles: np.ndarray
+    mean_power: np.ndarray
+
+    def as_spectra(self, depth_slope) -> ViewSpectra:
+        """Every cell for itself, at its depth on the plane with this slope (2,)."""
+        slope = np.asarray(depth_slope, float)
+        return ViewSpectra(self.polar, self.position_angst @ slope, self.n_tiles, self.mean_power, float(np.hypot(*slope)))
+
+    def strips(self, depth_slope) -> ViewSpectra:
+        """Cells averaged in strips of equal depth on the plane with this slope (2,), where there are more cells than that takes."""
+        cells = self.as_spectra(depth_slope)
+        if len(self.n_tiles) <= MAX_STRIPS:
+            return cells
+        levels = 1 if np.ptp(cells.depth_angst) < 1 else 2  # cells lie in the middle of their strips: one strip more than widths
+        strip = _even_bins(cells.depth_angst, STRIP_DEPTH_ANGST, MAX_STRIPS, extra=levels - 1)
+        members = [np.flatnonzero(strip == i) for i in np.unique(strip)]
+        weights = [self.n_tiles[m] / self.n_tiles[m].sum() for m in members]
+        return ViewSpectra(
+            np.array([np.tensordot(w, self.polar[m], 1) for w, m in zip(weights, members, strict=True)]),
+            np.array([w @ cells.depth_angst[m] for w, m in zip(weights, members, strict=True)]),
+            np.array([self.n_tiles[m].sum() for m in members]), self.mean_power, cells.slope,
+        )
+
+
+def _even_bins(values, width: float, most: int, least: int = 1, extra: int = 0):
+    """(n,) int: index of ``values`` in even bins over their range, about ``width`` wide, between ``least`` and ``most`` of them."""
+    reach = np.ptp(values)
+    count = int(np.clip(np.ceil(reach / width) + extra, least, most))
+    return np.minimum(((values - values.min()) / max(reach, 1e-9) * count).astype(int), count - 1)
+
+
+def tile_cells(image, pixel_size_angst: float, depth_slope, axis_deg: float, grid: PolarGrid, window: int) -> TileCells:
+    """Spectra of one image (h, w) in cells across and along the tilt axis.
 
     Parameters
     ----------
-    depth_slope : (2,) gradient of depth over (x, y) of the image (TiltGeometry.depth_plane). grid : bins for ``window``.
+    depth_slope : (2,) gradient of depth over (x, y) of the image (TiltGeometry.depth_plane). axis_deg : tilt axis, from +y
+    counter-clockwise. grid : bins for ``window``.
 
     Tiles whose variance is far from the others' (edges of a grid bar, empty corners) are left out.
     """
     tiles = list(_tile_powers(image, window))
-    centre = np.array([[x - image.shape[1] // 2, y - image.shape[0] // 2] for y, x, _, _ in tiles])
-    depth = pixel_size_angst * centre @ np.asarray(depth_slope, float)
+    centre = pixel_size_angst * np.array([[x - image.shape[1] // 2, y - image.shape[0] // 2] for y, x, _, _ in tiles])
     variance = np.array([v for _, _, v, _ in tiles])
     level = np.log(np.maximum(variance, 1e-30))
     spread = 1.4826 * np.median(np.abs(level - np.median(level)))
     good = (np.abs(level - np.median(level)) <= _OUTLIER * max(spread, 0.05)) & (variance > 0)
     if not good.any():
         good[:] = True
-    reach = np.ptp(depth)
-    n_strips = int(np.clip(np.ceil(reach / STRIP_DEPTH_ANGST), 1, MAX_STRIPS))
-    strip = np.minimum(((depth - depth.min()) / max(reach, 1e-9) * n_strips).astype(int), n_strips - 1)
-    polar, depths, counts, mean_power = [], [], [], 0
-    for s in range(n_strips):
-        members = [i for i in np.flatnonzero((strip == s) & good)]
-        if not members:
-            continue
+    cell = _cell_of(centre, np.asarray(depth_slope, float), axis_deg)
+    polar, position, counts, mean_power = [], [], [], 0
+    for number in np.unique(cell[good]):
+        members = np.flatnonzero((cell == number) & good)
         power = sum(tiles[i][3] / max(variance[i], 1e-30) for i in members)
         polar.append(grid.average(power) / len(members))
-        depths.append(depth[members].mean())
+        position.append(centre[members].mean(axis=0))
         counts.append(len(members))
         mean_power = mean_power + asnumpy(power)
-    slope = float(np.hypot(*depth_slope))
     mean_power = (mean_power / sum(counts)).astype(np.float32)
-    return ViewSpectra(np.array(polar), np.array(depths), np.array(counts), mean_power, slope)
+    return TileCells(np.array(polar), np.array(position), np.array(counts), mean_power)
+
+
+def _cell_of(centre, slope, axis_deg: float):
+    """(n,) int, cell of every tile: strips of equal nominal depth, divided further where an inclination would spread the depth."""
+    turn = np.deg2rad(axis_deg)
+    across, along = centre @ [np.cos(turn), np.sin(turn)], centre @ [-np.sin(turn), np.cos(turn)]
+    steepness = np.hypot(*slope)
+    inclined = np.tan(np.deg2rad(INCLINATION_DEG))
+    least = int(np.clip(np.ceil(np.ptp(across) * inclined / STRIP_DEPTH_ANGST), 1, MAX_STRIPS))
+    strip = _even_bins(centre @ slope if steepness > 0 else across * 1e-9, STRIP_DEPTH_ANGST, MAX_STRIPS)
+    if least > strip.max() + 1:
+        strip = _even_bins(across, np.inf, MAX_STRIPS, least)
+    part = _even_bins(along * inclined * np.sqrt(1 + steepness**2), STRIP_DEPTH_ANGST, MAX_PARTS)
+    return strip * MAX_PARTS + part
+
+
+def view_spectra(image, pixel_size_angst: float, depth_slope, grid: PolarGrid, window: int) -> ViewSpectra:
+    """Spectra of one image (h, w) in strips of equal depth; see :func:`tile_cells`."""
+    slope = np.asarray(depth_slope, float)
+    axis_deg = float(np.rad2deg(np.arctan2(slope[1], slope[0])))
+    return tile_cells(image, pixel_size_angst, slope, axis_deg, grid, window).strips(slope)

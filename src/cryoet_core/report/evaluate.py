@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 
+from cryoet_core.ctf.recentre import centre_depth
 from cryoet_core.fsc import fourier_shell_correlation, resolution_at
 from cryoet_core.masks import soft_sphere
 from cryoet_core.picking.evaluate import match_picks
@@ -30,14 +32,16 @@ def motion_error(results: Results, ts: str) -> dict:
 
 
 def defocus_error(results: Results, ts: str) -> dict:
-    """Median absolute error of the mean defocus at tilts to 45 degrees and beyond, nm."""
+    """Median absolute error of the mean defocus at the centre of the image, at tilts to 45 degrees and beyond, nm."""
     series, truth = results.table("decide_handedness", ts), results.truth(ts)
     dark = set(results.truth_json(ts)["dark_tilt_ids"])
     found = series.tilts.set_index("tilt_id")
     expected = truth.tilts.set_index("tilt_id").loc[found.index]
     good = ~found.index.isin(list(dark))
     mean = {n: (t["defocus_u_angst"] + t["defocus_v_angst"]).to_numpy() / 20 for n, t in (("f", found), ("e", expected))}
-    error = np.abs(mean["f"] - mean["e"])
+    shift = truth.handedness * centre_depth(truth.geometry) / 10  # the truth is that of the specimen's centre
+    shift = pd.Series(shift, truth.tilts["tilt_id"]).loc[found.index].to_numpy()
+    error = np.abs(mean["f"] - (mean["e"] - shift))
     low = good & (np.abs(found["nominal_tilt_deg"].to_numpy()) <= 45)
     high = good & ~low
     return {

@@ -178,7 +178,8 @@ def ctf(results: Results, numbers: dict) -> Section:
         if len(series) > 3 and defocus.nunique() == 1:
             section.add_note(f"The defocus was given, not fitted: {defocus.iloc[0] / 1e4:.2f} um for every view.")
             continue
-        section.add_figure(_defocus_figure(series, results.truth(ts) if results.simulated else None), _ctf_caption(numbers.get(ts, {})))
+        section.add_figure(_defocus_figure(series, results.truth(ts) if results.simulated else None), _ctf_caption(numbers.get(ts, {}), series))
+        _add_inclination(section, results.summary("estimate_ctf", ts).get("inclination"))
         path = results.path("estimate_ctf", ts, f"{ts}_spectra.mrc")
         if path.exists():
             spectra, _ = results.volume("estimate_ctf", ts, f"{ts}_spectra.mrc")
@@ -191,6 +192,17 @@ def ctf(results: Results, numbers: dict) -> Section:
                 ]
                 section.add_figure(image_grid([spectra[i] for i in chosen], titles, 7, 1.6), "Spectra of seven views: the rings of both halves must meet.")
     return section
+
+
+def _add_inclination(section: Section, found: dict | None) -> None:
+    """In one sentence: how the specimen lies on the stage by its defocus gradients, where they can tell to 3 degrees."""
+    if not found or min(found["tilt_offset_error_deg"], found["x_tilt_error_deg"]) > 3:
+        return
+    used = "The defocus was fitted on this plane." if found["used"] else "Too little to count: the defocus was fitted on the stage's plane."
+    section.add_text(
+        f"By the defocus gradients the specimen lies inclined by {found['tilt_offset_deg']:+.1f} +- {found['tilt_offset_error_deg']:.1f} degrees "
+        f"about the tilt axis and {found['x_tilt_deg']:+.1f} +- {found['x_tilt_error_deg']:.1f} degrees across it. {used}"
+    )
 
 
 def _add_hand(section: Section, hand: dict) -> None:
@@ -231,13 +243,40 @@ def _defocus_figure(series, truth):
     axes[0].set(xlabel="stage tilt (deg)", ylabel="defocus (um)")
     axes[0].legend(fontsize=8)
     if "ctf_max_resolution_angst" in series.tilts:
-        axes[1].plot(tilt, series.tilts["ctf_max_resolution_angst"], ".", color=MEASURED)
-        axes[1].set(xlabel="stage tilt (deg)", ylabel="fit resolution (A)")
+        _resolution_axes(axes[1], series)
     return figure
 
 
-def _ctf_caption(numbers: dict) -> str:
+CTF_LIMITS = {
+    "data": ("the rings end", "."),
+    "pixel_size": ("ends at the pixel size, not at the rings", "^"),
+    "window": ("ends at estimate_ctf.window_px", "s"),
+}
+
+
+def _resolution_axes(axes, series):
+    """Fit resolution over tilt; a view that could not have been better with these pixels or this window has another mark."""
+    tilt, resolution = series.tilts["nominal_tilt_deg"], series.tilts["ctf_max_resolution_angst"]
+    limits = series.tilts["ctf_limited_by"] if "ctf_limited_by" in series.tilts else np.full(len(series), "data")
+    for limit, (label, mark) in CTF_LIMITS.items():
+        of = np.asarray(limits) == limit
+        if of.any():
+            axes.plot(tilt[of], resolution[of], mark, color=MEASURED if limit == "data" else OTHER, markersize=5, label=label)
+    if (np.asarray(limits) != "data").any():
+        nyquist = 2 * series.pixel_size_angst
+        axes.axhline(nyquist, color="0.6", linewidth=1)
+        axes.set_ylim(0.9 * nyquist, max(1.6 * nyquist, 1.05 * resolution.max()))
+        axes.legend(fontsize=7, loc="upper center")
+    axes.set(xlabel="stage tilt (deg)", ylabel="fit resolution (A)")
+
+
+def _ctf_caption(numbers: dict, series) -> str:
     text = "Defocus per view and the resolution to which the rings fit."
+    if "ctf_limited_by" in series.tilts:
+        n = int((series.tilts["ctf_limited_by"] == "pixel_size").sum())
+        if n:
+            text += (f" {n} of {len(series)} views fit as far as their pixels go (grey line: Nyquist, {2 * series.pixel_size_angst:.1f} A): their "
+                     "resolution is limited by the pixel size and says nothing about the views.")
     if "defocus_error_nm_median" in numbers:
         text += f" Median error to 45 degrees: {numbers['defocus_error_nm_median']:.0f} nm."
     return text

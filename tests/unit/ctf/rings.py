@@ -27,16 +27,17 @@ def ctf_image(noise, pixel, u, v, angle_deg, phase_deg=0.0, falloff=60.0):
     return np.fft.ifft2(np.fft.fft2(noise) * transfer).real
 
 
-def tilted_image(rng, shape, pixel, defocus, tilt_deg, sign, *, astigmatism=0.0, angle_deg=0.0, n_slabs=9):
+def tilted_image(rng, shape, pixel, defocus, tilt_deg, sign, *, astigmatism=0.0, angle_deg=0.0, n_slabs=9, shift_angst=0.0,
+                 falloff=60.0):
     """A flat specimen tilted about the image's y axis: defocus + sign * depth with depth = -x tan(tilt).
 
-    Made from ``n_slabs`` images of different defocus, blended along x.
+    shift_angst : the point of the specimen that has ``defocus`` is seen this far from the image's centre along x. Made from ``n_slabs`` images of different defocus, blended along x.
     """
     x = (np.arange(shape[1]) - shape[1] // 2) * pixel
-    z = defocus + sign * (-x * np.tan(np.deg2rad(tilt_deg)))
+    z = defocus + sign * (-(x - shift_angst) * np.tan(np.deg2rad(tilt_deg)))
     levels = np.linspace(z.min(), z.max(), n_slabs if tilt_deg else 1)
     noise = rng.standard_normal(shape)
-    slabs = [ctf_image(noise, pixel, lv + astigmatism / 2, lv - astigmatism / 2, angle_deg) for lv in levels]
+    slabs = [ctf_image(noise, pixel, lv + astigmatism / 2, lv - astigmatism / 2, angle_deg, falloff=falloff) for lv in levels]
     if len(levels) == 1:
         return slabs[0]
     place = (z - levels[0]) / (levels[1] - levels[0])

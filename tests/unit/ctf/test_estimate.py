@@ -4,6 +4,7 @@ from rings import ctf_image, flat_series, tilted_image
 
 from cryoet_core.ctf.estimate import CtfSettings, ctf_summary, estimate_ctf, series_with_ctf
 from cryoet_core.ctf.fit import compare_hands, fit_series, smooth_path
+from cryoet_core.ctf.quality import resolution_limit
 from cryoet_core.ctf.score import prepare_view
 from cryoet_core.ctf.spectra import PolarGrid, tile_starts, usable_window, view_spectra
 from cryoet_core.errors import DataQualityError, UserInputError
@@ -58,7 +59,7 @@ def test_tilted_plane_and_its_sign(rng, sign):
     estimate = estimate_ctf(series, images, SETTINGS)
     assert estimate.evidence.decided == sign and estimate.fit.handedness == sign
     assert np.abs(estimate.fit.defocus_angst - true).max() < 200
-    assert np.hypot(*estimate.fit.astigmatism) == pytest.approx(800, abs=200)
+    assert np.hypot(*estimate.fit.astigmatism.T) == pytest.approx(800, abs=200)
     obeyed = estimate_ctf(series, images, CtfSettings(256, defocus_range_angst=(5000, 60000), handedness=-sign))
     assert obeyed.fit.handedness == -sign  # a given value is obeyed even against the evidence
     assert obeyed.fit.gain.sum() < estimate.fit.gain.sum() - 20
@@ -94,7 +95,7 @@ def test_phase_shift(rng):
     images = [_noisy(rng, ctf_image(rng.standard_normal((384, 384)), PIXEL, z, z, 0, phase_deg=70.0), 0.5) for z in true]
     settings = CtfSettings(256, defocus_range_angst=(8000, 25000), fit_phase_shift=True)
     fit = estimate_ctf(flat_series([-2.0, 0.0, 2.0], (384, 384), PIXEL), images, settings).fit
-    assert fit.phase_deg == pytest.approx(70, abs=12)
+    assert fit.phase_deg == pytest.approx(70, abs=12) and 0 < fit.phase_error_deg < 12
     assert np.abs(fit.defocus_angst - true).max() < 400
 
 
@@ -123,12 +124,42 @@ def test_score_gradient(rng):
     spectra = view_spectra(image, PIXEL, series.geometry.depth_plane()[0], grid, 256)
     assert len(spectra.depth_angst) > 2
     view = prepare_view(spectra, grid, slice(5, 90), 256 * PIXEL, series.optics)
-    at, step = np.array([29900.0, 150.0, -80.0, 0.1]), np.array([1.0, 1.0, 1.0, 1e-4])
-    _, gradient = view.evaluate(at[0], -1, *at[1:], 100.0)
-    for i in range(4):
-        moved = [at + sign * step * (np.arange(4) == i) for sign in (1, -1)]
-        high, low = (view.evaluate(m[0], -1, *m[1:], 100.0)[0] for m in moved)
+    at, step = np.array([29900.0, 150.0, -80.0, 0.1, 100.0]), np.array([1.0, 1.0, 1.0, 1e-4, 0.1])
+    _, gradient = view.evaluate(*at, -1)
+    for i in range(5):
+        moved = [at + sign * step * (np.arange(5) == i) for sign in (1, -1)]
+        high, low = (view.evaluate(*m, -1)[0] for m in moved)
         assert gradient[i] == pytest.approx((high - low) / (2 * step[i]), rel=1e-3, abs=1e-6)
+
+
+def _tilted_view(rng, radial):
+    image = _noisy(rng, tilted_image(rng, SHAPE, PIXEL, 30000, 40, -1))
+    grid = PolarGrid.create(256, PIXEL, 40)
+    series = flat_series([40.0], SHAPE, PIXEL)
+    spectra = view_spectra(image, PIXEL, series.geometry.depth_plane()[0], grid, 256)
+    return prepare_view(spectra, grid, slice(5, 90), 256 * PIXEL, series.optics, radial=radial)
+
+
+@pytest.mark.parametrize("hand", [-1, 1])
+def test_scan_of_all_phases_is_the_likelihood_of_each(rng, hand):
+    view = _tilted_view(rng, radial=True)
+    defoci, phases = np.array([9000.0, 29000.0, 30000.0, 47000.0]), np.array([0.0, 0.5, 2.0])
+    expected = [[view.evaluate(z, 0, 0, p, 150.0, hand)[0] for p in phases] for z in defoci]
+    np.testing.assert_allclose(view.scan(defoci, hand, 150.0, phases), expected, rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(view.scan(defoci, hand, 150.0), np.array(expected)[:, 0], rtol=1e-8, atol=1e-10)
+
+
+def test_information_is_the_curvature_where_the_data_follow_the_model(rng):
+    view = _tilted_view(rng, radial=False)
+    at = np.array([30000.0, 300.0, -200.0, 0.1, 150.0])
+    view.target = 2.0 * view.expected_target(*at, -1)
+    steps, curvature = np.array([20.0, 20.0, 20.0, 2e-3, 2.0]), np.empty((5, 5))
+    for i in range(5):
+        high, low = (view.evaluate(*(at + s * steps * (np.arange(5) == i)), -1)[1] for s in (1, -1))
+        curvature[i] = -(high - low) / (2 * steps[i])
+    information = view.information(*at, -1)
+    scale = np.sqrt(np.diag(information))
+    assert np.abs((curvature - information) / np.outer(scale, scale)).max() < 0.02
 
 
 def test_pictures_show_measured_rings_where_the_fit_has_them(rng):
@@ -167,3 +198,26 @@ def test_hand_is_not_decided_without_tilt(rng):
     ]
     fits, evidence = fit_series(*data, (10000, 30000))
     assert evidence.decided == 0 and compare_hands(fits[1], fits[-1]) == evidence
+
+
+@pytest.mark.parametrize("falloff, limit", [(20.0, "pixel_size"), (1200.0, "data")])
+def test_what_ends_the_resolution_is_said(rng, falloff, limit):
+    """The same rings, once strong to Nyquist (7 A) and once gone by about 12 A."""
+    clean = ctf_image(rng.standard_normal(SHAPE), PIXEL, 20000, 20000, 0, falloff=falloff)
+    series = flat_series([0.0], SHAPE, PIXEL)
+    estimate = estimate_ctf(series, [_noisy(rng, clean, 0.1 if falloff < 100 else 0.3)], SETTINGS)
+    table, summary = series_with_ctf(series, estimate).tilts, ctf_summary(series, estimate)
+    assert table["ctf_limited_by"].tolist() == [limit] == summary["resolution_limited_by"]
+    assert summary["n_limited_by_pixel_size"] == (limit == "pixel_size")
+    resolution = table["ctf_max_resolution_angst"][0]
+    assert resolution < 1.1 * 2 * PIXEL if limit == "pixel_size" else resolution > 1.2 * 2 * PIXEL
+
+
+def test_rings_narrower_than_the_spectrum_can_show_are_limited_by_the_window():
+    k = np.arange(10, 240) / (512 * 2.0)
+    correlation = np.where(k < 0.15, 1.0, 0.0)
+    wavelength = 0.0196875  # at 0.15 / A a ring is 1 / (wavelength defocus 0.15) wide: 1.7 spectrum pixels at 2e5 A, 12 at 3e4 A
+    assert resolution_limit(correlation, k, 2e5, wavelength) == "window"
+    assert resolution_limit(correlation, k, 3e4, wavelength) == "data"
+    assert resolution_limit(np.ones_like(k), k, 3e4, wavelength) == "pixel_size"
+    assert resolution_limit(np.zeros_like(k), k, 3e4, wavelength) == "data"
