@@ -1,9 +1,9 @@
 """Errors of motion estimation on simulated movies against truth: 3 e/A^2 in six frames, drifts, contrast down to nothing.
 
-    python benchmarks/motion_targets.py [--micrograph K2.mrc] [--local]
+    python benchmarks/motion_targets.py [--micrograph K2.mrc] [--local] [--relion FOLDER]
 
-The specimen is a periodic random image made finer than the camera's pixels, moved by whole fine pixels, cut and binned here: nothing is shared
-with the library. With --micrograph, counts of a real micrograph are thinned binomially into frames with a known drift.
+The specimen is a random image made finer than the camera's pixels and larger than its field, moved by whole fine pixels, cut and binned here:
+nothing is shared with the library. The beam is uneven, and some rows and columns of the camera count wrongly. With --micrograph, counts of a real micrograph are thinned binomially into frames with a known drift.
 With --local the content is also pushed outwards (doming, 3 px at the edge): the fine image is read at the places where the content of every
 camera pixel comes from (scipy.ndimage), and the error is that of track and field together over the whole image.
 """
@@ -11,16 +11,20 @@ camera pixel comes from (scipy.ndimage), and the error is that of track and fiel
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import numpy as np
 from scipy.fft import irfft2, rfft2
 from scipy.ndimage import map_coordinates, spline_filter
 
 from cryoet_core.io.mrc import read_mrc
+from cryoet_core.io.star import read_star
 from cryoet_core.movies.correct import MotionSettings, correct_movie
 
 SIZE, PIXEL, FRAMES, DOSE = 1024, 1.9, 6, 3.0
 FINE = 2
+RELION_STEP_PX = (-1.1, 0.7)  # x, y per frame of the movie of against_relion
+MARGIN = 64  # px around the field that movement may bring in
 
 
 def specimen(rng, rms: float, size: int = SIZE) -> np.ndarray:
@@ -42,17 +46,26 @@ def track(rng, drift_px: float) -> np.ndarray:
     return np.rint(FINE * path) / FINE
 
 
+def illumination() -> np.ndarray:
+    """(SIZE, SIZE) what the camera makes of an even field: a beam off the middle, three bright rows and five dark columns at the border."""
+    y, x = np.mgrid[:SIZE, :SIZE] / SIZE - 0.5
+    beam = 1.1 - 0.5 * ((x - 0.2) ** 2 + (y + 0.1) ** 2)
+    beam[-3:] *= 1.6
+    beam[:, :5] *= 0.2
+    return beam
+
+
 def movie(rng, rms: float, movement) -> list[np.ndarray]:
-    """Frames of Poisson counts."""
-    image, frames = specimen(rng, rms) if rms > 0 else None, []
-    electrons = DOSE / FRAMES * PIXEL**2
+    """Frames of Poisson counts: windows of a larger specimen, so that content comes in and leaves at the borders."""
+    image, frames = specimen(rng, rms, SIZE + 2 * MARGIN) if rms > 0 else None, []
+    electrons = DOSE / FRAMES * PIXEL**2 * illumination()
     for x, y in movement:
-        if image is None:
-            frames.append(rng.poisson(electrons, (SIZE, SIZE)).astype(np.float32))
-            continue
-        moved = np.roll(image, (int(round(FINE * y)), int(round(FINE * x))), axis=(0, 1))
-        small = moved.reshape(SIZE, FINE, SIZE, FINE).mean(axis=(1, 3))
-        frames.append(rng.poisson(electrons * np.clip(1 + small, 0, None)).astype(np.float32))
+        seen = 0.0
+        if image is not None:
+            top, left = (FINE * MARGIN - int(round(FINE * d)) for d in (y, x))
+            window = image[top : top + FINE * SIZE, left : left + FINE * SIZE]
+            seen = window.reshape(SIZE, FINE, SIZE, FINE).mean(axis=(1, 3))
+        frames.append(rng.poisson(electrons * np.clip(1 + seen, 0, None)).astype(np.float32))
     return frames
 
 
@@ -169,14 +182,32 @@ def semi_real(path: str, pixel: float, dose: float) -> None:
         print(f"{total:5.1f} {drift:4d} | " + ", ".join(f"{e:.3f} ({pixel * e:.2f} A, {model}, {own:.2f})" for e, model, own in errors))
 
 
+def against_relion(folder: str) -> None:
+    """The movie of a RELION project whose content moves by a known constant step, by RELION's own motion correction and by ours.
+
+    mov/m1.mrcs and MotionCorr/m1.star; a shift in the STAR file is what RELION applies to a frame, minus the content's movement.
+    """
+    star = read_star(Path(folder) / "MotionCorr/m1.star")
+    pixel = float(star["general"]["rlnMicrographOriginalPixelSize"])
+    theirs = -star["global_shift"][["rlnMicrographShiftX", "rlnMicrographShiftY"]].to_numpy(float)
+    frames = read_mrc(Path(folder) / "mov/m1.mrcs")[0]
+    truth = np.arange(len(frames))[:, None] * RELION_STEP_PX
+    ours = correct_movie(lambda: iter(frames), pixel, seed=1).track
+    print(f"RELION's movie, {len(frames)} frames of {frames.shape[2]} x {frames.shape[1]}: error rms A: RELION {pixel * rms_error(theirs, truth):.2f}, "
+          f"ours {pixel * rms_error(ours.movement_px, truth):.2f} ({ours.model}), uncorrected {pixel * rms_error(0 * truth, truth):.2f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--micrograph")
+    parser.add_argument("--relion", help="folder of a RELION project with mov/ and MotionCorr/")
     parser.add_argument("--local", action="store_true", help="local motion only")
     parser.add_argument("--pixel", type=float, default=0.8538)
     parser.add_argument("--dose", type=float, default=47.6, help="e/A^2 of the micrograph")
     chosen = parser.parse_args()
+    if chosen.relion:
+        against_relion(chosen.relion)
     if chosen.micrograph:
         semi_real(chosen.micrograph, chosen.pixel, chosen.dose)
     if chosen.local:
