@@ -126,12 +126,14 @@ def field_error(track, truth, points) -> float:
     return float(PIXEL * np.sqrt(((found - truth) ** 2).sum(axis=2).mean()))
 
 
-def local_motion(repeats: int) -> None:
+def local_motion(repeats: int, sizes) -> None:
     print("\nlocal motion: size dose frames grid contrast | error of track + field, A rms (median, worst) | whole frames only | accepted | gain, sd | expected error, A\n"
           "(field alone, vector, median)")
     cases = [(2048, 30.0, 8, None, 3.0, c) for c in (0.2, 0.08, 0.04, 0.02, 0.01, 0.0)]
     cases += [(1024, 3.0, 6, (3, 3), 3.0, c) for c in (0.2, 0.08, 0.04, 0.02, 0.01, 0.0)] + [(1024, 3.0, 6, (3, 3), 0.0, c) for c in (0.2, 0.08, 0.02)]
     for size, dose, frames, grid, amplitude, rms in cases:
+        if size not in sizes:
+            continue
         rows = []
         for repeat in range(repeats):
             rng = np.random.default_rng([repeat, size, int(1000 * rms)])
@@ -203,6 +205,7 @@ def main() -> None:
     parser.add_argument("--micrograph")
     parser.add_argument("--relion", help="folder of a RELION project with mov/ and MotionCorr/")
     parser.add_argument("--local", action="store_true", help="local motion only")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1024, 2048], help="image sizes of --local: 1024 at 3 e/A^2, 2048 at 30 e/A^2")
     parser.add_argument("--pixel", type=float, default=0.8538)
     parser.add_argument("--dose", type=float, default=47.6, help="e/A^2 of the micrograph")
     chosen = parser.parse_args()
@@ -211,7 +214,7 @@ def main() -> None:
     if chosen.micrograph:
         semi_real(chosen.micrograph, chosen.pixel, chosen.dose)
     if chosen.local:
-        local_motion(chosen.repeats)
+        local_motion(chosen.repeats, chosen.sizes)
     elif chosen.repeats:
         simulated(chosen.repeats)
 
