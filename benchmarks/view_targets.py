@@ -89,9 +89,10 @@ def judge(views, series, bad, settings) -> tuple[int, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=6)
+    parser.add_argument("--faults", nargs="+", default=FAULTS, choices=FAULTS)
     chosen = parser.parse_args()
     every = {"defaults": ExcludeViews(), "all image criteria": ExcludeViews(neighbour_outlier_sigma=6.0, min_field_of_view=0.6)}
-    for fault in FAULTS:
+    for fault in chosen.faults:
         counts = {name: np.zeros(2, int) for name in every}
         n_bad, seconds = 0, 0.0
         for seed in range(chosen.seeds):

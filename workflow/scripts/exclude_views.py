@@ -1,5 +1,7 @@
 """Score every view and mark those that take no part from here on: lists, rules, a file, darkness, other scores."""
 
+import numpy as np
+
 from cryoet_core.config.exclude_views import ExcludeViews
 from cryoet_core.io.images import load_named_images
 from cryoet_core.metadata import read_tilt_series, write_tilt_series
@@ -24,5 +26,8 @@ with step(snakemake) as s:
     marked, darkness, scores = exclude_views(series, statistics, config, listed, thumbnails)
     for row in marked.tilts[~marked.included].itertuples():
         s.log.info("view %d at %.1f deg excluded: %s", row.tilt_id, row.nominal_tilt_deg, row.exclude_reason)
+    apart = marked.tilts["tilt_id"][np.isnan(scores["field_of_view"]) & marked.included].tolist()
+    if apart:
+        s.log.warning("views %s share no detail with the least tilted view through any neighbour: look at them", apart)
     write_tilt_series(marked, s.output.table)
     s.write_summary(exclusion_summary(marked, darkness, statistics, scores, limits(config)))

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from cryoet_core.backend import fft_module
 from cryoet_core.fourier import radial_frequency
@@ -18,7 +20,9 @@ from cryoet_core.masks import taper_window
 
 THUMBNAIL_PX = 256
 BLOCKED_LEVEL = 0.6  # of the expected intensity: darker parts are covered by a bar, ice or dirt
-LINK_STEPS = 2  # neighbours on either side that a view is compared with
+LINK_STEPS = 3  # neighbours on either side that a view is compared with; bridges two bad ones
+SURE_HEIGHT = 6.0  # of a correlation peak over the rms of its map; lower ones, which unrelated views reach too, tell no shift
+SMALL_GROUP = LINK_STEPS + 1  # views that agree among themselves only; a larger group may be the good views beyond some bad ones
 LOW_CUT, HIGH_CUT = 0.03, 0.2  # cycles per thumbnail pixel
 SMALLEST_SPREAD = {"ctf_outlier": 0.05, "neighbour": 0.1}  # of residuals of logarithms: below, a deviation means nothing
 
@@ -110,7 +114,7 @@ def _stretched(thumb, matrix):
 
 
 def link(first, second, matrix, window, band):
-    """Normalised correlation of two thumbnails and where its peak lies: (value, shift (x, y) px of second in first's frame).
+    """Normalised correlation of two thumbnails, its height over the map's rms, and where it lies (x, y), px of second in first's frame.
 
     ``matrix``: from positions in the first image to those in the second, for points of the untilted plane.
     """
@@ -121,7 +125,8 @@ def link(first, second, matrix, window, band):
     h, w = first.shape
     reach = correlation[h // 8 : h - h // 8, w // 8 : w - w // 8]
     y, x = np.unravel_index(int(np.argmax(reach)), reach.shape)
-    return float(reach[y, x] / max(norm, 1e-30)), np.array([x + w // 8 - w // 2, y + h // 8 - h // 2], float)
+    height = float(reach[y, x] / max(float(reach.std()), 1e-30))
+    return float(reach[y, x] / max(norm, 1e-30)), height, np.array([x + w // 8 - w // 2, y + h // 8 - h // 2], float)
 
 
 def neighbour_scores(thumbnails, geometry):
@@ -129,7 +134,7 @@ def neighbour_scores(thumbnails, geometry):
 
     correlation : the best of the normalised correlations with up to LINK_STEPS neighbours on either side, so that one bad view does
     not spoil the next. field : part of the least tilted view's field that a view shares with it, from the shifts of the links; NaN where the
-    chain of links is broken. ``geometry``: TiltGeometry before alignment (angles and axis). Blank views have NaN.
+    chain of sure links is broken, 0 for a few views that agree with each other and with no others. ``geometry``: TiltGeometry before alignment (angles and axis). Blank views have NaN.
     """
     n, shape = len(thumbnails), thumbnails[0].shape
     good = np.array([float(t.std()) > 0 for t in thumbnails])
@@ -143,8 +148,9 @@ def neighbour_scores(thumbnails, geometry):
     for step in range(1, LINK_STEPS + 1):
         for one, two in zip(order[:-step], order[step:], strict=True):
             i, j = sorted((one, two), key=lambda v: abs(geometry.y_tilt_deg[v]))
-            value, shift = link(thumbnails[i], thumbnails[j], plane[j] @ np.linalg.inv(plane[i]), window, band)
-            links[i, j] = value, shift
+            value, height, shift = link(thumbnails[i], thumbnails[j], plane[j] @ np.linalg.inv(plane[i]), window, band)
+            if height >= SURE_HEIGHT:
+                links[i, j] = value, shift
             best[i], best[j] = max(best[i], value), max(best[j], value)
     best[best == -1] = np.nan
     return best, _shared_field(links, order, geometry.y_tilt_deg, n, shape)
@@ -163,7 +169,20 @@ def _shared_field(links, order, tilt, n, shape):
             position[view] = position[i] + shift
     for view, (x, y) in position.items():
         field[view] = max(0.0, 1 - abs(x) / shape[1]) * max(0.0, 1 - abs(y) / shape[0])
+    size = _group_sizes(links, n)
+    for place, view in enumerate(order):
+        near = order[max(0, place - LINK_STEPS) : place + LINK_STEPS + 1]
+        if view not in position and 2 <= size[view] <= SMALL_GROUP and any(v in position for v in near):
+            field[view] = 0.0  # it shows something, but not what its neighbours show
     return field
+
+
+def _group_sizes(links, n) -> np.ndarray:
+    """(n,) how many views each view is connected with through sure links, itself included."""
+    pairs = np.array(list(links), dtype=np.int64).reshape(-1, 2)
+    graph = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
+    label = connected_components(graph, directed=False)[1]
+    return np.bincount(label)[label]
 
 
 def score_views(series, darkness, thumbnails=None) -> dict[str, np.ndarray]:

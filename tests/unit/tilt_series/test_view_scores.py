@@ -109,3 +109,15 @@ def test_ctf_outliers_are_judged_against_their_trend(specimen):
     marked, _ = judged(counts, series.with_columns(ctf_max_resolution_angst=resolution), ctf_outlier_sigma=5.0)
     assert np.flatnonzero(~marked.included).tolist() == [6]
     assert marked.tilts["exclude_reason"].iloc[6] == "ctf_outlier"
+
+
+def test_two_views_of_another_place_share_no_field(specimen):
+    counts, series, _ = specimen
+    other, _, _ = blob_series(np.random.default_rng(77), noise=0.5)
+    mean = np.median(counts, axis=(1, 2))[:, None, None]
+    views = counts.copy()
+    views[[6, 7]] = (mean * (1 + 0.05 * other / other.std()))[[6, 7]]
+    marked, scores = judged(views, series, min_field_of_view=0.5)
+    assert np.flatnonzero(~marked.included).tolist() == [6, 7]
+    assert scores["field_of_view"][[6, 7]].tolist() == [0, 0]
+    assert np.nanmin(np.delete(scores["field_of_view"], [6, 7])) > 0.6
