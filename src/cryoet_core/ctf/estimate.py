@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cryoet_core.ctf.fit import NEIGHBOUR_ANGST, SURE_GAIN, CtfFit, HandEvidence, fit_series, refit_series
+from cryoet_core.ctf.fit import SURE_GAIN, CtfFit, HandEvidence, fit_series, refit_series
 from cryoet_core.ctf.inclination import Inclination, fit_inclination
 from cryoet_core.ctf.quality import fit_resolution, local_correlation, resolution_limit, ring_profiles, spectrum_picture
 from cryoet_core.ctf.recentre import IMAGE_CENTRE, TOMOGRAM_CENTRE
@@ -19,7 +19,9 @@ from cryoet_core.metadata import TiltSeries
 
 MIN_RADII = 16
 PICTURE_EDGE = 0.8  # the pictures reach this much finer than the fit
-NEAR_GAIN, NEAR_ANGST = 5.0, 1500.0  # rings weaker than SURE_GAIN count this close to what the neighbours say
+NO_GAIN, NEAR_ANGST = 4.0, 1500.0  # between this and SURE_GAIN rings count in part, if this close to what the neighbours say
+SERIES_GAIN = 15.0  # one view at least must have this (noise fitted alone: at most 12.3 in the views of eight series)
+REACH_DEG, HELD_DEG = 6.0, 2.0  # how far in tilt neighbours reach, and how little spread of them leaves a slope
 
 
 @dataclass(frozen=True)
@@ -75,36 +77,43 @@ def _check_radii(radii: slice, pixel_size_angst: float) -> None:
         )
 
 
-def _neighbour_values(fit: CtfFit, tilts_deg, trusted) -> np.ndarray:
-    """Defocus that the trusted views imply for every view: linear between them, the end value beyond them."""
-    return np.interp(tilts_deg, np.asarray(tilts_deg)[trusted], fit.defocus_angst[trusted])
+def neighbour_values(values, tilts_deg, weights) -> np.ndarray:
+    """What the other views imply for every view (n,): a line through those around it in tilt, by ``weights`` (n,) from 0 to 1.
+
+    Views REACH_DEG away count a quarter; the line's slope is held back where few views carry it, and a view does not count for itself.
+    """
+    distance = np.asarray(tilts_deg, float)[None] - np.asarray(tilts_deg, float)[:, None]
+    near = np.asarray(weights, float)[None] / (1 + (distance / REACH_DEG) ** 2) ** 2 + 1e-12 * np.asarray(weights)[None]
+    np.fill_diagonal(near, 0.0)
+    near = np.where(near.sum(axis=1, keepdims=True) > 0, near, np.diag(np.ones(len(near))))  # nothing but itself
+    mean, centre = (near @ values) / near.sum(axis=1), (near * distance).sum(axis=1) / near.sum(axis=1)
+    offset = distance - centre[:, None]
+    slope = (near * offset * (values - mean[:, None])).sum(axis=1) / ((near * offset**2).sum(axis=1) + HELD_DEG**2)
+    return mean - slope * centre
 
 
 def restrain(fit: CtfFit, tilts_deg) -> tuple[CtfFit, np.ndarray]:
     """Views without convincing rings take their neighbours' defocus. Returns (fit, restrained (n,) bool).
 
-    Weak rings near the neighbours' value count by their error: the mean of both values, weighted by information.
+    Weak rings near the neighbours' value count in part, the more the stronger they are, so that nothing jumps at a threshold.
     Raises DataQualityError E-CTF-03 when no view has rings.
     """
-    sure = fit.gain >= SURE_GAIN
-    if not sure.any():
+    if fit.gain.max() < SERIES_GAIN:
         raise DataQualityError(
             "E-CTF-03", "no view of this series shows Thon rings", field="estimate_ctf",
-            found=f"best log-likelihood gain {fit.gain.max():.1f}", expected=f"at least {SURE_GAIN:g} in one view",
+            found=f"best log-likelihood gain {fit.gain.max():.1f}", expected=f"at least {SERIES_GAIN:g} in one view",
             fix="check pixel size, voltage and defocus_range_angst, or set defocus_angst to a known defocus",
         )
-    expected = _neighbour_values(fit, tilts_deg, sure)
-    near = (fit.gain >= NEAR_GAIN) & (np.abs(fit.defocus_angst - expected) <= NEAR_ANGST)
-    trusted = sure | near
-    share = np.where(sure, 1.0, np.where(near, NEIGHBOUR_ANGST**2 / (NEIGHBOUR_ANGST**2 + fit.error_angst**2), 0.0))
-    weak = share * fit.defocus_angst + (1 - share) * expected
-    filled = np.where(trusted, weak, _neighbour_values(fit, tilts_deg, trusted))
-    return dataclasses.replace(fit, defocus_angst=filled), ~trusted
+    share = np.clip((fit.gain - NO_GAIN) / (SURE_GAIN - NO_GAIN), 0, 1)
+    expected = neighbour_values(fit.defocus_angst, tilts_deg, share >= 1)
+    share = np.where((share >= 1) | (np.abs(fit.defocus_angst - expected) <= NEAR_ANGST), share, 0.0)
+    expected = neighbour_values(fit.defocus_angst, tilts_deg, share)
+    return dataclasses.replace(fit, defocus_angst=share * fit.defocus_angst + (1 - share) * expected), share < 0.5
 
 
 def _restrain_like(fit: CtfFit, restrained, tilts_deg) -> tuple[CtfFit, np.ndarray]:
     """The fit with the less likely hand: the same views take their neighbours' value."""
-    filled = np.where(restrained, _neighbour_values(fit, tilts_deg, ~restrained), fit.defocus_angst)
+    filled = np.where(restrained, neighbour_values(fit.defocus_angst, tilts_deg, ~restrained), fit.defocus_angst)
     return dataclasses.replace(fit, defocus_angst=filled), restrained
 
 

@@ -27,7 +27,7 @@ B_FACTORS = (0.0, 100.0, 250.0, 500.0, 1000.0)
 MAX_B_FACTOR = 4000.0
 PHASES_DEG = np.arange(0.0, 180.0, 7.5)
 MAX_PHASE_STARTS = 4
-SURE_GAIN = 10.0  # rings of this log-likelihood anywhere in the search range are not noise (largest of 246 views of noise: 8.8)
+SURE_GAIN = 10.0  # rings of this log-likelihood anywhere in the search range are not noise (scans of noise: at most 8.2)
 _STUDENT = 1.5
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from rings import ctf_image, flat_series, tilted_image
 
-from cryoet_core.ctf.estimate import CtfSettings, ctf_summary, estimate_ctf, series_with_ctf
+from cryoet_core.ctf.estimate import CtfSettings, ctf_summary, estimate_ctf, neighbour_values, series_with_ctf
 from cryoet_core.ctf.fit import compare_hands, fit_series, smooth_path
 from cryoet_core.ctf.quality import resolution_limit
 from cryoet_core.ctf.score import prepare_view
@@ -221,3 +221,14 @@ def test_rings_narrower_than_the_spectrum_can_show_are_limited_by_the_window():
     assert resolution_limit(correlation, k, 3e4, wavelength) == "data"
     assert resolution_limit(np.ones_like(k), k, 3e4, wavelength) == "pixel_size"
     assert resolution_limit(np.zeros_like(k), k, 3e4, wavelength) == "data"
+
+
+def test_neighbours_imply_a_line_and_no_view_counts_for_itself():
+    tilts, truth = np.arange(-30.0, 31, 3), 20000 + 40 * np.arange(-30.0, 31, 3)
+    values, weights = truth.copy(), np.ones(len(tilts))
+    values[[0, 10]], weights[[0, 10]] = 60000.0, 0.0
+    found = neighbour_values(values, tilts, weights)
+    assert np.abs(found - truth).max() < 60 and abs(found[10] - truth[10]) < 1
+    weights[:] = 0
+    weights[4] = 1.0
+    assert np.allclose(np.delete(neighbour_values(values, tilts, weights), 4), values[4])
