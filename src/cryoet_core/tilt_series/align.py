@@ -17,6 +17,7 @@ from cryoet_core.errors import DataQualityError
 from cryoet_core.fourier import bin_images, highpass
 from cryoet_core.geometry.tilt_geometry import TiltGeometry
 from cryoet_core.tilt_series import refine_alignment as refine
+from cryoet_core.tilt_series.angles import ANGLES, settle_angles
 from cryoet_core.tilt_series.bundle import (
     MIN_PATCHES,
     Bundle,
@@ -258,14 +259,7 @@ def _refine_stage(views: PlaneViews, state: _State, band: Band, settings, say, l
         candidates = centre * np.array([0.4, 0.6, 0.85, 1.2, 1.7])
         state.thickness_angst = refine.best_thickness(views, state.geometry, band, candidates)
     prior = refine.spectra_in_band(views, state.geometry, band, state.thickness_angst)[1]
-    step = 2.0 if band.high_angst > 70 else 0.6
-    iterations = 2 if last else 4
-    if settings.refine_axis:
-        _turn(views, state, band, prior, "axis", step, iterations)
-    if settings.refine_offset:
-        _turn(views, state, band, prior, "offset", 1.5 * step, iterations)
-    if settings.level_x:
-        _turn(views, state, band, prior, "x_tilt", 1.5 * step, iterations)
+    _settle_angles(views, state, band, prior, settings, iterations=2 if last else 4)
     update = max(update, _shift_sweep(views, state, band))
     state.history.append(_history_row(f"{band.high_angst:.0f} A", state, update))
     say(
@@ -292,16 +286,16 @@ def _shift_sweep(views, state, band):
     return float(np.linalg.norm(delta, axis=1).max())
 
 
-def _turn(views, state, band, prior, which, step, iterations):
-    start = state.geometry
-
-    def value(x):
-        return refine.profile_badness(views, refine.turned(start, **{f"{which}_deg": x}), band, prior)
-
-    change, error = refine.parabola_search(value, step, iterations, MAX_TURN_DEG)
-    state.geometry = refine.turned(start, **{f"{which}_deg": change})
-    setattr(state, f"{which}_deg", getattr(state, f"{which}_deg") + change)
-    setattr(state, f"{which}_error_deg", error)
+def _settle_angles(views, state, band, prior, settings, iterations):
+    wanted = (settings.refine_axis, settings.refine_offset, settings.level_x)
+    free = [name for name, is_free in zip(ANGLES, wanted, strict=True) if is_free]
+    if not free:
+        return
+    width = 1.0 if band.high_angst > 70 else 0.3
+    state.geometry, change, error = settle_angles(views, state.geometry, band, prior, free, width, iterations, MAX_TURN_DEG)
+    for name, x, sigma in zip(free, change, error, strict=True):
+        setattr(state, f"{name}_deg", getattr(state, f"{name}_deg") + float(x))
+        setattr(state, f"{name}_error_deg", float(sigma))
 
 
 def _final_sweeps(views, state, band, settings, say):
