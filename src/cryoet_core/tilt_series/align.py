@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from cryoet_core.backend import array_namespace, asnumpy
+from cryoet_core.backend import array_namespace
 from cryoet_core.errors import DataQualityError
 from cryoet_core.fourier import bin_images, highpass
 from cryoet_core.geometry.tilt_geometry import TiltGeometry
@@ -26,14 +26,17 @@ from cryoet_core.tilt_series.bundle import (
     improvement,
     solve_bundle,
 )
+from cryoet_core.tilt_series.gold import fill_gold, find_gold
 from cryoet_core.tilt_series.patches import track_patches
-from cryoet_core.tilt_series.plane import PlaneViews, prepare_views
+from cryoet_core.tilt_series.plane import PlaneViews, plane_spectra, prepare_views
 from cryoet_core.tilt_series.refine_alignment import Band
+from cryoet_core.tilt_series.screening import retry_views, screen_views
 
 MIN_VIEWS = 5
 MAX_TURN_DEG = 12.0  # largest change of axis, offset or tilt about x in one band
 TRACKING_ANGST = 40.0  # finest detail in patches: their correlations hold less signal than those of whole views
 TRACKING_ROUNDS = 3  # of tracking and adjustment when only coarse alignment went before
+MAX_GOLD_SHARE = 0.1  # of a view; more dark spots than this are not beads
 ACCEPT_SIGMA = 3.0  # standard errors by which held-out patches must agree better before an adjustment is taken
 
 
@@ -64,7 +67,8 @@ class Alignment:
     likelihood's widths with only the shifts following, a lower bound (a wrong axis is mostly a turned specimen). thickness_angst : of the slab that predicts the views best. correlation : (n,) leave-one-out.
     shift_error_angst : (n,) standard error predicted by the model. history : one dict per stage. method : what the geometry comes from
     ("combined" may end as projection_matching). residual_px : (n,) median distance of tracked patches from where the geometry puts
-    them, raw pixels, NaN without patch tracking. patches : numbers of the patch tracking, empty without.
+    them, raw pixels, NaN without patch tracking. patches : numbers of the patch tracking, empty without. used : (n,) bool, views
+    that shaped the result; an included view that is not used does not show what the others predict, and its shift is interpolated.
     """
 
     geometry: TiltGeometry
@@ -82,6 +86,7 @@ class Alignment:
     method: str = "projection_matching"
     residual_px: np.ndarray | None = None
     patches: dict = field(default_factory=dict)
+    used: np.ndarray | None = None
 
 
 def alignment_binning(pixel_size_angst: float, target_angst: float) -> int:
@@ -90,12 +95,17 @@ def alignment_binning(pixel_size_angst: float, target_angst: float) -> int:
 
 
 def alignment_images(images, pixel_size_angst: float, binning: int, highpass_angst: float, clip_sigma: float):
-    """Binned, high-passed views (n, h, w) in units of their own robust sigma, clipped so that gold does not dominate."""
-    xp = array_namespace(images)
+    """Binned, high-passed views (n, h, w) in units of their own robust sigma, beads filled, the rest clipped."""
+    xp = array_namespace(images[0])
+    rng, pixel = np.random.default_rng(0), pixel_size_angst * binning
     prepared = []
     for image in images:
         small = bin_images(image[None].astype(xp.float32), binning)[0]
-        flat = highpass(small - xp.mean(small), highpass_angst, pixel_size_angst * binning)
+        flat = highpass(small - xp.mean(small), highpass_angst, pixel)
+        gold = find_gold(flat, pixel)
+        if 0 < float(gold.mean()) < MAX_GOLD_SHARE:
+            small = fill_gold(small[None], gold, pixel, rng)[0]
+            flat = highpass(small - xp.mean(small), highpass_angst, pixel)
         centre = xp.median(flat)
         sigma = 1.4826 * xp.median(xp.abs(flat - centre)) + 1e-12
         clipped = xp.clip((flat - centre) / sigma, -clip_sigma, clip_sigma)
@@ -146,17 +156,68 @@ def align_tilt_series(images, geometry: TiltGeometry, pixel_size_angst: float, s
     _coarse_stage(coarse, state, settings, highpass_angst, settings.max_shift_angst or 0.3 * field_angst, say)
     final = max(settings.resolution_angst, 2.1 * fine.pixel_size_angst)
     band = Band(highpass_angst, final)
+    screening = Band(highpass_angst, max(80.0, 2.2 * coarse.pixel_size_angst))
+    whole, used, judged = state.geometry, np.ones(len(part), bool), None
+    whole, used, judged = _screen(coarse, whole, used, state, screening, 0.3 * field_angst, say)
     if settings.mode != "patch_tracking":
-        for resolution in _band_limits(final, 2.2 * coarse.pixel_size_angst):
-            views = coarse if resolution >= 2.2 * coarse.pixel_size_angst else fine
+        limits = _band_limits(final, 2.2 * coarse.pixel_size_angst)
+        for resolution in limits:
+            if resolution == limits[1 % len(limits)]:
+                whole, used, judged = _screen(coarse, whole, used, state, screening, 0.3 * field_angst, say, judged)
+            views = (coarse if resolution >= 2.2 * coarse.pixel_size_angst else fine).select(used)
+            state.geometry = whole.select(used)
             _refine_stage(views, state, replace(band, high_angst=resolution), settings, say, last=resolution == final)
-        _final_sweeps(fine, state, band, settings, say)
+            whole = _merge(part, state, used)
+        state.geometry = whole.select(used)
+        _final_sweeps(fine.select(used), state, band, settings, say)
     if settings.mode != "projection_matching":
-        _patch_stage(fine, state, replace(band, high_angst=max(final, TRACKING_ANGST)), settings, pixel_size_angst, say)
-    data, prior = refine.spectra_in_band(fine, state.geometry, band, state.thickness_angst)
-    error = np.linalg.norm(refine.scoring_steps(data, prior, band.high_angst, steps=1)[1], axis=1)
-    correlation = refine.loo_correlation(data, prior)
-    return _result(geometry, included, state, correlation, error, prior, fine.pixel_size_angst)
+        state.geometry = whole.select(used) if settings.mode == "patch_tracking" else state.geometry
+        tracking = replace(band, high_angst=max(final, TRACKING_ANGST))
+        _patch_stage(fine.select(used), state, tracking, settings, pixel_size_angst, say)
+    data, prior = refine.spectra_in_band(fine.select(used), state.geometry, band, state.thickness_angst)
+    error = np.full(len(part), np.nan)
+    error[used] = np.linalg.norm(refine.scoring_steps(data, prior, band.high_angst, steps=1)[1], axis=1)
+    judged[used] = refine.loo_correlation(data, prior)
+    state.residual_px = None if state.residual_px is None else _spread(state.residual_px, used)
+    state.geometry = _merge(part, state, used)
+    return _result(geometry, included, state, judged, error, prior, fine.pixel_size_angst, used)
+
+
+def _spread(values, used):
+    """(n,) with NaN where not used."""
+    out = np.full(len(used), np.nan)
+    out[used] = values
+    return out
+
+
+def _screen(views, whole, used, state, band, limit_angst, say, judged=None):
+    """Views left out are looked for once more, then all are judged; returns geometry of all, used, correlation."""
+    if not used.all():
+        data = plane_spectra(views, whole, max_frequency=1 / band.high_angst)
+        _, prior = refine.spectra_in_band(views.select(used), whole.select(used), band, state.thickness_angst)
+        back, shift, judged = retry_views(data, prior, used, judged, limit_angst)
+        whole = refine.add_plane_shift(whole, shift * back[:, None])
+        used = used | back
+    rows = np.flatnonzero(used)
+    data, prior = refine.spectra_in_band(views.select(rows), whole.select(rows), band, state.thickness_angst)
+    good, correlation = screen_views(data, prior, MIN_VIEWS)
+    judged = np.zeros(len(used)) if judged is None else judged.copy()
+    judged[rows] = correlation
+    used = used.copy()
+    used[rows] = good
+    if not used.all():
+        say(f"{int((~used).sum())} views do not show what the others predict and are left out")
+    return whole, used, judged
+
+
+def _merge(part: TiltGeometry, state: _State, used) -> TiltGeometry:
+    """The geometry of all views from that of the used ones; the shifts of the others are interpolated over the tilt angle."""
+    whole = refine.turned(part, state.axis_deg, state.offset_deg, state.x_tilt_deg)
+    order = np.argsort(whole.y_tilt_deg[used])
+    tilt, known = whole.y_tilt_deg[used][order], state.geometry.shift_angst[order]
+    shift = np.stack([np.interp(whole.y_tilt_deg, tilt, known[:, k]) for k in range(2)], axis=1)
+    shift[used] = state.geometry.shift_angst
+    return whole.replace(x_shift_angst=shift[:, 0], y_shift_angst=shift[:, 1])
 
 
 def _patch_stage(views: PlaneViews, state: _State, band: Band, settings, raw_pixel_angst, say):
@@ -311,15 +372,17 @@ def _final_sweeps(views, state, band, settings, say):
     say(f"shifts settled: largest update {update:.2f} A after {sweep + 1} sweeps")
 
 
-def _result(geometry, included, state, correlation, error, prior, pixel_size_angst) -> Alignment:
+def _result(geometry, included, state, correlation, error, prior, pixel_size_angst, used) -> Alignment:
     full = geometry.replace(x_shift_angst=0.0, y_shift_angst=0.0)
     full = refine.turned(full, state.axis_deg, state.offset_deg, state.x_tilt_deg)
     shift = full.shift_angst
     shift[included] = state.geometry.shift_angst
     per_view = np.full((3, len(geometry)), np.nan)
-    per_view[0, included], per_view[1, included] = asnumpy(correlation), error
+    per_view[0, included], per_view[1, included] = correlation, error
     if state.residual_px is not None:
         per_view[2, included] = state.residual_px
+    part_of_fit = np.zeros(len(geometry), bool)
+    part_of_fit[included] = used
     return Alignment(
         geometry=full.replace(x_shift_angst=shift[:, 0], y_shift_angst=shift[:, 1]),
         axis_change_deg=state.axis_deg,
@@ -336,6 +399,7 @@ def _result(geometry, included, state, correlation, error, prior, pixel_size_ang
         method=state.method,
         residual_px=per_view[2],
         patches=state.patches,
+        used=part_of_fit,
     )
 
 

@@ -34,6 +34,10 @@ class PlaneViews:
     def __len__(self) -> int:
         return self.coefficients.shape[0]
 
+    def select(self, rows) -> PlaneViews:
+        """Some of the views (index array or boolean mask)."""
+        return replace(self, coefficients=self.coefficients[rows], amplitude=self.amplitude[rows])
+
 
 def plane_shape_for(image_shape, axis_deg: float) -> tuple[int, int]:
     """(ny, nx) of a plane that holds an image of ``image_shape`` turned by the tilt-axis angle; even, quick to transform."""
