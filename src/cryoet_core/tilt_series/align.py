@@ -36,7 +36,7 @@ MIN_VIEWS = 5
 MAX_TURN_DEG = 12.0  # largest change of axis, offset or tilt about x in one band
 TRACKING_ANGST = 40.0  # finest detail in patches: their correlations hold less signal than those of whole views
 TRACKING_ROUNDS = 3  # of tracking and adjustment when only coarse alignment went before
-MAX_GOLD_SHARE = 0.1  # of a view; more dark spots than this are not beads
+MAX_GOLD_SHARE = 0.3  # of the views; more dark spots than this are not beads
 ACCEPT_SIGMA = 3.0  # standard errors by which held-out patches must agree better before an adjustment is taken
 
 
@@ -95,22 +95,36 @@ def alignment_binning(pixel_size_angst: float, target_angst: float) -> int:
 
 
 def alignment_images(images, pixel_size_angst: float, binning: int, highpass_angst: float, clip_sigma: float):
-    """Binned, high-passed views (n, h, w) in units of their own robust sigma, beads filled, the rest clipped."""
-    xp = array_namespace(images[0])
-    rng, pixel = np.random.default_rng(0), pixel_size_angst * binning
-    prepared = []
+    """Binned, high-passed views (n, h, w) in units of their own robust sigma, clipped so that gold does not dominate."""
+    pixel = pixel_size_angst * binning
+    small = [_binned(image, binning) for image in images]
+    return array_namespace(images[0]).stack([_clipped(highpass(image, highpass_angst, pixel), clip_sigma) for image in small])
+
+
+def images_without_gold(images, pixel_size_angst: float, binning: int, highpass_angst: float, clip_sigma: float):
+    """:func:`alignment_images` with beads replaced by their surroundings; None when there are none, or too many to be beads."""
+    xp, pixel = array_namespace(images[0]), pixel_size_angst * binning
+    rng, filled, share = np.random.default_rng(0), [], []
     for image in images:
-        small = bin_images(image[None].astype(xp.float32), binning)[0]
-        flat = highpass(small - xp.mean(small), highpass_angst, pixel)
-        gold = find_gold(flat, pixel)
-        if 0 < float(gold.mean()) < MAX_GOLD_SHARE:
-            small = fill_gold(small[None], gold, pixel, rng)[0]
-            flat = highpass(small - xp.mean(small), highpass_angst, pixel)
-        centre = xp.median(flat)
-        sigma = 1.4826 * xp.median(xp.abs(flat - centre)) + 1e-12
-        clipped = xp.clip((flat - centre) / sigma, -clip_sigma, clip_sigma)
-        prepared.append((clipped - clipped.mean()).astype(xp.float32))
-    return xp.stack(prepared)
+        small = _binned(image, binning)
+        gold = find_gold(highpass(small, highpass_angst, pixel), pixel)
+        share.append(float(gold.mean()))
+        filled.append(_clipped(highpass(fill_gold(small[None], gold, pixel, rng)[0], highpass_angst, pixel), clip_sigma))
+    return xp.stack(filled) if 0 < np.mean(share) < MAX_GOLD_SHARE else None
+
+
+def _binned(image, binning):
+    xp = array_namespace(image)
+    small = bin_images(image[None].astype(xp.float32), binning)[0]
+    return small - xp.mean(small)
+
+
+def _clipped(flat, clip_sigma):
+    xp = array_namespace(flat)
+    centre = xp.median(flat)
+    sigma = 1.4826 * xp.median(xp.abs(flat - centre)) + 1e-12
+    clipped = xp.clip((flat - centre) / sigma, -clip_sigma, clip_sigma)
+    return (clipped - clipped.mean()).astype(xp.float32)
 
 
 @dataclass
@@ -279,13 +293,15 @@ def _check_enough(included):
 
 
 def _prepare(images, pixel_size_angst, geometry, settings):
-    """Views at the working pixel size and at twice that."""
+    """Views at the working pixel size, and at twice that; beads stay in the latter: good landmarks, but too few to level a specimen."""
     binning = alignment_binning(pixel_size_angst, settings.pixel_size_angst)
     field_angst = min(images[0].shape) * pixel_size_angst
     highpass_angst = settings.highpass_angst or float(np.clip(0.25 * field_angst, 400, 1200))
     fine = alignment_images(images, pixel_size_angst, binning, highpass_angst, settings.clip_sigma)
     pixel, axis = pixel_size_angst * binning, float(np.mean(geometry.z_rot_deg))
     coarse = bin_images(fine, 2)
+    plain = images_without_gold(images, pixel_size_angst, binning, highpass_angst, settings.clip_sigma)
+    fine = fine if plain is None else plain
     return prepare_views(fine, pixel, axis), prepare_views(coarse, 2 * pixel, axis), highpass_angst
 
 
