@@ -37,6 +37,7 @@ MAX_TURN_DEG = 12.0  # largest change of axis, offset or tilt about x in one ban
 TRACKING_ANGST = 40.0  # finest detail in patches: their correlations hold less signal than those of whole views
 TRACKING_ROUNDS = 3  # of tracking and adjustment when only coarse alignment went before
 MAX_GOLD_SHARE = 0.3  # of the views; more dark spots than this are not beads
+THICKNESS_STEPS = ((0.4, 0.6, 0.85, 1.2, 1.7), (0.86, 1.0, 1.16))  # a parabola over wide steps is skewed: a narrow one follows
 ACCEPT_SIGMA = 3.0  # standard errors by which held-out patches must agree better before an adjustment is taken
 
 
@@ -133,6 +134,7 @@ class _State:
 
     geometry: TiltGeometry
     thickness_angst: float
+    thickness_known: bool = False
     axis_deg: float = 0.0
     axis_error_deg: float = np.nan
     offset_deg: float = 0.0
@@ -332,9 +334,10 @@ def _refine_stage(views: PlaneViews, state: _State, band: Band, settings, say, l
     """Shifts, axis, offset, thickness in one band; in the last one little is left to search."""
     update = _shift_sweep(views, state, band)
     if settings.thickness_angst is None:
-        centre = np.clip(state.thickness_angst, 400, 3000)
-        candidates = centre * np.array([0.4, 0.6, 0.85, 1.2, 1.7])
-        state.thickness_angst = refine.best_thickness(views, state.geometry, band, candidates)
+        for factors in (THICKNESS_STEPS if not state.thickness_known else THICKNESS_STEPS[-1:]):
+            candidates = np.clip(state.thickness_angst, 200, 3000) * np.array(factors)
+            state.thickness_angst = refine.best_thickness(views, state.geometry, band, candidates)
+        state.thickness_known = True
     prior = refine.spectra_in_band(views, state.geometry, band, state.thickness_angst)[1]
     _settle_angles(views, state, band, prior, settings, iterations=2 if last else 4)
     update = max(update, _shift_sweep(views, state, band))
