@@ -12,11 +12,12 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from cryoet_core.backend import array_namespace, asnumpy
+from cryoet_core.backend import array_namespace
 from cryoet_core.errors import DataQualityError
 from cryoet_core.fourier import bin_images, highpass
 from cryoet_core.geometry.tilt_geometry import TiltGeometry
 from cryoet_core.tilt_series import refine_alignment as refine
+from cryoet_core.tilt_series.angles import ANGLES, settle_angles
 from cryoet_core.tilt_series.bundle import (
     MIN_PATCHES,
     Bundle,
@@ -25,14 +26,18 @@ from cryoet_core.tilt_series.bundle import (
     improvement,
     solve_bundle,
 )
+from cryoet_core.tilt_series.gold import fill_gold, find_gold
 from cryoet_core.tilt_series.patches import track_patches
-from cryoet_core.tilt_series.plane import PlaneViews, prepare_views
+from cryoet_core.tilt_series.plane import PlaneViews, plane_spectra, prepare_views
 from cryoet_core.tilt_series.refine_alignment import Band
+from cryoet_core.tilt_series.screening import retry_views, screen_views
 
 MIN_VIEWS = 5
 MAX_TURN_DEG = 12.0  # largest change of axis, offset or tilt about x in one band
 TRACKING_ANGST = 40.0  # finest detail in patches: their correlations hold less signal than those of whole views
 TRACKING_ROUNDS = 3  # of tracking and adjustment when only coarse alignment went before
+MAX_GOLD_SHARE = 0.3  # of the views; more dark spots than this are not beads
+THICKNESS_STEPS = ((0.4, 0.6, 0.85, 1.2, 1.7), (0.86, 1.0, 1.16))  # a parabola over wide steps is skewed: a narrow one follows
 ACCEPT_SIGMA = 3.0  # standard errors by which held-out patches must agree better before an adjustment is taken
 
 
@@ -63,7 +68,8 @@ class Alignment:
     likelihood's widths with only the shifts following, a lower bound (a wrong axis is mostly a turned specimen). thickness_angst : of the slab that predicts the views best. correlation : (n,) leave-one-out.
     shift_error_angst : (n,) standard error predicted by the model. history : one dict per stage. method : what the geometry comes from
     ("combined" may end as projection_matching). residual_px : (n,) median distance of tracked patches from where the geometry puts
-    them, raw pixels, NaN without patch tracking. patches : numbers of the patch tracking, empty without.
+    them, raw pixels, NaN without patch tracking. patches : numbers of the patch tracking, empty without. used : (n,) bool, views
+    that shaped the result; an included view that is not used does not show what the others predict, and its shift is interpolated.
     """
 
     geometry: TiltGeometry
@@ -81,6 +87,7 @@ class Alignment:
     method: str = "projection_matching"
     residual_px: np.ndarray | None = None
     patches: dict = field(default_factory=dict)
+    used: np.ndarray | None = None
 
 
 def alignment_binning(pixel_size_angst: float, target_angst: float) -> int:
@@ -90,16 +97,35 @@ def alignment_binning(pixel_size_angst: float, target_angst: float) -> int:
 
 def alignment_images(images, pixel_size_angst: float, binning: int, highpass_angst: float, clip_sigma: float):
     """Binned, high-passed views (n, h, w) in units of their own robust sigma, clipped so that gold does not dominate."""
-    xp = array_namespace(images)
-    prepared = []
+    pixel = pixel_size_angst * binning
+    small = [_binned(image, binning) for image in images]
+    return array_namespace(images[0]).stack([_clipped(highpass(image, highpass_angst, pixel), clip_sigma) for image in small])
+
+
+def images_without_gold(images, pixel_size_angst: float, binning: int, highpass_angst: float, clip_sigma: float):
+    """:func:`alignment_images` with beads replaced by their surroundings; None when there are none, or too many to be beads."""
+    xp, pixel = array_namespace(images[0]), pixel_size_angst * binning
+    rng, filled, share = np.random.default_rng(0), [], []
     for image in images:
-        small = bin_images(image[None].astype(xp.float32), binning)[0]
-        flat = highpass(small - xp.mean(small), highpass_angst, pixel_size_angst * binning)
-        centre = xp.median(flat)
-        sigma = 1.4826 * xp.median(xp.abs(flat - centre)) + 1e-12
-        clipped = xp.clip((flat - centre) / sigma, -clip_sigma, clip_sigma)
-        prepared.append((clipped - clipped.mean()).astype(xp.float32))
-    return xp.stack(prepared)
+        small = _binned(image, binning)
+        gold = find_gold(highpass(small, highpass_angst, pixel), pixel)
+        share.append(float(gold.mean()))
+        filled.append(_clipped(highpass(fill_gold(small[None], gold, pixel, rng)[0], highpass_angst, pixel), clip_sigma))
+    return xp.stack(filled) if 0 < np.mean(share) < MAX_GOLD_SHARE else None
+
+
+def _binned(image, binning):
+    xp = array_namespace(image)
+    small = bin_images(image[None].astype(xp.float32), binning)[0]
+    return small - xp.mean(small)
+
+
+def _clipped(flat, clip_sigma):
+    xp = array_namespace(flat)
+    centre = xp.median(flat)
+    sigma = 1.4826 * xp.median(xp.abs(flat - centre)) + 1e-12
+    clipped = xp.clip((flat - centre) / sigma, -clip_sigma, clip_sigma)
+    return (clipped - clipped.mean()).astype(xp.float32)
 
 
 @dataclass
@@ -108,6 +134,7 @@ class _State:
 
     geometry: TiltGeometry
     thickness_angst: float
+    thickness_known: bool = False
     axis_deg: float = 0.0
     axis_error_deg: float = np.nan
     offset_deg: float = 0.0
@@ -145,17 +172,68 @@ def align_tilt_series(images, geometry: TiltGeometry, pixel_size_angst: float, s
     _coarse_stage(coarse, state, settings, highpass_angst, settings.max_shift_angst or 0.3 * field_angst, say)
     final = max(settings.resolution_angst, 2.1 * fine.pixel_size_angst)
     band = Band(highpass_angst, final)
+    screening = Band(highpass_angst, max(80.0, 2.2 * coarse.pixel_size_angst))
+    whole, used, judged = state.geometry, np.ones(len(part), bool), None
+    whole, used, judged = _screen(coarse, whole, used, state, screening, 0.3 * field_angst, say)
     if settings.mode != "patch_tracking":
-        for resolution in _band_limits(final, 2.2 * coarse.pixel_size_angst):
-            views = coarse if resolution >= 2.2 * coarse.pixel_size_angst else fine
+        limits = _band_limits(final, 2.2 * coarse.pixel_size_angst)
+        for resolution in limits:
+            if resolution == limits[1 % len(limits)]:
+                whole, used, judged = _screen(coarse, whole, used, state, screening, 0.3 * field_angst, say, judged)
+            views = (coarse if resolution >= 2.2 * coarse.pixel_size_angst else fine).select(used)
+            state.geometry = whole.select(used)
             _refine_stage(views, state, replace(band, high_angst=resolution), settings, say, last=resolution == final)
-        _final_sweeps(fine, state, band, settings, say)
+            whole = _merge(part, state, used)
+        state.geometry = whole.select(used)
+        _final_sweeps(fine.select(used), state, band, settings, say)
     if settings.mode != "projection_matching":
-        _patch_stage(fine, state, replace(band, high_angst=max(final, TRACKING_ANGST)), settings, pixel_size_angst, say)
-    data, prior = refine.spectra_in_band(fine, state.geometry, band, state.thickness_angst)
-    error = np.linalg.norm(refine.scoring_steps(data, prior, band.high_angst, steps=1)[1], axis=1)
-    correlation = refine.loo_correlation(data, prior)
-    return _result(geometry, included, state, correlation, error, prior, fine.pixel_size_angst)
+        state.geometry = whole.select(used) if settings.mode == "patch_tracking" else state.geometry
+        tracking = replace(band, high_angst=max(final, TRACKING_ANGST))
+        _patch_stage(fine.select(used), state, tracking, settings, pixel_size_angst, say)
+    data, prior = refine.spectra_in_band(fine.select(used), state.geometry, band, state.thickness_angst)
+    error = np.full(len(part), np.nan)
+    error[used] = np.linalg.norm(refine.scoring_steps(data, prior, band.high_angst, steps=1)[1], axis=1)
+    judged[used] = refine.loo_correlation(data, prior)
+    state.residual_px = None if state.residual_px is None else _spread(state.residual_px, used)
+    state.geometry = _merge(part, state, used)
+    return _result(geometry, included, state, judged, error, prior, fine.pixel_size_angst, used)
+
+
+def _spread(values, used):
+    """(n,) with NaN where not used."""
+    out = np.full(len(used), np.nan)
+    out[used] = values
+    return out
+
+
+def _screen(views, whole, used, state, band, limit_angst, say, judged=None):
+    """Views left out are looked for once more, then all are judged; returns geometry of all, used, correlation."""
+    if not used.all():
+        data = plane_spectra(views, whole, max_frequency=1 / band.high_angst)
+        _, prior = refine.spectra_in_band(views.select(used), whole.select(used), band, state.thickness_angst)
+        back, shift, judged = retry_views(data, prior, used, judged, limit_angst)
+        whole = refine.add_plane_shift(whole, shift * back[:, None])
+        used = used | back
+    rows = np.flatnonzero(used)
+    data, prior = refine.spectra_in_band(views.select(rows), whole.select(rows), band, state.thickness_angst)
+    good, correlation = screen_views(data, prior, MIN_VIEWS)
+    judged = np.zeros(len(used)) if judged is None else judged.copy()
+    judged[rows] = correlation
+    used = used.copy()
+    used[rows] = good
+    if not used.all():
+        say(f"{int((~used).sum())} views do not show what the others predict and are left out")
+    return whole, used, judged
+
+
+def _merge(part: TiltGeometry, state: _State, used) -> TiltGeometry:
+    """The geometry of all views from that of the used ones; the shifts of the others are interpolated over the tilt angle."""
+    whole = refine.turned(part, state.axis_deg, state.offset_deg, state.x_tilt_deg)
+    order = np.argsort(whole.y_tilt_deg[used])
+    tilt, known = whole.y_tilt_deg[used][order], state.geometry.shift_angst[order]
+    shift = np.stack([np.interp(whole.y_tilt_deg, tilt, known[:, k]) for k in range(2)], axis=1)
+    shift[used] = state.geometry.shift_angst
+    return whole.replace(x_shift_angst=shift[:, 0], y_shift_angst=shift[:, 1])
 
 
 def _patch_stage(views: PlaneViews, state: _State, band: Band, settings, raw_pixel_angst, say):
@@ -217,13 +295,15 @@ def _check_enough(included):
 
 
 def _prepare(images, pixel_size_angst, geometry, settings):
-    """Views at the working pixel size and at twice that."""
+    """Views at the working pixel size, and at twice that; beads stay in the latter: good landmarks, but too few to level a specimen."""
     binning = alignment_binning(pixel_size_angst, settings.pixel_size_angst)
     field_angst = min(images[0].shape) * pixel_size_angst
     highpass_angst = settings.highpass_angst or float(np.clip(0.25 * field_angst, 400, 1200))
     fine = alignment_images(images, pixel_size_angst, binning, highpass_angst, settings.clip_sigma)
     pixel, axis = pixel_size_angst * binning, float(np.mean(geometry.z_rot_deg))
     coarse = bin_images(fine, 2)
+    plain = images_without_gold(images, pixel_size_angst, binning, highpass_angst, settings.clip_sigma)
+    fine = fine if plain is None else plain
     return prepare_views(fine, pixel, axis), prepare_views(coarse, 2 * pixel, axis), highpass_angst
 
 
@@ -254,18 +334,12 @@ def _refine_stage(views: PlaneViews, state: _State, band: Band, settings, say, l
     """Shifts, axis, offset, thickness in one band; in the last one little is left to search."""
     update = _shift_sweep(views, state, band)
     if settings.thickness_angst is None:
-        centre = np.clip(state.thickness_angst, 400, 3000)
-        candidates = centre * np.array([0.4, 0.6, 0.85, 1.2, 1.7])
-        state.thickness_angst = refine.best_thickness(views, state.geometry, band, candidates)
+        for factors in (THICKNESS_STEPS if not state.thickness_known else THICKNESS_STEPS[-1:]):
+            candidates = np.clip(state.thickness_angst, 200, 3000) * np.array(factors)
+            state.thickness_angst = refine.best_thickness(views, state.geometry, band, candidates)
+        state.thickness_known = True
     prior = refine.spectra_in_band(views, state.geometry, band, state.thickness_angst)[1]
-    step = 2.0 if band.high_angst > 70 else 0.6
-    iterations = 2 if last else 4
-    if settings.refine_axis:
-        _turn(views, state, band, prior, "axis", step, iterations)
-    if settings.refine_offset:
-        _turn(views, state, band, prior, "offset", 1.5 * step, iterations)
-    if settings.level_x:
-        _turn(views, state, band, prior, "x_tilt", 1.5 * step, iterations)
+    _settle_angles(views, state, band, prior, settings, iterations=2 if last else 4)
     update = max(update, _shift_sweep(views, state, band))
     state.history.append(_history_row(f"{band.high_angst:.0f} A", state, update))
     say(
@@ -292,16 +366,16 @@ def _shift_sweep(views, state, band):
     return float(np.linalg.norm(delta, axis=1).max())
 
 
-def _turn(views, state, band, prior, which, step, iterations):
-    start = state.geometry
-
-    def value(x):
-        return refine.profile_badness(views, refine.turned(start, **{f"{which}_deg": x}), band, prior)
-
-    change, error = refine.parabola_search(value, step, iterations, MAX_TURN_DEG)
-    state.geometry = refine.turned(start, **{f"{which}_deg": change})
-    setattr(state, f"{which}_deg", getattr(state, f"{which}_deg") + change)
-    setattr(state, f"{which}_error_deg", error)
+def _settle_angles(views, state, band, prior, settings, iterations):
+    wanted = (settings.refine_axis, settings.refine_offset, settings.level_x)
+    free = [name for name, is_free in zip(ANGLES, wanted, strict=True) if is_free]
+    if not free:
+        return
+    width = 1.0 if band.high_angst > 70 else 0.3
+    state.geometry, change, error = settle_angles(views, state.geometry, band, prior, free, width, iterations, MAX_TURN_DEG)
+    for name, x, sigma in zip(free, change, error, strict=True):
+        setattr(state, f"{name}_deg", getattr(state, f"{name}_deg") + float(x))
+        setattr(state, f"{name}_error_deg", float(sigma))
 
 
 def _final_sweeps(views, state, band, settings, say):
@@ -317,15 +391,17 @@ def _final_sweeps(views, state, band, settings, say):
     say(f"shifts settled: largest update {update:.2f} A after {sweep + 1} sweeps")
 
 
-def _result(geometry, included, state, correlation, error, prior, pixel_size_angst) -> Alignment:
+def _result(geometry, included, state, correlation, error, prior, pixel_size_angst, used) -> Alignment:
     full = geometry.replace(x_shift_angst=0.0, y_shift_angst=0.0)
     full = refine.turned(full, state.axis_deg, state.offset_deg, state.x_tilt_deg)
     shift = full.shift_angst
     shift[included] = state.geometry.shift_angst
     per_view = np.full((3, len(geometry)), np.nan)
-    per_view[0, included], per_view[1, included] = asnumpy(correlation), error
+    per_view[0, included], per_view[1, included] = correlation, error
     if state.residual_px is not None:
         per_view[2, included] = state.residual_px
+    part_of_fit = np.zeros(len(geometry), bool)
+    part_of_fit[included] = used
     return Alignment(
         geometry=full.replace(x_shift_angst=shift[:, 0], y_shift_angst=shift[:, 1]),
         axis_change_deg=state.axis_deg,
@@ -342,6 +418,7 @@ def _result(geometry, included, state, correlation, error, prior, pixel_size_ang
         method=state.method,
         residual_px=per_view[2],
         patches=state.patches,
+        used=part_of_fit,
     )
 
 

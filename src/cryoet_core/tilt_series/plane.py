@@ -7,7 +7,7 @@ in the plane, views differ only by p_i Z, where p_i = G_i^-1 g_i lies along x an
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.fft
@@ -33,6 +33,10 @@ class PlaneViews:
 
     def __len__(self) -> int:
         return self.coefficients.shape[0]
+
+    def select(self, rows) -> PlaneViews:
+        """Some of the views (index array or boolean mask)."""
+        return replace(self, coefficients=self.coefficients[rows], amplitude=self.amplitude[rows])
 
 
 def plane_shape_for(image_shape, axis_deg: float) -> tuple[int, int]:
@@ -76,8 +80,15 @@ def parallax(geometry) -> np.ndarray:
     return np.linalg.solve(rotation[:, :2, :2], rotation[:, :2, 2:])[:, 0, 0]
 
 
-def resample_to_plane(views: PlaneViews, geometry, edge_px: float = 8.0):
+def common_motion(geometry, reference) -> np.ndarray:
+    """(2, 2): the linear map of plane coordinates that keeps the views of ``geometry`` on average where those of ``reference`` were."""
+    return np.mean(np.linalg.solve(in_plane(geometry), in_plane(reference)), axis=0)
+
+
+def resample_to_plane(views: PlaneViews, geometry, edge_px: float = 8.0, warp=None):
     """Images seen in the specimen plane, faded to zero where a view has no data and at the plane's borders.
+
+    warp : (2, 2), plane coordinates are mapped by it first (:func:`common_motion`).
 
     Returns
     -------
@@ -85,7 +96,7 @@ def resample_to_plane(views: PlaneViews, geometry, edge_px: float = 8.0):
     """
     xp = array_namespace(views.coefficients)
     window = taper_window(views.plane_shape, edge_px, xp)
-    matrices, shifts = in_plane(geometry), geometry.shift_angst / views.pixel_size_angst
+    matrices, shifts = in_plane(geometry) @ (np.eye(2) if warp is None else warp), geometry.shift_angst / views.pixel_size_angst
     planes = [
         _resample_one(image, matrix, shift, views.plane_shape, edge_px) * window
         for image, matrix, shift in zip(views.coefficients, matrices, shifts, strict=True)
@@ -119,7 +130,8 @@ class PlaneSpectra:
 
     spectra : (n, ny, nx//2 + 1) complex64, mean square 1 (their own amplitude spectrum divided out).
     image_frequency : same shape float32, the frequency in 1/A at which each coefficient was recorded in its image.
-    ky, kx : broadcastable plane frequencies in 1/A. parallax : (n,) see :func:`parallax`.
+    ky, kx : broadcastable plane frequencies in 1/A. parallax : (n,) see :func:`parallax`. slope : heights are displaced along
+    (1, slope) of the plane; zero unless the plane was warped.
     """
 
     spectra: np.ndarray
@@ -127,27 +139,30 @@ class PlaneSpectra:
     ky: np.ndarray
     kx: np.ndarray
     parallax: np.ndarray
+    slope: float = 0.0
 
 
-def plane_spectra(views: PlaneViews, geometry, edge_px: float = 8.0, max_frequency: float | None = None) -> PlaneSpectra:
+def plane_spectra(views: PlaneViews, geometry, edge_px: float = 8.0, max_frequency: float | None = None, warp=None) -> PlaneSpectra:
     """Resample, transform, whiten; columns and rows above ``max_frequency`` (1/A) of the plane are cut away."""
     xp = array_namespace(views.coefficients)
-    transform = rfft_centred(resample_to_plane(views, geometry, edge_px), 2)
+    warp = np.eye(2) if warp is None else np.asarray(warp)
+    transform = rfft_centred(resample_to_plane(views, geometry, edge_px, warp), 2)
     ky, kx = frequency_grid(views.plane_shape, views.pixel_size_angst, xp)
     if max_frequency is not None:
         rows, columns = xp.abs(ky[:, 0]) <= max_frequency, kx[0] <= max_frequency
         transform = transform[:, rows][:, :, columns]
         ky, kx = ky[rows], kx[:, columns]
-    frequency = _image_frequency(geometry, ky, kx)
+    frequency = _image_frequency(in_plane(geometry) @ warp, ky, kx)
     step = 1.0 / (max(views.coefficients.shape[1:]) * views.pixel_size_angst)
     whitened = _whiten(transform, frequency, views.amplitude, step, max_frequency or np.inf)
-    return PlaneSpectra(whitened, frequency, ky, kx, parallax(geometry))
+    along = np.linalg.inv(warp)[:, 0]
+    return PlaneSpectra(whitened, frequency, ky, kx, along[0] * parallax(geometry), float(along[1] / along[0]))
 
 
-def _image_frequency(geometry, ky, kx):
+def _image_frequency(matrices, ky, kx):
     """|G^-T k|: a plane wave k of the plane is recorded at this frequency."""
     xp = array_namespace(ky)
-    inverse = np.linalg.inv(in_plane(geometry))
+    inverse = np.linalg.inv(matrices)
     columns = xp.asarray(inverse.astype(np.float32))[:, :, :, None, None]  # (n, 2 plane, 2 image, 1, 1)
     u = columns[:, 0, 0] * kx + columns[:, 1, 0] * ky
     v = columns[:, 0, 1] * kx + columns[:, 1, 1] * ky
@@ -176,7 +191,7 @@ def shift_spectra(data: PlaneSpectra, delta_angst):
     xp = array_namespace(data.spectra)
     delta = xp.asarray(np.asarray(delta_angst, np.float32))[:, :, None, None]
     phase = xp.exp(2j * np.pi * (data.kx * delta[:, 0] + data.ky * delta[:, 1])).astype(xp.complex64)
-    return PlaneSpectra(data.spectra * phase, data.image_frequency, data.ky, data.kx, data.parallax)
+    return replace(data, spectra=data.spectra * phase)
 
 
 def correlate(cross_spectrum, shape):

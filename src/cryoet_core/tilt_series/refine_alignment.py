@@ -116,36 +116,6 @@ def profile_badness(views, geometry, band: Band, prior: SlabPrior) -> float:
     return scoring_steps(data, prior, band.high_angst, steps=2)[2]
 
 
-def parabola_search(function, step: float, iterations: int = 4, limit: float = np.inf):
-    """Minimum of ``function(x)`` near 0 by parabolas through three points; the step follows the minimum.
-
-    Returns x, and the half-width where the function rises by one (its standard error for minus two log-likelihoods).
-    """
-    centre, width = 0.0, np.nan
-    known = {}
-
-    def value(x):
-        key = round(x, 9)
-        if key not in known:
-            known[key] = function(x)
-        return known[key]
-
-    for _ in range(iterations):
-        low, mid, high = value(centre - step), value(centre), value(centre + step)
-        curvature = (low - 2 * mid + high) / step**2
-        if curvature <= 0:
-            move = -step if low < high else step
-        else:
-            width = np.sqrt(2 / curvature)
-            move = float(np.clip(0.5 * (low - high) / (step * curvature), -2 * step, 2 * step))
-        centre = float(np.clip(centre + move, -limit, limit))
-        if abs(move) < step:
-            step = max(abs(move), step / 3)
-        if abs(move) < 0.02:
-            break
-    return centre, float(width)
-
-
 def turned(geometry: TiltGeometry, axis_deg: float = 0.0, offset_deg: float = 0.0, x_tilt_deg: float = 0.0) -> TiltGeometry:
     """The geometry with the tilt axis turned, all tilt angles changed, and the specimen tilted about x."""
     return geometry.replace(

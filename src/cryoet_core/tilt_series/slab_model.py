@@ -3,9 +3,12 @@
 In the specimen plane (see plane.py) view i samples the transform V of the specimen on kz = kx p_i. Matter inside a slab of
 thickness T makes V along kz correlated over about 1/T: for whitened spectra the covariance of views i and j at (kx, ky) is
 
-    C_ij = sqrt(rho_i rho_j) sinc(T kx (p_i - p_j)) + (1 - rho_i) delta_ij ,
+    C_ij = sqrt(rho_i rho_j) K(kx, p_i - p_j) + (1 - rho_i) delta_ij ,
 
-with rho the fraction of signal in the power. That is exactly back-projection into the slab followed by re-projection, but
+with rho the fraction of signal in the power and K the mean of cos(2 pi kx z dp) over the heights of the slab, weighted by the share of
+the field (width L) that two views still have in common at height z, 1 - |z dp| / L: matter near the border enters and leaves. For a
+wide field K is sinc(T kx dp). Without the share, views far apart are believed to agree at low frequency where they cannot, and the
+likelihood is several times too sharp. That is exactly back-projection into the slab followed by re-projection, but
 with the statistically best weights and at the price of one small matrix per column kx instead of a volume. From A = C^-1:
 
     prediction of view i from all others   F_i - (A F)_i / A_ii          (leave-one-out, variance 1 / A_ii)
@@ -52,33 +55,60 @@ class Precision:
     log_determinant: float
 
 
-def view_covariance(parallax, kx, thickness_angst):
-    """(n_columns, n, n) sinc(T kx (p_i - p_j))."""
-    difference = parallax[:, None] - parallax[None, :]
-    return np.sinc(thickness_angst * np.asarray(kx)[:, None, None] * difference)
+def view_covariance(parallax, kx, thickness_angst, width_angst=np.inf):
+    """(n_columns, n, n): coherence K of views whose parallaxes differ, of matter in a slab seen through a field ``width_angst`` wide."""
+    reach = 0.5 * thickness_angst * np.abs(parallax[:, None] - parallax[None, :])  # displacement at the faces of the slab
+    kx = np.asarray(kx)[..., None, None]
+    if not np.isfinite(width_angst):
+        return np.sinc(2 * kx * reach)
+    inner = np.minimum(reach, width_angst)
+    share = np.where(reach > 0, inner / np.maximum(reach, 1e-12), 1.0)
+    lost = inner / width_angst
+    return share * (np.sinc(2 * kx * inner) * (1 - lost) + 0.5 * lost * np.sinc(kx * inner) ** 2)
 
 
-def precision(data: PlaneSpectra, prior: SlabPrior, n_row_groups: int = 12) -> Precision:
-    """Invert C for every column and group of rows; views without signal at a frequency decouple by themselves."""
+def field_width(data: PlaneSpectra) -> float:
+    """Width of the plane along x, A, from the spacing of its columns."""
+    return float(1 / max(float(data.kx[0, 1] - data.kx[0, 0]), 1e-12)) if data.kx.shape[1] > 1 else np.inf
+
+
+def column_weight(data: PlaneSpectra):
+    """(n_columns,) float32: 1/2 for kx = 0, whose rows ky and -ky are the same measurement, 1 for all others."""
     xp = array_namespace(data.spectra)
-    kx, ky = asnumpy(data.kx)[0].astype(np.float64), np.abs(asnumpy(data.ky)[:, 0]).astype(np.float64)
-    support = view_covariance(data.parallax, kx, prior.thickness_angst)
-    frequency = asnumpy(data.image_frequency)
-    edges = np.linspace(0, ky.max() * (1 + 1e-9), n_row_groups + 1)
-    group = np.clip(np.searchsorted(edges, ky, side="right") - 1, 0, n_row_groups - 1)
+    return xp.where(data.kx[0] == 0, 0.5, 1.0).astype(xp.float32)
+
+
+def _row_groups(ky, n_row_groups: int, signed: bool):
+    """Index arrays of rows that share one matrix: bands of |ky|, or of ky when its sign matters."""
+    value = ky if signed else np.abs(ky)
+    top = np.abs(ky).max() * (1 + 1e-9)
+    edges = np.linspace(-top if signed else 0, top, n_row_groups * (2 if signed else 1) + 1)
+    group = np.clip(np.searchsorted(edges, value, side="right") - 1, 0, len(edges) - 2)
+    members = [np.flatnonzero(group == g) for g in range(len(edges) - 1)]
+    return [m for m in members if m.size]
+
+
+def precision(data: PlaneSpectra, prior: SlabPrior, n_row_groups: int = 12, signed: bool = False) -> Precision:
+    """Invert C for every column and group of rows; views without signal at a frequency decouple by themselves.
+
+    signed : tell ky from -ky, needed when heights are displaced aslant (``data.slope``).
+    """
+    xp = array_namespace(data.spectra)
+    kx, ky = asnumpy(data.kx)[0].astype(np.float64), asnumpy(data.ky)[:, 0].astype(np.float64)
+    frequency, width = asnumpy(data.image_frequency), field_width(data)
+    weight = asnumpy(column_weight(data))
+    support = view_covariance(data.parallax, kx, prior.thickness_angst, width)
     rows, matrices, covariances, log_determinant = [], [], [], 0.0
-    for g in range(n_row_groups):
-        members = np.flatnonzero(group == g)
-        if not members.size:
-            continue
+    for members in _row_groups(ky, n_row_groups, signed):
+        if data.slope:
+            support = view_covariance(data.parallax, kx + data.slope * ky[members].mean(), prior.thickness_angst, width)
         rho = np.mean(prior.rho(frequency[:, members, :]), axis=1).T  # (n_columns, n)
         root = np.sqrt(rho)
         c = root[:, :, None] * support * root[:, None, :]
         c[:, np.arange(rho.shape[1]), np.arange(rho.shape[1])] = 1.0
-        a = np.linalg.inv(c)
-        log_determinant += members.size * float(np.linalg.slogdet(c)[1].sum())
+        log_determinant += members.size * float((weight * np.linalg.slogdet(c)[1]).sum())
         rows.append(xp.asarray(members))
-        matrices.append(xp.asarray(a.astype(np.float32)))
+        matrices.append(xp.asarray(np.linalg.inv(c).astype(np.float32)))
         covariances.append(c)
     return Precision(rows, matrices, covariances, log_determinant)
 
@@ -98,7 +128,7 @@ def badness(data: PlaneSpectra, model: Precision, product=None) -> float:
     """sum F^H (A - 1) F + log det C. Views or frequencies that nothing predicts count 0, whatever their number."""
     xp = array_namespace(data.spectra)
     product = weighted(data, model)[0] if product is None else product
-    q = xp.sum((data.spectra.conj() * (product - data.spectra)).real, dtype=xp.float64)
+    q = xp.sum((data.spectra.conj() * (product - data.spectra)).real * column_weight(data), dtype=xp.float64)
     return float(q) + model.log_determinant
 
 
@@ -118,6 +148,23 @@ def leave_one_out_correlation(data: PlaneSpectra, model: Precision) -> np.ndarra
     return asnumpy(cross / xp.sqrt(power * data_power + 1e-30))
 
 
+def shift_gradient(data: PlaneSpectra, product) -> np.ndarray:
+    """(n, 2): first derivatives of badness for in-plane x and y shifts of the views, from A F (see :func:`weighted`)."""
+    xp = array_namespace(data.spectra)
+    torque = 4 * np.pi * (data.spectra.conj() * product).imag * column_weight(data)
+    return np.stack([asnumpy(xp.sum(torque * k, axis=(1, 2), dtype=xp.float64)) for k in (data.kx, data.ky)], axis=1)
+
+
+def inverse_information(information) -> np.ndarray:
+    """(2, n, n) inverses of Fisher matrices of shifts with the common shift, which nothing determines, pinned."""
+    n = information.shape[1]
+    inverses = []
+    for matrix in information:
+        pinned = matrix + np.trace(matrix) / n**2 * np.ones((n, n))
+        inverses.append(np.linalg.inv(pinned + 1e-9 * np.trace(matrix) / n * np.eye(n)))
+    return np.array(inverses)
+
+
 def shift_step(data: PlaneSpectra, model: Precision):
     """One Fisher-scoring step of all in-plane shifts at once.
 
@@ -125,31 +172,21 @@ def shift_step(data: PlaneSpectra, model: Precision):
     -------
     delta_angst (n, 2), standard_error_angst (n, 2), badness before the step. The common shift, which nothing determines, is zero.
     """
-    xp = array_namespace(data.spectra)
     product, _ = weighted(data, model)
-    torque = 4 * np.pi * (data.spectra.conj() * product).imag
-    gradient = np.stack(
-        [asnumpy(xp.sum(torque * k, axis=(1, 2), dtype=xp.float64)) for k in (data.kx, data.ky)], axis=1
-    )
-    information = fisher_information(data, model)
-    n = gradient.shape[0]
-    delta, error = np.zeros((n, 2)), np.zeros((n, 2))
-    for a in range(2):
-        matrix = information[a]
-        pinned = matrix + np.trace(matrix) / n**2 * np.ones((n, n))
-        inverse = np.linalg.inv(pinned + 1e-9 * np.trace(matrix) / n * np.eye(n))
-        delta[:, a] = -inverse @ gradient[:, a]
-        error[:, a] = np.sqrt(np.maximum(2 * np.diag(inverse), 0))
+    gradient = shift_gradient(data, product)
+    inverse = inverse_information(fisher_information(data, model))
+    delta = -np.einsum("aij,ja->ia", inverse, gradient)
+    error = np.sqrt(np.maximum(2 * np.einsum("aii->ia", inverse), 0))
     return delta - delta.mean(axis=0), error, badness(data, model, product)
 
 
 def fisher_information(data: PlaneSpectra, model: Precision) -> np.ndarray:
     """(2, n, n): expected second derivatives of Q for x and y shifts, 8 pi^2 k^2 (A o C - 1)."""
     kx, ky = asnumpy(data.kx)[0].astype(np.float64), asnumpy(data.ky)[:, 0].astype(np.float64)
-    n = data.spectra.shape[0]
+    n, weight = data.spectra.shape[0], asnumpy(column_weight(data))
     information = np.zeros((2, n, n))
     for rows, a, c in zip(model.rows, model.matrices, model.covariances, strict=True):
-        coupling = asnumpy(a) * c - np.eye(n)
+        coupling = weight[:, None, None] * (asnumpy(a) * c - np.eye(n))
         members = asnumpy(rows)
         information[0] += members.size * np.einsum("c,cij->ij", kx**2, coupling)
         information[1] += np.sum(ky[members] ** 2) * coupling.sum(axis=0)
@@ -164,11 +201,11 @@ def estimate_signal_fraction(data: PlaneSpectra, thickness_angst, low, high, n_r
     xp = array_namespace(data.spectra)
     edges = np.linspace(low, high, n_rings + 1)
     top, bottom = np.zeros(n_rings + 2), np.full(n_rings + 2, 1e-12)
-    kx = asnumpy(data.kx)[0].astype(np.float64)
+    kx, width = asnumpy(data.kx)[0].astype(np.float64), field_width(data)
     order = np.argsort(data.parallax)
     for step in range(1, max_step + 1):
         for i, j in zip(order[:-step], order[step:], strict=True):
-            coupling = np.sinc(thickness_angst * kx * (data.parallax[i] - data.parallax[j]))[None, :]
+            coupling = view_covariance(data.parallax[[i, j]], kx, thickness_angst, width)[:, 0, 1][None, :]
             product = asnumpy((data.spectra[i].conj() * data.spectra[j]).real)
             frequency = asnumpy(xp.maximum(data.image_frequency[i], data.image_frequency[j]))
             ring = np.searchsorted(edges, frequency.ravel(), side="right")

@@ -63,6 +63,7 @@ def alignment_summary(series, result) -> dict:
         "median_shift_error_angst": float(np.nanmedian(result.shift_error_angst)),
         "median_correlation": float(np.nanmedian(result.correlation)),
         "weak_views": weak_views(series, result),
+        "views_left_out": _views_left_out(series, result),
         "views": {
             "tilt_id": series.tilts["tilt_id"].to_numpy(),
             "tilt_deg": geometry.y_tilt_deg,
@@ -88,7 +89,20 @@ def weak_views(series, result, n_sigma: float = 5.0) -> list[int]:
     trend = np.polyval(np.polyfit(tilt, value, 4), tilt) if used.sum() > 8 else np.full(used.sum(), np.median(value))
     residual = value - trend
     scale = max(1.4826 * float(np.median(np.abs(residual))), 0.01)
-    return series.tilts["tilt_id"].to_numpy()[used][residual < -n_sigma * scale].astype(int).tolist()
+    weak = residual < -n_sigma * scale
+    if result.used is not None:
+        weak |= ~result.used[used]
+    return series.tilts["tilt_id"].to_numpy()[used][weak].astype(int).tolist()
+
+
+def _views_left_out(series, result) -> list[dict]:
+    """Included views that alignment did not use, and why; their shifts are interpolated."""
+    if result.used is None:
+        return []
+    reason = "does not show what the other views predict (dark, blurred, blocked, or another place)"
+    rows = np.flatnonzero(series.included & ~result.used)
+    ids = series.tilts["tilt_id"].to_numpy()
+    return [{"tilt_id": int(ids[i]), "correlation": float(result.correlation[i]), "reason": reason} for i in rows]
 
 
 def ctf_correction_summary(series, settings, corrected, n_copies) -> dict:

@@ -17,10 +17,19 @@ from cryoet_core.tilt_series.align import (
     given_geometry,
     settings_from_config,
 )
+from cryoet_core.tilt_series.angles import angle_step, settle_angles
 from cryoet_core.tilt_series.coarse import solve_links
 from cryoet_core.tilt_series.evaluate import geometry_error, specimen_grid
-from cryoet_core.tilt_series.plane import plane_spectra, prepare_views, resample_to_plane
-from cryoet_core.tilt_series.refine_alignment import add_plane_shift, parabola_search, recentre, scoring_steps, turned
+from cryoet_core.tilt_series.plane import common_motion, in_plane, plane_spectra, prepare_views, resample_to_plane
+from cryoet_core.tilt_series.refine_alignment import (
+    Band,
+    add_plane_shift,
+    recentre,
+    scoring_steps,
+    spectra_in_band,
+    turned,
+)
+from cryoet_core.tilt_series.screening import retry_views, screen_views
 
 PIXEL = 14.0
 
@@ -151,10 +160,89 @@ def test_links_with_a_wrong_peak_are_outvoted(rng):
     assert residual[4] > 200
 
 
-def test_parabola_search_finds_the_minimum_outside_its_first_step():
-    x, width = parabola_search(lambda x: 4 * (x - 3.3) ** 2, 1.0, iterations=6)
-    assert x == pytest.approx(3.3, abs=0.05)
-    assert width == pytest.approx(np.sqrt(1 / 4), rel=0.01)
+def test_coherence_is_that_of_matter_that_two_views_still_share(rng):
+    """Random points in a slab of finite width, each view keeping those that land inside: formula against the drawn sum."""
+    thickness, width, kx, difference = 800.0, 2000.0, 1 / 700, 1.5
+    x, z = rng.uniform(-4000, 4000, 2_000_000), rng.uniform(-thickness / 2, thickness / 2, 2_000_000)
+    seen = [np.abs(x + p * z) < width / 2 for p in (0.0, difference)]
+    phase = np.exp(2j * np.pi * kx * difference * z)
+    measured = phase[seen[0] & seen[1]].sum().real / seen[0].sum()
+    expected = slab_model.view_covariance(np.array([0.0, difference]), np.array([kx]), thickness, width)[0, 0, 1]
+    assert measured == pytest.approx(expected, abs=0.01)
+    assert abs(expected - np.sinc(thickness * kx * difference)) > 0.05
+
+
+def test_wide_fields_give_the_sinc():
+    kx, parallax = np.linspace(0, 0.02, 7), np.array([-1.0, 0.1, 1.4])
+    wide = slab_model.view_covariance(parallax, kx, 700.0, 1e9)
+    np.testing.assert_allclose(wide, slab_model.view_covariance(parallax, kx, 700.0), atol=1e-5)
+    assert slab_model.view_covariance(np.array([0.0, 100.0]), kx, 700.0, 100.0)[0, 0, 1] == pytest.approx(0.5 * 100 / 35000)
+
+
+def test_a_common_motion_of_all_views_is_taken_out():
+    """Turning the axis moves what the views have in common; after the warp nothing of it is left on average."""
+    reference = TiltGeometry.nominal(np.arange(-60, 61, 10.0), 86.0)
+    geometry = turned(reference, axis_deg=0.5)
+    warp = common_motion(geometry, reference)
+    left = np.linalg.solve(in_plane(reference), in_plane(geometry) @ warp)
+    np.testing.assert_allclose(left.mean(axis=0), np.eye(2), atol=1e-4)
+    assert np.abs(np.linalg.solve(in_plane(reference), in_plane(geometry)).mean(axis=0) - np.eye(2)).max() > 5e-3
+
+
+def test_angle_errors_are_those_the_likelihood_reports():
+    """Newton steps of the axis from the truth scatter as predicted: neither biased nor several times wider."""
+    steps, sigmas = [], []
+    for seed in range(6):
+        images, tilts, shifts = blob_series(np.random.default_rng(seed), noise=1.0)
+        truth = TiltGeometry(0.0, tilts + 2.0, 86.0, shifts[:, 0], shifts[:, 1])
+        views, band = prepare_views(images - images.mean(), PIXEL, 86.0), Band(400.0, 45.0)
+        prior = spectra_in_band(views, truth, band, 600.0)[1]
+        step = angle_step(views, truth, band, prior, ("axis", "offset"), 0.2)
+        steps.append(step.change_deg[0])
+        sigmas.append(step.error_deg[0])
+    assert np.sqrt(np.mean((np.array(steps) / sigmas) ** 2)) < 1.7
+    assert abs(np.mean(steps)) < 2.5 * np.mean(sigmas) / np.sqrt(6)
+
+
+def test_the_axis_is_found_from_a_degree_away(series):
+    images, _, truth = series
+    views, band = prepare_views(images - images.mean(), PIXEL, 86.0), Band(400.0, 60.0)
+    start = turned(truth, axis_deg=1.0, offset_deg=-1.5)
+    prior = spectra_in_band(views, truth, band, 600.0)[1]
+    _, change, error = settle_angles(views, start, band, prior, ("axis", "offset"), 0.6, 6, 5.0)
+    assert abs(change[0] + 1.0) < max(3 * error[0], 0.2)
+    assert abs(change[1] - 1.5) < 1.0
+
+
+def test_spoilt_views_are_left_out_and_the_others_stay_good(series, aligned):
+    images, nominal, truth = series
+    spoilt, rng = images.copy(), np.random.default_rng(3)
+    bad = [1, 6, 11]
+    spoilt[bad[0]] = rng.standard_normal(images.shape[1:]) * images.std()
+    spoilt[bad[1]] = images[bad[1]][::-1, ::-1]
+    spoilt[bad[2]] = 0.01 * rng.standard_normal(images.shape[1:])
+    found = align_tilt_series(spoilt, nominal, PIXEL, AlignmentSettings())
+    assert np.flatnonzero(~found.used).tolist() == bad
+    assert aligned.used.all()
+    good = found.used
+    error = geometry_error(found.geometry, truth, specimen_grid((550, 550, 300)), good)
+    assert error.rms_angst < 4.0
+    assert abs(error.axis_deg) < 0.3
+    assert np.isnan(found.shift_error_angst[bad]).all() and np.all(found.correlation[bad] < 0.5 * np.median(found.correlation[good]))
+
+
+def test_a_good_view_at_a_wrong_shift_is_taken_back(series):
+    images, _, truth = series
+    views, band = prepare_views(images - images.mean(), PIXEL, 86.0), Band(400.0, 60.0)
+    away = np.zeros((len(truth), 2))
+    away[5] = 180.0, -120.0
+    data = plane_spectra(views, add_plane_shift(truth, away), max_frequency=1 / band.high_angst)
+    prior = spectra_in_band(views, truth, band, 600.0)[1]
+    used, correlation = screen_views(data, prior, 5)
+    assert np.flatnonzero(~used).tolist() == [5]
+    back, shift, value = retry_views(data, prior, used, correlation, 400.0)
+    assert back[5] and value[5] > 2 * correlation[5]
+    np.testing.assert_allclose(shift[5], -away[5], atol=6.0)
 
 
 def test_settings_come_from_the_config():
