@@ -6,10 +6,12 @@ from script_runner import run_script
 from small_series import small_series
 
 from cryoet_core.ctf.model import ctf_2d
+from cryoet_core.errors import UserInputError
 from cryoet_core.io.images import load_images
 from cryoet_core.io.mrc import read_header
 from cryoet_core.io.summary import read_summary
 from cryoet_core.metadata import read_tilt_series, write_tilt_series
+from cryoet_core.subtomo.extract import ExtractionSettings, check_ctf
 
 TILTS = np.array([-40.0, 0.0, 40.0])
 
@@ -71,3 +73,16 @@ def test_preprocessing_bins_scales_and_updates_the_table(corrected):
     even = load_images(series, "image_even")
     assert 0.5 < even.std() < 0.95
     assert read_summary(binned["summary"])["binning"] == 4
+
+
+def test_corrected_images_are_not_corrected_again(corrected, tmp_path):
+    _, files, _ = corrected
+    with pytest.raises(SystemExit) as stopped:
+        run_script("correct_ctf", {"table": files["table"]}, outputs(tmp_path), {"mode": "multiply"})
+    assert stopped.value.code == 2 and not (tmp_path / "TS_01.mrc").exists()
+
+
+def test_particles_are_not_cut_from_corrected_views(corrected):
+    series = read_tilt_series(corrected[1]["table"])
+    with pytest.raises(UserInputError, match="E-CTF-05"):
+        check_ctf(series, ExtractionSettings(box_px=16, crop_px=16, binning=1))

@@ -4,6 +4,7 @@ import numpy as np
 
 from cryoet_core.backend import asnumpy
 from cryoet_core.config.correct_ctf import CorrectCtf
+from cryoet_core.ctf.treatment import refuse_corrected
 from cryoet_core.metadata import read_tilt_series, write_tilt_series
 from cryoet_core.step import step
 from cryoet_core.tilt_series import ctf_correction as ctf
@@ -13,6 +14,8 @@ from cryoet_core.tilt_series.summaries import ctf_correction_summary
 with step(snakemake) as s:
     settings = ctf.CtfCorrectionSettings(**s.model(CorrectCtf).model_dump())
     series = read_tilt_series(s.input.table)
+    if settings.mode != "none":
+        refuse_corrected(series, "correct_ctf")
     pixel, views = series.pixel_size_angst, ctf.view_ctfs(series)
     corrected = np.array([ctf.correctable(view, settings) for view in views])
     if not corrected.all() and settings.mode != "none":
@@ -25,7 +28,6 @@ with step(snakemake) as s:
     rows = s.progress(zip(iter_views(series), views, corrected, strict=True), len(series), "views")
     paths = (s.output.stack, s.output.even, s.output.odd)
     write_views(paths, (correct(*row) for row in rows), pixel)
-    series = series.with_columns(ctf_correction=np.where(corrected, settings.mode, "none"))
-    write_tilt_series(pointing_to(series, paths), s.output.table)
+    write_tilt_series(pointing_to(ctf.recorded(series, settings, corrected), paths), s.output.table)
     copies = [ctf.n_copies(series.image_size_px[::-1], pixel, view, settings) for view in views]
     s.write_summary(ctf_correction_summary(series, settings, corrected, copies))

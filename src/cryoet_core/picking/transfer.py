@@ -14,6 +14,7 @@ import numpy as np
 
 from cryoet_core.backend import array_namespace, fft_module, ndimage_module
 from cryoet_core.ctf.model import defocus_times_k2, dose_weight, phase_aberration
+from cryoet_core.ctf.treatment import CtfTreatment, remaining_ctf, treatment_of
 from cryoet_core.fourier import frequency_grid, half_complex_multiplicity, raised_cosine_window
 
 REGULARISATION = 0.02  # of the mean noise power: below it a frequency is treated as empty
@@ -31,14 +32,13 @@ class MatchFilters:
 def _view_signal(series, row, kx, ky, k, ctf: str, dose: bool):
     """Amplitude of the signal in one view at its own frequencies (1/A)."""
     signal = float(row.get("ctf_scale", 1.0) or 1.0)
-    treated = row.get("ctf_correction", "phase_flip") if ctf == "auto" else ctf
-    if treated != "ignore" and row["defocus_u_angst"] != 0:
+    if ctf != "ignore" and row["defocus_u_angst"] != 0:
         zk2 = defocus_times_k2(
             kx, ky, row["defocus_u_angst"], row["defocus_v_angst"], row["defocus_angle_deg"]
         )
         phase = float(row.get("phase_shift_deg", 0.0) or 0.0)
         wave = np.sin(phase_aberration(zk2, kx * kx + ky * ky, series.optics, phase))
-        signal = signal * {"none": wave, "multiply": wave * wave}.get(treated, np.abs(wave))
+        signal = signal * remaining_ctf(wave, k, treatment_of(row) if ctf == "auto" else CtfTreatment(ctf))
     if dose:
         exposure = float(row["pre_exposure_e_per_a2"]) + 0.5 * float(row.get("exposure_e_per_a2", 0.0) or 0.0)
         signal = signal * dose_weight(k, exposure, series.voltage_kv)
@@ -49,8 +49,8 @@ def signal_transfer(series, box: int, extent_angst: float, *, ctf: str = "auto",
     """A(k) on the half-complex grid of a box of the series' pixel size: (transfer, coverage), (box, box, box//2+1).
 
     Each included view fills a central section as thick as the transform of a particle of ``extent_angst``; where sections
-    overlap their signals are averaged, where there is none the transfer is 0. ``coverage`` (0..1) is the geometry alone. ``ctf``: what correct_ctf did to the views
-    ("auto": the table's column ctf_correction, phase_flip without one), or "ignore".
+    overlap their signals are averaged, where there is none the transfer is 0. ``coverage`` (0..1) is the geometry alone.
+    ``ctf``: what correct_ctf did to the views ("auto": what it recorded in the table, nothing without a record), or "ignore".
     """
     used = series.select(series.included)
     kz, ky, kx = frequency_grid((box, box, box), series.pixel_size_angst)

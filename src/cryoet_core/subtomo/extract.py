@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cryoet_core.backend import array_namespace, asnumpy, fft_module, tile_size
+from cryoet_core.ctf.treatment import refuse_corrected
 from cryoet_core.errors import DataQualityError, UserInputError
 from cryoet_core.fourier import bin_images, frequency_grid
 from cryoet_core.masks import centre_distance
@@ -190,7 +191,10 @@ class ExtractedStacks:
 
 
 def check_ctf(series, settings):
-    """Raise DataQualityError E-EXT-03 when CTF weights are wanted and no view has a defocus."""
+    """Raise DataQualityError E-EXT-03 when CTF weights are wanted and no view has a defocus, UserInputError E-CTF-05 when
+    the views were CTF-corrected before."""
+    if settings.ctf_premultiply:
+        refuse_corrected(series, "premultiplication")
     if settings.ctf_premultiply and not np.any(series.tilts["defocus_u_angst"].to_numpy(float)[series.included]):
         raise DataQualityError(
             "E-EXT-03",

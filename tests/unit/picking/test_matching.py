@@ -92,8 +92,8 @@ def test_transfer_falls_with_dose_and_ctf():
     series = make_series(np.arange(-60, 61, 3.0), defocus=30000.0)
     full, _ = signal_transfer(series, 32, 300.0, ctf="ignore", dose=False)
     dosed, _ = signal_transfer(series, 32, 300.0, ctf="ignore", dose=True)
-    ctf, _ = signal_transfer(series, 32, 300.0, dose=False)
-    signed, _ = signal_transfer(series.with_columns(ctf_correction="none"), 32, 300.0, dose=False)
+    ctf, _ = signal_transfer(series.with_columns(ctf_correction="phase_flip"), 32, 300.0, dose=False)
+    signed, _ = signal_transfer(series, 32, 300.0, dose=False)
     squared, _ = signal_transfer(series, 32, 300.0, ctf="multiply", dose=False)
     np.testing.assert_allclose(np.abs(signed)[0, 0], ctf[0, 0], atol=0.05)
     assert squared[0, 0, 6] < ctf[0, 0, 6] < 1

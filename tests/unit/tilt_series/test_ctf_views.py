@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from cryoet_core.ctf.model import Optics, ctf_2d
+from cryoet_core.ctf.treatment import CtfTreatment, correction_filter, remaining_ctf, treatment_of
 from cryoet_core.fourier import radial_frequency
 from cryoet_core.geometry.tilt_geometry import TiltGeometry
 from cryoet_core.tilt_series.ctf_correction import (
@@ -11,7 +12,7 @@ from cryoet_core.tilt_series.ctf_correction import (
     ViewCtf,
     correct_views,
     correctable,
-    correction_filter,
+    ctf_copies,
     defocus_offset,
     n_copies,
 )
@@ -109,3 +110,56 @@ def test_views_without_defocus_are_left_alone():
     _, ctf = tilted_view(60.0)
     assert n_copies(SHAPE, PIXEL, ctf, CtfCorrectionSettings()) >= 3
     assert n_copies(SHAPE, PIXEL, ctf, CtfCorrectionSettings(max_tiles=2)) == 2
+
+
+def test_copies_are_the_ctf_at_every_step():
+    _, ctf = tilted_view(60.0)
+    steps = np.linspace(-9000, 9000, 64)
+    for step, copy in zip(steps, ctf_copies(SHAPE, PIXEL, ctf, OPTICS, steps), strict=True):
+        direct = ctf_2d(SHAPE, PIXEL, ctf.defocus_u_angst + step, ctf.defocus_v_angst + step, 30.0, OPTICS)
+        np.testing.assert_allclose(copy, direct, atol=2e-5)
+
+
+@pytest.mark.parametrize("axis", [0.0, 45.0, 86.0, -120.0])
+def test_blended_copies_equal_every_pixel_from_its_own_defocus(rng, axis):
+    """With the tilt about x and the shift: against one correction per pixel column and row, done for a few pixels."""
+    geometry = TiltGeometry(10.0, [55.0], axis, 40.0, -25.0)
+    ctf = ViewCtf(30300.0, 29700.0, 30.0, 0.0, -1, geometry.depth_plane()[0], geometry.shift_angst[0])
+    image = rng.normal(0, 1, SHAPE).astype(np.float32)
+    multiply = CtfCorrectionSettings(mode="multiply", defocus_tolerance_angst=50)
+    fixed = correct_views(image[None], ctf, PIXEL, OPTICS, multiply)[0]
+    offset = defocus_offset(SHAPE, PIXEL, ctf)
+    for y, x in ((96, 80), (60, 110), (130, 60)):
+        whole = correct_views(image[None], ViewCtf(30300.0 + offset[y, x], 29700.0 + offset[y, x], 30.0, 0.0, -1, np.zeros(2),
+                                                   np.zeros(2)), PIXEL, OPTICS, multiply)[0]  # fmt: skip
+        assert fixed[y, x] == pytest.approx(whole[y, x], abs=0.01)
+
+
+def test_borders_lose_no_more_than_the_detail_that_left_the_image(rng):
+    """Noise filtered by the CTF, cut out of a larger field: the corrected border must follow the truth."""
+    large, c = (352, 320), ctf_2d((352, 320), PIXEL, 30000.0, 30000.0, 0.0, OPTICS)
+    band = radial_frequency(large, PIXEL) < 1 / 12
+    truth = np.fft.irfft2(np.fft.rfft2(rng.normal(0, 1, large)) * band, s=large)
+    image = np.fft.irfft2(np.fft.rfft2(truth) * -c, s=large)[80:-80, 80:-80].astype(np.float32)
+    ctf = ViewCtf(30000.0, 30000.0, 0.0, 0.0, -1, np.zeros(2), np.zeros(2))
+    fixed, truth = correct_views(image[None], ctf, PIXEL, OPTICS, CtfCorrectionSettings())[0], -truth[80:-80, 80:-80]
+    border = np.ones(SHAPE, bool)
+    border[16:-16, 16:-16] = False
+    inner = np.corrcoef(fixed[~border], truth[~border])[0, 1]
+    assert np.corrcoef(fixed[border], truth[border])[0, 1] > 0.9 * inner > 0.75
+
+
+@pytest.mark.parametrize("mode", ["none", "phase_flip", "multiply", "wiener"])
+def test_what_remains_is_what_corrected_images_carry(rng, mode):
+    """remaining_ctf against the spectrum of a corrected point, for the treatment as the table records it."""
+    _, ctf = tilted_view(0.0, astigmatism=0.0)
+    settings = CtfCorrectionSettings(mode=mode, wiener_snr=7.0, wiener_falloff=0.2)
+    c, k = ctf_2d(SHAPE, PIXEL, 30000.0, 30000.0, 0.0, OPTICS), radial_frequency(SHAPE, PIXEL)
+    row = {"ctf_correction": mode, "ctf_wiener_snr": 7.0, "ctf_wiener_falloff": 0.2}
+    remains = remaining_ctf(c, k, treatment_of(row))
+    point = np.fft.fftshift(np.fft.irfft2(c, s=SHAPE)).astype(np.float32)
+    fixed = correct_views(point[None], ctf, PIXEL, OPTICS, settings)[0]
+    spectrum = np.fft.rfft2(np.fft.ifftshift(fixed))
+    low = k < 0.06  # beyond, the point is spread past the border
+    assert np.corrcoef(spectrum.real[low], remains[low])[0, 1] > 0.99
+    assert treatment_of({}) == CtfTreatment("none")
