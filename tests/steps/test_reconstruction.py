@@ -98,3 +98,26 @@ def test_raw_views_get_the_frame_of_the_moved_tomogram(inputs):
     assert raw.tomogram_size_px == moved.tomogram_size_px != (0, 0, 0)
     unmoved = read_tilt_series(inputs / "aligned.star").geometry.project(PLACES)[0]
     assert np.abs(raw.geometry.project(PLACES)[0] - unmoved).max() > 10
+
+
+def test_3d_ctf_correction_is_recorded_and_refused_for_corrected_views(inputs, tmp_path):
+    series = read_tilt_series(inputs / "in.star").with_columns(defocus_u_angst=40000.0, defocus_v_angst=40000.0)
+    write_tilt_series(series, tmp_path / "in.star")
+    write_tilt_series(series, tmp_path / "aligned.star")
+    files = run(tmp_path, "a", thickness=40, ctf_3d="phase_flip")
+    assert set(read_tilt_series(files["table"]).tilts["ctf_correction"]) == {"phase_flip"}
+    assert "ctf_correction" not in read_tilt_series(files["raw_table"]).tilts  # averaging corrects the raw views itself
+    assert read_summary(files["summary"])["ctf_3d"] == "phase_flip"
+    plain = read_mrc(run(tmp_path, "b", thickness=40)["tomogram"])[0]
+    corrected, even, odd = (read_mrc(files[k])[0] for k in ("tomogram", "even", "odd"))
+    k = np.sqrt(sum(g**2 for g in np.ix_(*(np.fft.fftfreq(n, PIXEL) for n in plain.shape))))
+    beyond = (k > 1 / 26) & (k < 1 / 19)  # the CTF turns at 1/28 and 1/16.5 A
+    a, b = np.fft.fftn(plain)[beyond], np.fft.fftn(corrected)[beyond]
+    assert (a * b.conj()).real.sum() < -0.6 * np.linalg.norm(a) * np.linalg.norm(b)
+    np.testing.assert_allclose(even + odd, corrected, atol=1e-4 * np.abs(corrected).max())
+    write_tilt_series(series.with_columns(ctf_correction="phase_flip"), tmp_path / "in.star")
+    with pytest.raises(SystemExit) as stopped:
+        run(tmp_path, "c", thickness=40, ctf_3d="multiply")
+    assert stopped.value.code == UserInputError.exit_code
+    assert not (tmp_path / "c" / "TS_01.mrc").exists()
+    run(tmp_path, "d", thickness=40)  # without 3-D correction they are welcome

@@ -6,8 +6,11 @@ import dataclasses
 
 import numpy as np
 
+from cryoet_core.ctf.treatment import refuse_corrected
 from cryoet_core.errors import DataQualityError, UserInputError
 from cryoet_core.metadata import GEOMETRY_COLUMNS, TiltSeries
+from cryoet_core.tilt_series.ctf_correction import CtfCorrectionSettings, correctable, recorded, view_ctfs
+from cryoet_core.tomogram.ctf_in_depth import CtfInDepth, automatic_step_angst
 from cryoet_core.tomogram.reconstruct import reconstruct_tomogram
 from cryoet_core.tomogram.size import moved_specimen, size_in_movie_pixels, tomogram_size
 from cryoet_core.tomogram.view_filters import FilterOptions
@@ -55,8 +58,35 @@ def raw_views_of(placed: TiltSeries, aligned: TiltSeries) -> TiltSeries:
     return dataclasses.replace(aligned, tilts=tilts, tomogram_size_px=placed.tomogram_size_px)
 
 
-def reconstruct_series(series: TiltSeries, images, size_px, config, report=None):
-    """Tomogram (z, y, x) from ``images`` (n_included, h, w) of the series' included views, in row order."""
+def ctf_of_series(series: TiltSeries, config):
+    """(CtfInDepth of the included views or None, the series with the treatment in its table).
+
+    Raises UserInputError E-CTF-05 when 3-D correction is asked for and the views were corrected before; DataQualityError E-REC-07
+    when no view has a measured defocus.
+    """
+    if config.ctf_3d == "none":
+        return None, series
+    refuse_corrected(series, "reconstruct_tomogram")
+    settings = CtfCorrectionSettings(
+        mode=config.ctf_3d, wiener_snr=config.ctf_3d_wiener_snr, wiener_falloff=config.ctf_3d_wiener_falloff
+    )
+    corrected = np.array([correctable(view, settings) for view in view_ctfs(series)])
+    if not (corrected & series.included).any():
+        raise DataQualityError(
+            "E-REC-07", "no view has a measured defocus", file=series.name, field="reconstruct_tomogram.ctf_3d", found="defocus 0 in all views",
+            expected="defocus from estimate_ctf", fix="run estimate_ctf, or set ctf_3d: none",
+        )
+    cutoff = config.radial_cutoff + config.radial_falloff
+    step = config.ctf_3d_step_angst or automatic_step_angst(series.pixel_size_angst, cutoff, series.optics)
+    used = series.select(series.included)
+    return CtfInDepth(settings, view_ctfs(used), series.optics, step), recorded(series, settings, corrected)
+
+
+def reconstruct_series(series: TiltSeries, images, size_px, config, ctf=None, report=None):
+    """Tomogram (z, y, x) from ``images`` (n_included, h, w) of the series' included views, in row order.
+
+    ctf : from :func:`ctf_of_series`, for 3-D CTF correction.
+    """
     included = series.included
     if len(images) != int(included.sum()):
         raise DataQualityError(
@@ -69,7 +99,7 @@ def reconstruct_series(series: TiltSeries, images, size_px, config, report=None)
     )
     return reconstruct_tomogram(
         images, series.geometry.select(included), series.pixel_size_angst, size_px, options,
-        super_sampling=config.super_sampling, view_scaling=config.view_scaling, report=report,
+        super_sampling=config.super_sampling, view_scaling=config.view_scaling, ctf=ctf, report=report,
     )
 
 
@@ -84,6 +114,7 @@ def tomogram_summary(series: TiltSeries, volume, config) -> dict:
         "size_movie_px": list(series.tomogram_size_px),
         "pixel_size_angst": series.pixel_size_angst,
         "method": config.method,
+        "ctf_3d": config.ctf_3d,
         "mean": float(core.mean(dtype=np.float64)),
         "sd": float(core.std(dtype=np.float64)),
         "percentile_0_1": float(low),
