@@ -23,7 +23,7 @@ from cryoet_core.masks import taper_window
 from cryoet_core.tilt_series.ctf_correction import pad_view
 from cryoet_core.tomogram import ctf_in_depth
 from cryoet_core.tomogram.frame import Frame, inside_view, make_frame, to_frame
-from cryoet_core.tomogram.view_filters import FilterOptions, view_filter
+from cryoet_core.tomogram.view_filters import BACK_PROJECTED, FilterOptions, view_filter
 
 KERNEL_ROWS = 64  # y slices that the CPU kernel treats at once
 CROP_PLANES = 8  # x-z planes that are Fourier-cropped at once
@@ -84,7 +84,8 @@ def _copies_of_view(image, frame: Frame, view: int, thickness_px, options, ctf, 
     framed = to_frame(extended_view(image, frame.margin, mirrored=ctf is None), frame, view)
     framed = framed * taper_window(frame.padded_shape, frame.margin, xp)
     window = view_filter(frame.padded_shape, frame.geometry, view, thickness_px, options, xp)
-    window = window / _interpolation_transfer(frame.padded_shape, super_sampling, frame.aligned, xp)
+    if options.method in BACK_PROJECTED:
+        window = window / _interpolation_transfer(frame.padded_shape, super_sampling, frame.aligned, xp)
     corrections = [xp.float32(1)] if ctf is None else ctf_in_depth.correction_filters(
         ctf, view, float(frame.raw.z_rot_deg[view]), windows, frame.padded_shape, frame.pixel_size_angst, xp
     )  # fmt: skip
@@ -164,27 +165,29 @@ def _slabs(n_y: int, plane_bytes: int, memory_mb: float):
     return [(y, min(y + length, n_y)) for y in range(0, n_y, length)]
 
 
-def _rows_of_slab(views: FilteredViews, s: int, first: int, end: int, xp):
-    """Rows first..end of all copies, oversampled along x and cut to the field of each view: (m, end - first, s * w)."""
+def rows_of_views(views: FilteredViews, s: int, first: int, end: int, xp):
+    """Rows first..end of all copies, oversampled along x and cut to the field of each view: (m, end - first, s * w), and of the
+    views where they are inside, 0 to 1: (n, end - first, s * w)."""
     frame = views.frame
     fine_width = s * frame.shape[1]
     rows = xp.empty((len(views.view), end - first, fine_width), xp.float32)
-    for row, image in zip(rows, views.images, strict=True):
-        fine = xp.asarray(image[first:end])
-        if s > 1:
-            fine = fourier_pad(fine, (s * fine.shape[1],), 1)
-        row[:] = centre_crop_or_pad(fine, (fine_width,), 1)
+    inside = xp.empty((len(frame.raw), *rows.shape[1:]), xp.float32)
     step = 1 if frame.aligned else s
     y = (np.arange(first, end) - views.images.shape[1] // 2) / step
     x = (np.arange(fine_width) - fine_width // 2) / s
-    for i in np.unique(views.view):
-        rows[views.view == i] *= inside_view(frame, int(i), y, x, xp)
-    return rows
+    for i in range(len(inside)):
+        inside[i] = inside_view(frame, i, y, x, xp)
+    for row, image, i in zip(rows, views.images, views.view, strict=True):
+        fine = xp.asarray(image[first:end])
+        if s > 1:
+            fine = fourier_pad(fine, (s * fine.shape[1],), 1)
+        row[:] = centre_crop_or_pad(fine, (fine_width,), 1) * inside[i]
+    return rows, inside
 
 
 def _aligned_slab(views: FilteredViews, grid: _Grid, first: int, end: int, xp):
     """Planes first..end of the fine grid from rows that see one plane each."""
-    rows = _rows_of_slab(views, grid.s, first, end, xp)
+    rows, _ = rows_of_views(views, grid.s, first, end, xp)
     nz, _, nx = grid.shape
     tilts = views.frame.raw.y_tilt_deg[views.view]
     return back_project_aligned(rows.transpose(0, 2, 1), tilts, (nz, end - first, nx), depth_windows=grid.s * views.windows)
@@ -200,7 +203,7 @@ def _general_slab(views: FilteredViews, grid: _Grid, first: int, end: int, xp):
     low, high = max(0, int(np.floor(v.min())) - 1), min(height, int(np.ceil(v.max())) + 2)
     if low >= high:
         return xp.zeros((nz, end - first, nx), xp.float32)
-    rows = _rows_of_slab(views, s, low, high, xp)
+    rows, _ = rows_of_views(views, s, low, high, xp)
     turned = rotation * np.array([s, s, 1])[:, None] * np.array([1 / s, 1.0, 1 / s])
     shifts = np.zeros((len(rows), 2))
     shifts[:, 1] = height // 2 - low - (high - low) // 2
