@@ -55,6 +55,13 @@ class Run:
             )
         self._check_alignments()
 
+        if config.reconstruct_tomogram.ctf_3d != "none" and config.correct_ctf.mode != "none":
+            raise UserInputError(
+                "E-CFG-13", "the CTF would be corrected twice", field="reconstruct_tomogram.ctf_3d, correct_ctf.mode",
+                found=f"{config.reconstruct_tomogram.ctf_3d}, {config.correct_ctf.mode}", expected="one of them none",
+                fix="set correct_ctf.mode: none for 3-D correction while the tomogram is made",
+            )
+
     # ---- paths and series -------------------------------------------------------------------------------------
 
     def result(self, path: str) -> str:

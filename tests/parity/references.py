@@ -26,14 +26,16 @@ def centred_points(shape, offset=(0, 0, 0)):
     return x + offset[0], y + offset[1], z + offset[2]
 
 
-def back_project(images, rotations, shifts_px, weights, shape, centre_offset_px=(0, 0, 0)):
+def back_project(images, rotations, shifts_px, weights, shape, centre_offset_px=(0, 0, 0), depth_windows=None):
     x, y, z = centred_points(shape, centre_offset_px)
     total = np.zeros(shape)
     h, w = images.shape[1:]
-    for image, r, s, weight in zip(images.astype(float), rotations, shifts_px, weights, strict=True):
+    windows = [(0.0, np.inf)] * len(images) if depth_windows is None else depth_windows
+    for image, r, s, weight, (centre, width) in zip(images.astype(float), rotations, shifts_px, weights, windows, strict=True):
         u = r[0, 0] * x + r[0, 1] * y + r[0, 2] * z + s[0] + w // 2
         v = r[1, 0] * x + r[1, 1] * y + r[1, 2] * z + s[1] + h // 2
-        total += weight * bilinear(image, u, v)
+        depth = r[2, 0] * x + r[2, 1] * y + r[2, 2] * z
+        total += weight * np.maximum(1 - np.abs(depth - centre) / width, 0) * bilinear(image, u, v)
     return total
 
 
@@ -58,10 +60,10 @@ def tilt_matrix(tilt_deg):
     return np.array([[np.cos(t), 0, np.sin(t)], [0, 1, 0], [-np.sin(t), 0, np.cos(t)]])
 
 
-def back_project_aligned(rows, tilts_deg, shape, weights, shifts_px, centre_offset_px=(0, 0, 0)):
+def back_project_aligned(rows, tilts_deg, shape, weights, shifts_px, centre_offset_px=(0, 0, 0), depth_windows=None):
     rotations = [tilt_matrix(t) for t in tilts_deg]
     shifts = [(s, 0.0) for s in shifts_px]
-    return back_project(rows.transpose(0, 2, 1), rotations, shifts, weights, shape, centre_offset_px)
+    return back_project(rows.transpose(0, 2, 1), rotations, shifts, weights, shape, centre_offset_px, depth_windows)
 
 
 def forward_project_aligned(volume, tilts_deg, image_shape, shifts_px, centre_offset_px=(0, 0, 0)):

@@ -274,3 +274,20 @@ def test_result_does_not_depend_on_the_number_of_threads():
 def test_wrong_shapes_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@devices
+def test_windows_that_add_up_to_one_change_nothing(device):
+    """Equal copies at evenly spaced depths: their hats sum to one everywhere, so the result is the plain one."""
+    image, tilts, shape = real((1, 70, 24)), [37.0], (12, 70, 22)
+    centres = np.arange(-25.0, 26, 2.5)
+    windows = np.stack([centres, np.full(len(centres), 2.5)], axis=1)
+    copies, many = np.repeat(image, len(centres), axis=0), [37.0] * len(centres)
+    with on_device(device) as to:
+        rows, plain = to.device(copies).transpose(0, 2, 1), to.device(image).transpose(0, 2, 1)
+        found = to.host(kernels.back_project_aligned(rows, many, shape, depth_windows=windows))
+        expected = to.host(kernels.back_project_aligned(plain, tilts, shape))
+        turns, shifts = np.array([references.tilt_matrix(37.0)] * len(centres)), np.zeros((len(centres), 2))
+        general = to.host(kernels.back_project(to.device(copies), turns, shifts, None, shape, depth_windows=windows))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(general, expected, atol=2e-5)

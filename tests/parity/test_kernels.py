@@ -62,11 +62,19 @@ def back_project_cases():
         shifts = rng(number).normal(size=(n, 2)) * (number % 3)
         weights = rng(number).uniform(0.5, 2, n)
         yield (real(images), geometry, shifts, weights, shape), {"centre_offset_px": (0.5 * number, -1, 2)}
+        if number in (0, 1, 2, 5):
+            windows = np.stack([rng(number).normal(size=n) * 3, rng(number + 1).uniform(0.7, 6, n)], axis=1)
+            windows[0] = 0.0, np.inf
+            yield (
+                (real(images), geometry, shifts, weights, shape),
+                {"centre_offset_px": (0.5 * number, -1, 2), "depth_windows": windows},
+            )
 
 
 def forward_project_cases():
     for (images, geometry, shifts, _, shape), keywords in back_project_cases():
-        yield (real(shape), geometry, shifts, images.shape[1:]), keywords
+        if "depth_windows" not in keywords:
+            yield (real(shape), geometry, shifts, images.shape[1:]), keywords
 
 
 def aligned_cases():
@@ -82,6 +90,8 @@ def aligned_cases():
 def back_project_aligned_cases():
     for n, w, h, tilts, shape, keywords in aligned_cases():
         yield (real((n, w, h)), tilts, shape), {"weights": rng(7).uniform(0.5, 2, n), **keywords}
+        windows = np.stack([rng(8).normal(size=n) * 3, rng(9).uniform(0.7, 6, n)], axis=1)
+        yield (real((n, w, h)), tilts, shape), {"weights": np.ones(n), **keywords, "depth_windows": windows}
 
 
 def forward_project_aligned_cases():

@@ -8,7 +8,7 @@ from script_runner import run_script
 from cryoet_core.errors import UserInputError
 from cryoet_core.io.images import image_names
 from cryoet_core.io.mrc import read_header, read_mrc, write_mrc
-from cryoet_core.io.summary import read_summary
+from cryoet_core.io.summary import read_summary, write_summary
 from cryoet_core.metadata import read_tilt_series, write_tilt_series
 
 PIXEL = 8.0
@@ -40,9 +40,8 @@ def inputs(tmp_path_factory):
 def run(folder, name, **config):
     files = {k: folder / name / v for k, v in {"table": "TS_01.star", "raw_table": "TS_01_raw.star", "tomogram": "TS_01.mrc", "even": "TS_01_even.mrc",
                                                "odd": "TS_01_odd.mrc", "summary": "summary.json"}.items()}
-    run_script(
-        "reconstruct_tomogram", {"table": folder / "in.star", "aligned": folder / "aligned.star"}, files, config
-    )
+    inputs = {"table": folder / "in.star", "aligned": folder / "aligned.star", "alignment": folder / "alignment.json"}
+    run_script("reconstruct_tomogram", inputs, files, config)
     return files
 
 
@@ -98,3 +97,53 @@ def test_raw_views_get_the_frame_of_the_moved_tomogram(inputs):
     assert raw.tomogram_size_px == moved.tomogram_size_px != (0, 0, 0)
     unmoved = read_tilt_series(inputs / "aligned.star").geometry.project(PLACES)[0]
     assert np.abs(raw.geometry.project(PLACES)[0] - unmoved).max() > 10
+
+
+def test_3d_ctf_correction_is_recorded_and_refused_for_corrected_views(inputs, tmp_path):
+    series = read_tilt_series(inputs / "in.star").with_columns(defocus_u_angst=40000.0, defocus_v_angst=40000.0)
+    write_tilt_series(series, tmp_path / "in.star")
+    write_tilt_series(series, tmp_path / "aligned.star")
+    files = run(tmp_path, "a", thickness=40, ctf_3d="phase_flip")
+    assert set(read_tilt_series(files["table"]).tilts["ctf_correction"]) == {"phase_flip"}
+    assert "ctf_correction" not in read_tilt_series(files["raw_table"]).tilts  # averaging corrects the raw views itself
+    assert read_summary(files["summary"])["ctf_3d"] == "phase_flip"
+    plain = read_mrc(run(tmp_path, "b", thickness=40)["tomogram"])[0]
+    corrected, even, odd = (read_mrc(files[k])[0] for k in ("tomogram", "even", "odd"))
+    k = np.sqrt(sum(g**2 for g in np.ix_(*(np.fft.fftfreq(n, PIXEL) for n in plain.shape))))
+    beyond = (k > 1 / 26) & (k < 1 / 19)  # the CTF turns at 1/28 and 1/16.5 A
+    a, b = np.fft.fftn(plain)[beyond], np.fft.fftn(corrected)[beyond]
+    assert (a * b.conj()).real.sum() < -0.6 * np.linalg.norm(a) * np.linalg.norm(b)
+    np.testing.assert_allclose(even + odd, corrected, atol=1e-4 * np.abs(corrected).max())
+    write_tilt_series(series.with_columns(ctf_correction="phase_flip"), tmp_path / "in.star")
+    with pytest.raises(SystemExit) as stopped:
+        run(tmp_path, "c", thickness=40, ctf_3d="multiply")
+    assert stopped.value.code == UserInputError.exit_code
+    assert not (tmp_path / "c" / "TS_01.mrc").exists()
+    run(tmp_path, "d", thickness=40)  # without 3-D correction they are welcome
+
+
+@pytest.mark.parametrize("method", ["sirt", "sart"])
+def test_iterative_methods_write_the_same_files_and_how_the_residual_fell(inputs, method):
+    files = run(inputs, method, thickness=40, method=method, sirt_iterations=3, sign_constraint="dark", halves=True, format="float16")
+    assert read_header(files["tomogram"]).mode == 12
+    volume = read_mrc(files["tomogram"])[0]
+    assert volume.max() <= 0
+    centre = np.array(volume.shape) // 2
+    x, y, z = particle_matrix(*ANGLES[1]) @ [5.0, 0.0, 0.0] + PLACES[1] / PIXEL
+    assert volume[tuple(np.rint([z, y, x]).astype(int) + centre)] < -5 * volume.std()
+    residuals = read_summary(files["summary"])["residual_rms"]
+    assert len(residuals) == 3 and residuals[2] < residuals[1] < residuals[0]
+
+
+def test_half_precision_files_hold_the_same_tomogram(inputs):
+    single, half = (read_mrc(run(inputs, name, thickness=40, format=name)["tomogram"])[0] for name in ("float32", "float16"))
+    np.testing.assert_allclose(half, single, rtol=1e-3, atol=1e-3 * np.abs(single).max())
+
+
+def test_automatic_thickness_follows_the_aligned_slab(inputs):
+    write_summary(inputs / "alignment.json", {"thickness_angst": 160.0})
+    assert read_header(run(inputs, "auto", thickness="auto")["tomogram"]).shape[0] == 70  # (160 + 400) / 8
+    write_summary(inputs / "alignment.json", {"mode": "skip"})
+    with pytest.raises(SystemExit) as stopped:
+        run(inputs, "auto2", thickness="auto")
+    assert stopped.value.code == UserInputError.exit_code

@@ -137,3 +137,10 @@ def test_an_override_mdoc_belongs_to_its_series(tmp_path):
     run = Run(load_config({"data": {"mdoc": f"{tmp_path}/*.mdoc", "reference": "map.mrc"}}))
     assert run.tilt_series == ["TS_01"]
     assert [p.rsplit("/", 1)[1] for p in run.series_source("TS_01")["mdoc"]] == ["TS_01.mdoc", "TS_01_override.mdoc"]
+
+
+def test_ctf_correction_twice_is_refused_before_anything_runs():
+    sections = {"data": {"simulate": True}, "reconstruct_tomogram": {"ctf_3d": "phase_flip"}}
+    with pytest.raises(UserInputError, match="E-CFG-13"):
+        Run(load_config(sections))
+    Run(load_config({**sections, "correct_ctf": {"mode": "none"}}))

@@ -7,6 +7,7 @@ rule reconstruct_tomogram:
         table=rules.preprocess_tilt_series.output.table,
         images=rules.preprocess_tilt_series.output,
         aligned=rules.align_tilt_series.output.table,
+        alignment=rules.align_tilt_series.output.summary,
     output:
         table=result("reconstruct_tomogram/{ts}/{ts}.star"),
         raw_table=result("reconstruct_tomogram/{ts}/{ts}_raw.star"),

@@ -20,6 +20,23 @@ def index_map(rows, shifts_px, shape, offset_px, image_shape):
     return coefficients
 
 
+def hat_map(depth_rows, depth_windows, shape, offset_px):
+    """Coefficients (n, 4) float64 of p = c[:, 0:3] . (ix, iy, iz) + c[:, 3], the distance of a voxel from the centre of its depth window.
+
+    ``depth_rows`` (n, 3), ``depth_windows`` (n, 2) centre and half width (px) or None; p is 0 without a window or for an infinite one.
+    """
+    coefficients = np.zeros((len(depth_rows), 4))
+    if depth_windows is None:
+        return coefficients
+    nz, ny, nx = shape
+    origin = np.array([-(nx // 2), -(ny // 2), -(nz // 2)], dtype=np.float64) + offset_px
+    finite = np.isfinite(depth_windows[:, 1])
+    centre, half_width = depth_windows[finite].T
+    coefficients[finite, :3] = depth_rows[finite] / half_width[:, None]
+    coefficients[finite, 3] = (depth_rows[finite] @ origin - centre) / half_width
+    return coefficients
+
+
 def swap_to_fast_axis(coefficients):
     """Which images should be transposed so that a step along x moves mostly along their contiguous axis, (n,) bool."""
     return np.abs(coefficients[:, 1, 0]) > np.abs(coefficients[:, 0, 0])

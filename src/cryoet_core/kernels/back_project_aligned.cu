@@ -1,8 +1,10 @@
 // One thread per voxel, neighbouring threads along y: rows (n, w, h) are read in one piece per warp.
+// hats (n, 3): distance from the centre of the image's depth window, 0 = no window.
 // Coordinates are fixed point with 32 fraction bits: u = c0 x + c1 z + c2. out is (nz, ny, nx).
 
 extern "C" __global__ void back_project_aligned(const float* rows, const long long* coefficients,
-                                                const float* weights, float* out, long long n, long long w,
+                                                const float* weights, const float* hats, float* out,
+                                                long long n, long long w,
                                                 long long h, long long nz, long long ny, long long nx,
                                                 long long first_row)
 {
@@ -13,6 +15,9 @@ extern "C" __global__ void back_project_aligned(const float* rows, const long lo
     if (v < 0 || v >= h) return;
     float sum = 0.0f;
     for (long long i = 0; i < n; ++i) {
+        const float* p = hats + 3 * i;
+        const float hat = 1.0f - fabsf(p[0] * (float)x + p[1] * (float)z + p[2]);
+        if (hat <= 0.0f) continue;
         const long long u = coefficients[3 * i] * x + coefficients[3 * i + 1] * z + coefficients[3 * i + 2];
         const long long iu = u >> 32;
         if (iu < -1 || iu >= w) continue;
@@ -20,7 +25,7 @@ extern "C" __global__ void back_project_aligned(const float* rows, const long lo
         const float* image = rows + i * w * h + v;
         const float left = iu >= 0 ? image[iu * h] : 0.0f;
         const float right = iu + 1 < w ? image[(iu + 1) * h] : 0.0f;
-        sum += weights[i] * (left + fu * (right - left));
+        sum += weights[i] * hat * (left + fu * (right - left));
     }
     out[(z * ny + y) * nx + x] += sum;
 }

@@ -14,11 +14,12 @@ import numpy as np
 
 from cryoet_core.backend import array_namespace, is_gpu_array
 from cryoet_core.kernels import back_project_aligned_cpu, back_project_aligned_gpu
-from cryoet_core.kernels.validation import host, output, volume_shape, y_slices
+from cryoet_core.kernels.affine import hat_map
+from cryoet_core.kernels.validation import depth_windows_of, host, output, volume_shape, y_slices
 
 
 def back_project_aligned(
-    rows, tilts_deg, shape, weights=None, shifts_px=None, centre_offset_px=(0, 0, 0), out=None, y_range=None
+    rows, tilts_deg, shape, weights=None, shifts_px=None, centre_offset_px=(0, 0, 0), out=None, y_range=None, depth_windows=None
 ):
     """Sum of the back-projected images, float32 (z, y, x), on the device of ``rows``.
 
@@ -31,6 +32,8 @@ def back_project_aligned(
     centre_offset_px : (x, y, z) added to the centred coordinate; y must be a whole number.
     out : float32 array of the returned shape to add to; zeros when None.
     y_range : (first, end): only these y slices are made.
+    depth_windows : (n, 2) centre and half width, px, of the depths d_i = -x sin t_i + z cos t_i that image i is used for, with
+        weight max(0, 1 - |d - centre| / half_width); infinite or None for all depths.
 
     Raises
     ------
@@ -44,8 +47,17 @@ def back_project_aligned(
     out = output(out, (nz, end - first, nx), "float32", rows)
     lines = line_map(tilts_deg, weights, shifts_px, centre_offset_px, rows.shape, (nz, ny, nx))
     implementation = back_project_aligned_gpu if is_gpu_array(rows) else back_project_aligned_cpu
-    implementation.back_project_aligned(rows, *lines, out, first)
+    hats = aligned_hats(tilts_deg, depth_windows, (nz, ny, nx), centre_offset_px)
+    implementation.back_project_aligned(rows, *lines, hats, out, first)
     return out
+
+
+def aligned_hats(tilts_deg, depth_windows, shape, centre_offset_px):
+    """(n, 3): distance from the centre of the depth window, p = c0 ix + c1 iz + c2; zeros without windows."""
+    tilts = np.deg2rad(np.asarray(tilts_deg, dtype=np.float64))
+    rows = np.stack([-np.sin(tilts), np.zeros_like(tilts), np.cos(tilts)], axis=1)
+    hats = hat_map(rows, depth_windows_of(depth_windows, len(tilts)), shape, host("centre_offset_px", centre_offset_px, (3,)))
+    return hats[:, [0, 2, 3]]
 
 
 def line_map(tilts_deg, weights, shifts_px, centre_offset_px, rows_shape, shape):

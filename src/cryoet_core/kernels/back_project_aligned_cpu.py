@@ -12,11 +12,11 @@ BLOCK = 64  # y slices per pass
 PAD = 2  # zero rows on either side: interpolation and rounding of the clipped range
 
 
-def back_project_aligned(rows, coefficients, weights, y_offset, out, first_y):
+def back_project_aligned(rows, coefficients, weights, y_offset, hats, out, first_y):
     """See :func:`cryoet_core.kernels.back_project_aligned.back_project_aligned`; adds to ``out``."""
     factors = weights.astype(np.float32)
     for_blocks(
-        lambda start, end: gather_block(rows, coefficients, factors, start + first_y + y_offset, out, start, end),
+        lambda start, end: gather_block(rows, coefficients, factors, hats, start + first_y + y_offset, out, start, end),
         spans(0, out.shape[1], BLOCK),
     )
 
@@ -40,7 +40,7 @@ def padded_block(rows, first, count):
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz"})
-def gather_block(rows, coefficients, weights, first_row, out, y0, y1):
+def gather_block(rows, coefficients, weights, hats, first_row, out, y0, y1):
     """Add all images to out[:, y0:y1]."""
     block = padded_block(rows, first_row, y1 - y0)
     n, wide = block.shape[:2]
@@ -52,11 +52,14 @@ def gather_block(rows, coefficients, weights, first_row, out, y0, y1):
             step = coefficients[i, 0]
             start = coefficients[i, 1] * z + coefficients[i, 2] + PAD
             first, end = clip_range(start, step, PAD - 1.0, wide - PAD, 0, nx)
+            p_step, p0 = hats[i, 0], hats[i, 1] * z + hats[i, 2]
+            first, end = clip_range(p0, p_step, -1.0, 1.0, first, end)
             for x in range(first, end):
                 u = start + step * x
                 iu = int(u)
-                b = np.float32(weights[i] * (u - iu))
-                a = weights[i] - b
+                weight = np.float32(weights[i] * (1.0 - abs(p0 + p_step * x)))
+                b = np.float32(weight * (u - iu))
+                a = weight - b
                 left, right, target = block[i, iu], block[i, iu + 1], plane[x]
                 for y in range(BLOCK):
                     target[y] += a * left[y] + b * right[y]

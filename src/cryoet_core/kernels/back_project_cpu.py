@@ -15,7 +15,7 @@ CHUNK = 32  # voxels per float32 run: coordinates are rebased in float64 at its 
 TILE_Z, TILE_Y = 4, 8
 
 
-def back_project(images, rows, shifts_px, weights, shape, offset_px, out, first_y):
+def back_project(images, rows, shifts_px, weights, hats, shape, offset_px, out, first_y):
     """See :func:`cryoet_core.kernels.back_project.back_project`; adds to ``out``."""
     n, h, w = images.shape
     coefficients = index_map(rows, shifts_px, shape, offset_px, (h, w))
@@ -34,7 +34,7 @@ def back_project(images, rows, shifts_px, weights, shape, offset_px, out, first_
 
     def run(*group):
         for (z0, z1), (y0, y1) in group:
-            gather_tile(flat, limits, coefficients, factors, out, z0, z1, y0, y1, first_y)
+            gather_tile(flat, limits, coefficients, factors, hats, out, z0, z1, y0, y1, first_y)
 
     for_blocks(run, groups)
 
@@ -54,7 +54,7 @@ def clip_range(start, step, low, high, first, end):
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz"})
-def gather_tile(flat, limits, coefficients, weights, out, z0, z1, y0, y1, first_y):
+def gather_tile(flat, limits, coefficients, weights, hats, out, z0, z1, y0, y1, first_y):
     """Add all images to the voxels out[z0:z1, y0:y1]; ``coefficients`` are those of the padded, turned images."""
     nx = out.shape[2]
     values = np.empty(CHUNK, np.float32)
@@ -62,6 +62,7 @@ def gather_tile(flat, limits, coefficients, weights, out, z0, z1, y0, y1, first_
         image = flat[i]
         stride = limits[i, 0] + 2 * PAD
         c_step, r_step = coefficients[i, 0, 0], coefficients[i, 1, 0]
+        p_step, windowed = hats[i, 0], np.any(hats[i] != 0.0)
         for z in range(z0, z1):
             for y in range(y0, y1):
                 yy = y + first_y
@@ -69,12 +70,25 @@ def gather_tile(flat, limits, coefficients, weights, out, z0, z1, y0, y1, first_
                 r0 = coefficients[i, 1, 1] * yy + coefficients[i, 1, 2] * z + coefficients[i, 1, 3]
                 first, end = clip_range(c0, c_step, PAD - 1.0, PAD + limits[i, 0], 0, nx)
                 first, end = clip_range(r0, r_step, PAD - 1.0, PAD + limits[i, 1], first, end)
+                p0 = hats[i, 1] * yy + hats[i, 2] * z + hats[i, 3]
+                if windowed:
+                    first, end = clip_range(p0, p_step, -1.0, 1.0, first, end)
                 for x0 in range(first, end, CHUNK):
                     length = min(CHUNK, end - x0)
                     sample_run(image, stride, c0 + c_step * x0, c_step, r0 + r_step * x0, r_step, length, values)
                     row = out[z, y, x0 : x0 + length]
+                    if windowed:
+                        hat_run(values, p0 + p_step * x0, p_step, length)
                     for k in range(length):
                         row[k] += weights[i] * values[k]
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz"})
+def hat_run(values, p, p_step, length):
+    """Multiply a run of samples by max(0, 1 - |p|), p linear along the run."""
+    start, step = np.float32(p), np.float32(p_step)
+    for k in range(length):
+        values[k] *= max(np.float32(0), np.float32(1) - abs(start + np.float32(k) * step))
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz"})

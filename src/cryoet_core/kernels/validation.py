@@ -35,6 +35,21 @@ def rotation_rows(rotations, n):
     return host("rotations", rotations, (n, 2, 3))
 
 
+def depth_rows(rotations, windows, n):
+    """Third rows (n, 3) of the rotations; zeros without windows, when they are not needed."""
+    return np.zeros((n, 3)) if windows is None else host("rotations", rotations, (n, 3, 3))[:, 2]
+
+
+def depth_windows_of(windows, n):
+    """(n, 2) centre and half width in px, half widths positive (infinity: no window); None stays None."""
+    if windows is None:
+        return None
+    windows = np.ascontiguousarray(asnumpy(windows), dtype=np.float64)
+    if windows.shape != (n, 2) or not np.isfinite(windows[:, 0]).all() or not (windows[:, 1] > 0).all():
+        raise ValueError(f"depth_windows must be ({n}, 2): finite centres, positive half widths; found {windows.shape}")
+    return windows
+
+
 def volume_shape(shape):
     """(nz, ny, nx) as positive Python ints."""
     shape = tuple(int(s) for s in shape)

@@ -6,14 +6,32 @@ import dataclasses
 
 import numpy as np
 
+from cryoet_core.ctf.treatment import refuse_corrected
 from cryoet_core.errors import DataQualityError, UserInputError
 from cryoet_core.metadata import GEOMETRY_COLUMNS, TiltSeries
+from cryoet_core.tilt_series.ctf_correction import CtfCorrectionSettings, correctable, recorded, view_ctfs
+from cryoet_core.tomogram.ctf_in_depth import CtfInDepth, automatic_step_angst
+from cryoet_core.tomogram.iterative import IterativeOptions, reconstruct_iteratively
 from cryoet_core.tomogram.reconstruct import reconstruct_tomogram
 from cryoet_core.tomogram.size import moved_specimen, size_in_movie_pixels, tomogram_size
-from cryoet_core.tomogram.view_filters import FilterOptions
+from cryoet_core.tomogram.view_filters import BACK_PROJECTED, FilterOptions
 
 
-def placed_series(series: TiltSeries, config):
+def automatic_thickness_angst(alignment: dict, name: str = "") -> float:
+    """Thickness of a tomogram around the slab found by align_tilt_series (its summary): 1.5 times, and at least 400 A more.
+
+    Raises UserInputError E-REC-05 when the alignment found none (it was skipped or imported).
+    """
+    slab = alignment.get("thickness_angst")
+    if not slab:
+        raise UserInputError(
+            "E-REC-05", "the alignment knows no thickness of the specimen", file=name, field="reconstruct_tomogram.thickness", found="auto",
+            expected="a number", fix="give thickness or thickness_angst",
+        )
+    return max(1.5 * float(slab), float(slab) + 400.0)
+
+
+def placed_series(series: TiltSeries, config, alignment: dict | None = None):
     """The series with the tomogram's size and the config's shifts and tilt offset in its table.
 
     Returns
@@ -22,7 +40,10 @@ def placed_series(series: TiltSeries, config):
     Raises UserInputError E-REC-02 when the tomogram would be larger than any view can fill.
     """
     pixel = series.pixel_size_angst
-    thickness = config.thickness if config.thickness_angst is None else config.thickness_angst / pixel
+    if config.thickness_angst is None and config.thickness == "auto":
+        thickness = automatic_thickness_angst(alignment or {}, series.name) / pixel
+    else:
+        thickness = config.thickness if config.thickness_angst is None else config.thickness_angst / pixel
     size_px = tomogram_size(series.image_size_px, series.geometry.z_rot_deg, thickness, config.width)
     if thickness > 2 * max(series.image_size_px):
         raise UserInputError(
@@ -55,8 +76,35 @@ def raw_views_of(placed: TiltSeries, aligned: TiltSeries) -> TiltSeries:
     return dataclasses.replace(aligned, tilts=tilts, tomogram_size_px=placed.tomogram_size_px)
 
 
-def reconstruct_series(series: TiltSeries, images, size_px, config, report=None):
-    """Tomogram (z, y, x) from ``images`` (n_included, h, w) of the series' included views, in row order."""
+def ctf_of_series(series: TiltSeries, config):
+    """(CtfInDepth of the included views or None, the series with the treatment in its table).
+
+    Raises UserInputError E-CTF-05 when 3-D correction is asked for and the views were corrected before; DataQualityError E-REC-07
+    when no view has a measured defocus.
+    """
+    if config.ctf_3d == "none":
+        return None, series
+    refuse_corrected(series, "reconstruct_tomogram")
+    settings = CtfCorrectionSettings(
+        mode=config.ctf_3d, wiener_snr=config.ctf_3d_wiener_snr, wiener_falloff=config.ctf_3d_wiener_falloff
+    )
+    corrected = np.array([correctable(view, settings) for view in view_ctfs(series)])
+    if not (corrected & series.included).any():
+        raise DataQualityError(
+            "E-REC-07", "no view has a measured defocus", file=series.name, field="reconstruct_tomogram.ctf_3d", found="defocus 0 in all views",
+            expected="defocus from estimate_ctf", fix="run estimate_ctf, or set ctf_3d: none",
+        )
+    cutoff = config.radial_cutoff + config.radial_falloff
+    step = config.ctf_3d_step_angst or automatic_step_angst(series.pixel_size_angst, cutoff, series.optics)
+    used = series.select(series.included)
+    return CtfInDepth(settings, view_ctfs(used), series.optics, step), recorded(series, settings, corrected)
+
+
+def reconstruct_series(series: TiltSeries, images, size_px, config, ctf=None, report=None):
+    """(tomogram (z, y, x), rms residual before every iteration or None) from ``images`` (n_included, h, w) of the included views.
+
+    ctf : from :func:`ctf_of_series`, for 3-D CTF correction.
+    """
     included = series.included
     if len(images) != int(included.sum()):
         raise DataQualityError(
@@ -67,14 +115,22 @@ def reconstruct_series(series: TiltSeries, images, size_px, config, report=None)
         config.method, config.sirt_iterations, config.sirt_alpha, config.angular_weights, config.radial_cutoff,
         config.radial_falloff,
     )
-    return reconstruct_tomogram(
-        images, series.geometry.select(included), series.pixel_size_angst, size_px, options,
-        super_sampling=config.super_sampling, view_scaling=config.view_scaling, report=report,
+    common = (images, series.geometry.select(included), series.pixel_size_angst, size_px)
+    if config.method in BACK_PROJECTED:
+        volume = reconstruct_tomogram(
+            *common, options, super_sampling=config.super_sampling, view_scaling=config.view_scaling, ctf=ctf, report=report
+        )
+        return volume, None
+    iterative = IterativeOptions(
+        config.sirt_iterations, config.subset_size if config.method == "sart" else None, config.relaxation, config.padding,
+        config.sign_constraint,
     )
+    return reconstruct_iteratively(*common, iterative, options, view_scaling=config.view_scaling, report=report)
 
 
-def tomogram_summary(series: TiltSeries, volume, config) -> dict:
-    """Numbers of the report: size, views, grey values (mean, sd, 0.1 and 99.9 percentiles of the central third in z)."""
+def tomogram_summary(series: TiltSeries, volume, config, residuals=None) -> dict:
+    """Numbers of the report: size, views, grey values (mean, sd, 0.1 and 99.9 percentiles of the central third in z), and of
+    iterative methods the rms residual before every iteration."""
     nz = volume.shape[0]
     core = volume[nz // 3 : nz - nz // 3]
     low, high = np.percentile(core[:, ::2, ::2], [0.1, 99.9])
@@ -84,6 +140,8 @@ def tomogram_summary(series: TiltSeries, volume, config) -> dict:
         "size_movie_px": list(series.tomogram_size_px),
         "pixel_size_angst": series.pixel_size_angst,
         "method": config.method,
+        "ctf_3d": config.ctf_3d,
+        "residual_rms": residuals,
         "mean": float(core.mean(dtype=np.float64)),
         "sd": float(core.std(dtype=np.float64)),
         "percentile_0_1": float(low),

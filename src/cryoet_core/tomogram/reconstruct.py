@@ -1,21 +1,32 @@
-"""Weighted back-projection of raw (unaligned) views: each view is filtered in its own frame and interpolated once.
+"""Weighted back-projection of raw (unaligned) views, with 3-D CTF correction in the same pass where it is asked for.
 
 The tomogram has z first, its centre on index n//2 and keeps the recorded contrast (protein dark). Grey values are density
 per pixel: summed along a ray they give the view again (minus its mean), where the views cover Fourier space.
-Super-sampling: views are oversampled by Fourier padding, x-z planes are made on a finer grid and Fourier-cropped, which
+Super-sampling: rows of views are oversampled by Fourier padding, x-z planes are made on a finer grid and Fourier-cropped, which
 removes the rays that a coarse grid folds back beyond Nyquist (IMOD, SuperSampleFactor).
 """
 
 from __future__ import annotations
 
+import os
+import tempfile
+from dataclasses import dataclass
+
 import numpy as np
 
 from cryoet_core.backend import array_namespace, asnumpy, tile_size
-from cryoet_core.fourier import centre_crop_or_pad, filter_real, fourier_crop, fourier_pad
+from cryoet_core.errors import ResourceError
+from cryoet_core.fourier import centre_crop_or_pad, filter_real, fourier_crop, fourier_pad, frequency_grid
 from cryoet_core.kernels.back_project import back_project
+from cryoet_core.kernels.back_project_aligned import back_project_aligned
 from cryoet_core.masks import taper_window
-from cryoet_core.tomogram.view_filters import FilterOptions, view_filter
+from cryoet_core.tilt_series.ctf_correction import pad_view
+from cryoet_core.tomogram import ctf_in_depth
+from cryoet_core.tomogram.frame import Frame, inside_view, make_frame, to_frame
+from cryoet_core.tomogram.view_filters import BACK_PROJECTED, FilterOptions, view_filter
 
+KERNEL_ROWS = 64  # y slices that the CPU kernel treats at once
+CROP_PLANES = 8  # x-z planes that are Fourier-cropped at once
 PLANE_MARGIN = 8  # px around every x-z plane, so that the Fourier crop of super-sampling does not wrap
 
 
@@ -33,69 +44,206 @@ def scale_views(images, how: str = "none"):
     return ((images - mean) * factor).astype(xp.float32)
 
 
-def _extended(image, margin: int):
-    """A view with mirrored borders that fade to 0 over ``margin`` pixels outside the view."""
+def extended_view(image, margin: int, mirrored: bool = True):
+    """A view continued by ``margin`` pixels that fade to 0: mirrored, or the mean along its border (before CTF correction,
+    which would turn mirrored detail into detail at the wrong place)."""
     h, w = image.shape
-    padded = centre_crop_or_pad(image, (h + 2 * margin, w + 2 * margin), 2, mode="symmetric")
-    return padded * taper_window(padded.shape, margin, array_namespace(image))
+    shape = (h + 2 * margin, w + 2 * margin)
+    padded = centre_crop_or_pad(image, shape, 2, mode="symmetric") if mirrored else pad_view(image, shape)
+    return padded * taper_window(shape, margin, array_namespace(image))
 
 
-def filter_views(images, geometry, thickness_px: float, options: FilterOptions, super_sampling: int = 1):
-    """Filtered and oversampled views: (n, h, w) zero-mean float32 -> (n, s*h, s*w), index n//2 kept."""
-    xp = array_namespace(images)
-    n, h, w = images.shape
-    s = int(super_sampling)
-    margin = 2 * max(8, min(h, w) // 16)
-    filtered = xp.empty((n, s * h, s * w), dtype=xp.float32)
-    for i in range(n):
-        padded = _extended(images[i], margin)
-        window = view_filter(padded.shape, geometry, i, thickness_px, options, xp)
-        result = filter_real(padded, window, 2)
-        if s > 1:
-            result = fourier_pad(result, (s * result.shape[0], s * result.shape[1]), 2)
-        filtered[i] = centre_crop_or_pad(result, (s * h, s * w), 2)
-    return filtered
+@dataclass(frozen=True)
+class FilteredViews:
+    """Filtered views in the frame, in host memory (or a scratch file): images (m, h, w_padded).
+
+    view : (m,) which view each is a copy of. windows : (m, 2) depth windows, px (one without limits where a view has one copy).
+    """
+
+    frame: Frame
+    images: np.ndarray
+    view: np.ndarray
+    windows: np.ndarray
+
+
+def default_margin(raw_shape) -> int:
+    """Pixels by which views are continued for filtering."""
+    return 2 * max(8, min(raw_shape) // 16)
+
+
+def _interpolation_transfer(shape, super_sampling: int, aligned: bool, xp):
+    """What linear interpolation in back-projection leaves of a frequency, on average over positions between samples."""
+    ky, kx = frequency_grid(shape, 1.0, xp)
+    transfer = xp.sinc(kx / super_sampling) ** 2
+    return transfer if aligned else transfer * xp.sinc(ky / super_sampling) ** 2
+
+
+def _copies_of_view(image, frame: Frame, view: int, thickness_px, options, ctf, windows, super_sampling):
+    """Yield the filtered copies (h, w_padded) of one view of zero mean, in the frame."""
+    xp = array_namespace(image)
+    framed = to_frame(extended_view(image, frame.margin, mirrored=ctf is None), frame, view)
+    framed = framed * taper_window(frame.padded_shape, frame.margin, xp)
+    window = view_filter(frame.padded_shape, frame.geometry, view, thickness_px, options, xp)
+    if options.method in BACK_PROJECTED:
+        window = window / _interpolation_transfer(frame.padded_shape, super_sampling, frame.aligned, xp)
+    corrections = [xp.float32(1)] if ctf is None else ctf_in_depth.correction_filters(
+        ctf, view, float(frame.raw.z_rot_deg[view]), windows, frame.padded_shape, frame.pixel_size_angst, xp
+    )  # fmt: skip
+    for correction in corrections:
+        filtered = filter_real(framed, window * correction, 2)
+        if not frame.aligned:  # with a tilt about x, rows are interpolated too
+            filtered = fourier_pad(filtered, (super_sampling * filtered.shape[0], filtered.shape[1]), 2)
+        yield centre_crop_or_pad(filtered, (_n_rows(frame, super_sampling), filtered.shape[1]), 2)
+
+
+def _n_rows(frame: Frame, super_sampling: int) -> int:
+    return frame.shape[0] * (1 if frame.aligned else super_sampling)
+
+
+def _scratch(shape, memory_mb: float):
+    """An array in memory, or in an unnamed file when it is larger than ``memory_mb``. Raises ResourceError E-REC-06 without room."""
+    n_bytes = 4 * int(np.prod(shape))
+    if n_bytes <= memory_mb * 2**20:
+        return np.empty(shape, np.float32)
+    with tempfile.TemporaryFile(prefix="tiltline-views-") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, n_bytes)  # a full disk is noticed here, not by a signal later
+        except OSError as error:
+            raise ResourceError(
+                "E-REC-06", "no room for the filtered views", field=tempfile.gettempdir(), found=str(error),
+                expected=f"{n_bytes / 2**30:.1f} GB", fix="set TMPDIR to a larger folder, or a larger ctf_depth_step_angst",
+            ) from error
+        return np.memmap(file, np.float32, "r+", shape=tuple(shape))
+
+
+def filter_views(images, geometry, pixel_size_angst, size_px, options: FilterOptions, super_sampling=1, ctf=None, scratch_mb=4096.0):
+    """Zero-mean raw views (n, h, w) -> :class:`FilteredViews` for a tomogram of ``size_px`` (x, y, z).
+
+    ctf : CtfInDepth of the same views, or None.
+    """
+    margin = default_margin(images.shape[1:])
+    if ctf is not None:
+        margin = max(margin, ctf_in_depth.margin_px(ctf, pixel_size_angst))
+    frame = make_frame(geometry, images.shape[1:], pixel_size_angst, size_px, margin)
+    rotations = frame.geometry.rotation
+    windows = [
+        np.array([[0.0, np.inf]]) if ctf is None else ctf_in_depth.view_windows(ctf, i, rotations[i], size_px, pixel_size_angst)
+        for i in range(len(images))
+    ]
+    view = np.repeat(np.arange(len(images)), [len(w) for w in windows])
+    store = _scratch((len(view), _n_rows(frame, super_sampling), frame.padded_shape[1]), scratch_mb)
+    row = 0
+    for i, image in enumerate(images):
+        for copy in _copies_of_view(image, frame, i, float(size_px[2]), options, ctf, windows[i], super_sampling):
+            store[row] = asnumpy(copy)
+            row += 1
+    return FilteredViews(frame, store, view, np.concatenate(windows))
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """The fine grid of x-z planes: ``s`` times finer, with a margin of coarse pixels."""
+
+    size_px: tuple[int, int, int]
+    s: int
+
+    @property
+    def margin(self) -> int:
+        return PLANE_MARGIN if self.s > 1 else 0
+
+    @property
+    def shape(self):
+        nx, ny, nz = self.size_px
+        return self.s * (nz + 2 * self.margin), ny, self.s * (nx + 2 * self.margin)
 
 
 def _slabs(n_y: int, plane_bytes: int, memory_mb: float):
+    """(first, end) of slabs; whole blocks of KERNEL_ROWS rows where they fit, which the kernels treat at the cost of one."""
     length = max(8, tile_size(n_y, plane_bytes, memory_mb))
+    if length > KERNEL_ROWS:
+        length -= length % KERNEL_ROWS
     return [(y, min(y + length, n_y)) for y in range(0, n_y, length)]
 
 
-def back_project_views(filtered, geometry, pixel_size_angst, size_px, super_sampling=1, memory_mb=512.0, report=None):
-    """Back-project filtered views (from :func:`filter_views`) -> NumPy float32 (nz, ny, nx).
+def rows_of_views(views: FilteredViews, s: int, first: int, end: int, xp):
+    """Rows first..end of all copies, oversampled along x and cut to the field of each view: (m, end - first, s * w), and of the
+    views where they are inside, 0 to 1: (n, end - first, s * w)."""
+    frame = views.frame
+    fine_width = s * frame.shape[1]
+    rows = xp.empty((len(views.view), end - first, fine_width), xp.float32)
+    inside = xp.empty((len(frame.raw), *rows.shape[1:]), xp.float32)
+    step = 1 if frame.aligned else s
+    y = (np.arange(first, end) - views.images.shape[1] // 2) / step
+    x = (np.arange(fine_width) - fine_width // 2) / s
+    for i in range(len(inside)):
+        inside[i] = inside_view(frame, i, y, x, xp)
+    for row, image, i in zip(rows, views.images, views.view, strict=True):
+        fine = xp.asarray(image[first:end])
+        if s > 1:
+            fine = fourier_pad(fine, (s * fine.shape[1],), 1)
+        row[:] = centre_crop_or_pad(fine, (fine_width,), 1) * inside[i]
+    return rows, inside
 
-    size_px : (x, y, z), even, in pixels of ``pixel_size_angst``. ``report(done, total)`` is called after every slab of
-    x-z planes; a slab takes about ``memory_mb`` of working memory.
+
+def _aligned_slab(views: FilteredViews, grid: _Grid, first: int, end: int, xp):
+    """Planes first..end of the fine grid from rows that see one plane each."""
+    rows, _ = rows_of_views(views, grid.s, first, end, xp)
+    nz, _, nx = grid.shape
+    tilts = views.frame.raw.y_tilt_deg[views.view]
+    return back_project_aligned(rows.transpose(0, 2, 1), tilts, (nz, end - first, nx), depth_windows=grid.s * views.windows)
+
+
+def _general_slab(views: FilteredViews, grid: _Grid, first: int, end: int, xp):
+    """Planes first..end of the fine grid with any tilt about x."""
+    s, (nz, ny, nx) = grid.s, grid.shape
+    rotation = views.frame.geometry.rotation[views.view]
+    height = views.images.shape[1]
+    corners = np.array([(x, y - ny // 2, z) for x in (-nx / s, nx / s) for y in (first, end) for z in (-nz / s, nz / s)]) * [0.5, 1, 0.5]
+    v = s * corners @ rotation[:, 1].T + height // 2
+    low, high = max(0, int(np.floor(v.min())) - 1), min(height, int(np.ceil(v.max())) + 2)
+    if low >= high:
+        return xp.zeros((nz, end - first, nx), xp.float32)
+    rows, _ = rows_of_views(views, s, low, high, xp)
+    turned = rotation * np.array([s, s, 1])[:, None] * np.array([1 / s, 1.0, 1 / s])
+    shifts = np.zeros((len(rows), 2))
+    shifts[:, 1] = height // 2 - low - (high - low) // 2
+    return back_project(rows, turned, shifts, None, grid.shape, y_range=(first, end), depth_windows=views.windows)
+
+
+def back_project_views(views: FilteredViews, size_px, super_sampling=1, memory_mb=512.0, report=None, xp=np):
+    """Back-project :class:`FilteredViews` -> NumPy float32 (nz, ny, nx).
+
+    size_px : (x, y, z), even, in pixels of the views. ``report(done, total)`` is called after every slab of x-z planes; a slab
+    takes about ``memory_mb`` of working memory on the device of ``xp``.
     """
-    nx, ny, nz = (int(v) for v in size_px)
-    s, margin = int(super_sampling), PLANE_MARGIN if super_sampling > 1 else 0
-    fine = (s * (nz + 2 * margin), ny, s * (nx + 2 * margin))
-    # view index = s R (x/s, y, z/s): rows for a grid that is s times finer in x and z, on views s times finer
-    rows = s * geometry.rotation[:, :2] * np.array([1 / s, 1.0, 1 / s])
-    shifts = s * geometry.shift_angst / pixel_size_angst
+    grid = _Grid(tuple(int(v) for v in size_px), int(super_sampling))
+    nx, ny, nz = grid.size_px
+    one_plane = 4 * grid.shape[0] * grid.shape[2] + 8 * len(views.view) * grid.s * views.frame.shape[1]
+    make_slab = _aligned_slab if views.frame.aligned else _general_slab
     volume = np.empty((nz, ny, nx), dtype=np.float32)
-    for first, end in _slabs(ny, 16 * fine[0] * fine[2], memory_mb):
-        slab = back_project(filtered, rows, shifts, None, fine, y_range=(first, end))
-        volume[:, first:end] = asnumpy(_coarse_planes(slab, s, margin))
+    for first, end in _slabs(ny, one_plane, memory_mb):
+        slab = make_slab(views, grid, first, end, xp)
+        for y in range(0, end - first, CROP_PLANES):
+            planes = _coarse_planes(slab[:, y : y + CROP_PLANES], grid)
+            volume[:, first + y : first + y + planes.shape[1]] = asnumpy(planes)
         if report is not None:
             report(end, ny)
     return volume
 
 
-def _coarse_planes(slab, s: int, margin: int):
+def _coarse_planes(slab, grid: _Grid):
     """x-z planes of a fine slab (s*(nz + 2m), ny, s*(nx + 2m)) Fourier-cropped to (nz, ny, nx)."""
-    if s == 1:
+    if grid.s == 1:
         return slab
-    xp = array_namespace(slab)
+    xp, margin = array_namespace(slab), grid.margin
     planes = xp.ascontiguousarray(slab.transpose(1, 0, 2))
-    coarse = fourier_crop(planes, (planes.shape[1] // s, planes.shape[2] // s), 2)
+    coarse = fourier_crop(planes, (planes.shape[1] // grid.s, planes.shape[2] // grid.s), 2)
     return coarse[:, margin:-margin, margin:-margin].transpose(1, 0, 2)
 
 
 def reconstruct_tomogram(
     images, geometry, pixel_size_angst: float, size_px, options: FilterOptions | None = None, *,
-    super_sampling: int = 2, view_scaling: str = "none", memory_mb: float = 512.0, report=None,
+    super_sampling: int = 2, view_scaling: str = "none", ctf=None, memory_mb: float = 512.0, report=None,
 ):
     """Tomogram (nz, ny, nx) float32 in host memory from raw views.
 
@@ -105,10 +253,12 @@ def reconstruct_tomogram(
     geometry : TiltGeometry of the same n views.
     pixel_size_angst : of the views and of the tomogram.
     size_px : (x, y, z), even, in those pixels.
+    ctf : CtfInDepth of the same views for 3-D CTF correction; the views must not have been corrected before. None: no correction.
 
     Raises DataQualityError E-REC-01 for fewer than two tilt angles.
     """
     options = options or FilterOptions()
-    views = scale_views(images, view_scaling)
-    filtered = filter_views(views, geometry, float(size_px[2]), options, super_sampling)
-    return back_project_views(filtered, geometry, pixel_size_angst, size_px, super_sampling, memory_mb, report)
+    views = filter_views(
+        scale_views(images, view_scaling), geometry, pixel_size_angst, size_px, options, super_sampling, ctf
+    )
+    return back_project_views(views, size_px, super_sampling, memory_mb, report, array_namespace(images))

@@ -19,6 +19,7 @@ from cryoet_core.errors import DataQualityError
 from cryoet_core.fourier import frequency_grid
 
 IMOD_ALPHA = 0.00195
+BACK_PROJECTED = ("wbp", "sirt_like")  # methods of one filtered back-projection; the others project and correct repeatedly
 
 
 @dataclass(frozen=True)
@@ -79,12 +80,16 @@ def effective_iterations(iterations: int) -> float:
     return 15 + 0.8 * (iterations - 15) if iterations <= 30 else 27 + 0.6 * (iterations - 30)
 
 
-def sirt_factor(k_across, iterations: int, alpha: str, thickness_px: float, range_rad: float, xp=np):
-    """Factor on the ramp that imitates ``iterations`` of SIRT: 1 - (1 - alpha/f)^n for f > alpha, 1 below."""
+def sirt_factor(k_across, iterations: int, alpha: str, path_px: float, range_rad: float, xp=np):
+    """Factor on the ramp that imitates ``iterations`` of SIRT: 1 - (1 - alpha/f)^n for f > alpha, 1 below.
+
+    alpha "auto" = 1 / (path x angular range), where ``path_px`` is that of a ray of the view through the tomogram; "imod" = 0.00195
+    with IMOD's map of the number of iterations.
+    """
     if alpha == "imod":
         knee, power = IMOD_ALPHA, effective_iterations(iterations) + 0.3
     else:
-        knee, power = 1 / (thickness_px * range_rad), float(iterations)
+        knee, power = 1 / (path_px * range_rad), float(iterations)
     ratio = xp.minimum(knee / xp.maximum(xp.abs(k_across), 1e-9), 1.0)
     return (1 - (1 - ratio) ** power).astype(xp.float32)
 
@@ -97,10 +102,13 @@ def low_pass(shape, cutoff: float, falloff: float, xp=np):
 
 
 def view_filter(shape, geometry, view: int, thickness_px: float, options: FilterOptions, xp=np):
-    """Filter of one view: (h, w//2 + 1) float32 for the half-complex transform of an image ``shape`` (h, w).
+    """Filter of one view: (h, w//2 + 1) float32 for the half-complex transform of an image ``shape`` (h, w); for
+    iterative methods the low-pass alone.
 
     geometry : TiltGeometry of all views that are used. thickness_px : of the tomogram, in pixels of the views.
     """
+    if options.method not in BACK_PROJECTED:
+        return low_pass(shape, options.radial_cutoff, options.radial_falloff, xp)
     tilts = np.deg2rad(geometry.y_tilt_deg)
     k_across = across_axis_frequency(shape, float(geometry.z_rot_deg[view]), xp)
     if options.angular_weights == "exact":
@@ -109,8 +117,9 @@ def view_filter(shape, geometry, view: int, thickness_px: float, options: Filter
         weight = _ramp(k_across, shape, xp) * np.float32(adjacent_weights_rad(geometry.y_tilt_deg)[view])
     if options.method == "sirt_like":
         span = float(tilts.max() - tilts.min()) * len(tilts) / max(len(tilts) - 1, 1)
+        path = thickness_px / max(float(np.cos(tilts[view])), 0.1)
         weight = weight * sirt_factor(
-            k_across, options.sirt_iterations, options.sirt_alpha, thickness_px, span, xp
+            k_across, options.sirt_iterations, options.sirt_alpha, path, span, xp
         )
     # beyond the cutoff the ramp stays at its value there (IMOD's default) while the Gaussian takes it down
     if options.angular_weights == "adjacent" and options.method == "wbp":
