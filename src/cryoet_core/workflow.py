@@ -118,6 +118,11 @@ class Run:
         pattern = self.config.match_template.picks
         return None if pattern is None else pattern.replace("{ts}", ts)
 
+    def search_mask(self, ts: str) -> str | None:
+        """The mask of where series ``ts`` is searched, or None; picks of others need none."""
+        pattern = self.config.match_template.search_mask
+        return None if pattern is None or self.config.match_template.picks is not None else pattern.replace("{ts}", ts)
+
     def _check_picks(self) -> None:
         absent = [ts for ts in self.tilt_series if self.picks(ts) and not Path(self.picks(ts)).is_file()]
         if absent:

@@ -132,12 +132,13 @@ def insert_slices(slices, weights, rotations, n, radius_px, pad=1):
     return data[keep], weight[keep]
 
 
-def rotate_volume(volume, rotations, radius_px=None):
-    x, y, z = centred_points(volume.shape)
+def rotate_volume(volume, rotations, radius_px=None, box=None):
+    box = box or volume.shape
+    x, y, z = centred_points(box)
     nz, ny, nx = volume.shape
-    out = np.zeros((len(rotations), *volume.shape))
+    out = np.zeros((len(rotations), *box))
     for target, r in zip(out, np.asarray(rotations), strict=True):
-        sx, sy, sz = (r.T @ np.stack([x, y, z]).reshape(3, -1)).reshape(3, *volume.shape)
+        sx, sy, sz = (r.T @ np.stack([x, y, z]).reshape(3, -1)).reshape(3, *box)
         sx, sy, sz = sx + nx // 2, sy + ny // 2, sz + nz // 2
         x0, y0, z0 = (np.floor(s).astype(int) for s in (sx, sy, sz))
         for dz, dy, dx in itertools.product((0, 1), repeat=3):

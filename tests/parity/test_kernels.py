@@ -145,6 +145,8 @@ def rotate_volume_cases():
         yield (real(shape), turns), {"radius_px": radius}
     for scale in (0.5, 2.0):
         yield (real((10, 10, 10)), scale * turns), {"radius_px": None}
+    for shape, box in [((12, 12, 12), (5, 5, 5)), ((6, 7, 8), (9, 10, 4)), ((4, 4, 4), (1, 12, 3))]:
+        yield (real(shape), 1.6 * turns), {"radius_px": 4, "box": box}
 
 
 def phase_shift_accumulate_cases():

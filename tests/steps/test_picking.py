@@ -10,6 +10,7 @@ from cryoet_core.fourier import fourier_pad
 from cryoet_core.geometry import angular_distance_deg, euler_to_matrix, matrix_to_euler, random_rotations
 from cryoet_core.io.images import image_names
 from cryoet_core.io.mrc import read_mrc, write_mrc
+from cryoet_core.io.star import read_star
 from cryoet_core.io.summary import read_summary
 from cryoet_core.metadata import read_particles, write_tilt_series
 
@@ -53,9 +54,10 @@ def test_reference_is_imported_resized_and_found(run_folder):
     mask, _ = read_mrc(resized["mask"])
     assert mask.shape == small.shape and mask.max() == 1
 
-    picked = {"particles": folder / "particles.star", "scores": folder / "scores.mrc", "summary": folder / "tm.json"}
+    picked = {"particles": folder / "particles.star", "scores": folder / "scores.mrc", "summary": folder / "tm.json",
+              "orientations": folder / "orientations.mrc", "orientation_list": folder / "orientations.star"}
     inputs = {"tomogram": folder / "TS_01.mrc", "table": folder / "TS_01.star", "reference": resized["reference"]}
-    config = {"angular_step_deg": 24, "edge_margin_angst": 80, "max_particles": 10, "ctf": "none", "n_sigma": 5}
+    config = {"angular_step_deg": 24, "edge_margin_angst": 80, "max_particles": 10, "ctf": "none"}
     run_script("match_template", inputs, picked, config)
     particles = read_particles(picked["particles"])
     distance = np.linalg.norm(particles.positions_angst[:, None] - PLACES, axis=2)
@@ -68,6 +70,14 @@ def test_reference_is_imported_resized_and_found(run_folder):
     assert summary["hand"]["verdict"] == "right"
     assert summary["n_picks"] == len(particles)
     assert (particles.table["score"].diff().dropna() <= 0).all()
+    scores_shape = read_mrc(folder / "TS_01.mrc")[0].shape
+    index, _ = read_mrc(picked["orientations"])
+    angles_list = read_star(picked["orientation_list"])["orientations"]
+    assert index.shape == scores_shape and index.max() < len(angles_list) == summary["n_rotations"]
+    best = particles.positions_angst[0] / PIXEL + np.array(index.shape[::-1]) // 2
+    row = angles_list.iloc[int(index[tuple(np.rint(best[::-1]).astype(int))])]
+    mapped = euler_to_matrix(*(float(row[f"rlnAngle{name}"]) for name in ("Rot", "Tilt", "Psi")))
+    assert angular_distance_deg(mapped, particles.rotations[0]) < 24
     scores, _ = read_mrc(picked["scores"])
     assert scores.shape == read_mrc(folder / "TS_01.mrc")[0].shape
 

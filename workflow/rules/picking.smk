@@ -46,6 +46,11 @@ rule resize_reference:
 
 # With match_template.picks the particles come from another program's file: no template, no scores of voxels.
 IMPORTED = RUN.config.match_template.picks is not None
+MAPS = {
+    "scores": result("match_template/{ts}/{ts}_scores.mrc"),
+    "orientations": result("match_template/{ts}/{ts}_orientations.mrc"),
+    "orientation_list": result("match_template/{ts}/{ts}_orientations.star"),
+}
 
 
 rule match_template:
@@ -54,16 +59,17 @@ rule match_template:
         table=rules.reconstruct_tomogram.output.table,
         reference=[] if IMPORTED else rules.resize_reference.output.reference,
         picks=lambda wildcards: RUN.picks(wildcards.ts) or [],
+        search_mask=lambda wildcards: RUN.search_mask(wildcards.ts) or [],
     output:
         particles=result("match_template/{ts}/particles.star"),
         summary=result("match_template/{ts}/summary.json"),
         exported=[result(f"match_template/{{ts}}/{name}") for name in RUN.exported_picks()],
-        **({} if IMPORTED else {"scores": result("match_template/{ts}/{ts}_scores.mrc")}),
+        **({} if IMPORTED else MAPS),
     log:
         result("logs/match_template/{ts}.log"),
     benchmark:
         result("benchmarks/match_template/{ts}.tsv")
-    threads: 1
+    threads: 2
     resources:
         gpu=step_gpu("match_template"),
         mem_mb=step_memory_mb("match_template", 6000),

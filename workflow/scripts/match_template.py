@@ -1,11 +1,31 @@
-"""Tomogram and reference -> particles with positions, orientations and scores; score map. Or another program's picks -> the same table."""
+"""Tomogram and reference -> particles with positions, orientations and scores; score map, map of the best orientations. Or another program's picks -> the same table."""
+
+import time
+
+import numpy as np
+import pandas as pd
 
 from cryoet_core.config.match_template import MatchTemplate
+from cryoet_core.geometry import matrix_to_euler
 from cryoet_core.io.mrc import read_header, read_mrc, write_mrc
+from cryoet_core.io.star import write_star
 from cryoet_core.metadata import read_tilt_series, write_particles
 from cryoet_core.picking.exchange import export_picks, import_picks
 from cryoet_core.picking.match import match_template
 from cryoet_core.step import step
+
+
+class Tenths:
+    """Logs every tenth of a search; called by any number of threads, as often as they like."""
+
+    def __init__(self, log):
+        self.log, self.last, self.start = log, 0, time.monotonic()
+
+    def __call__(self, done: int, total: int):
+        tenth = 10 * done // max(total, 1)
+        if tenth > self.last:
+            self.last = tenth
+            self.log.info("%d %% of the search, %.0f s", 10 * tenth, time.monotonic() - self.start)
 
 
 def imported(s, series, config):
@@ -18,21 +38,29 @@ def imported(s, series, config):
 
 
 def matched(s, series, config):
-    """(particles, summary) of template matching; the score map is written."""
+    """(particles, summary) of template matching; the score map and the orientation of every voxel are written."""
     tomogram, _ = read_mrc(s.input.tomogram)
     reference, pixel = read_mrc(s.input.reference)
+    mask = read_mrc(s.input.search_mask)[0] if s.input.get("search_mask") else None
     result = match_template(
         s.to_device(tomogram), s.to_device(reference), pixel, series, config, s.rng("eigen-templates"),
-        report=lambda done, total: s.report(done, total, "orientations"),
+        mask=mask, threads=s.threads, report=Tenths(s.log),
     )
     hand = result.summary["hand"]["verdict"]
-    s.log.info("%s: %d particles, hand: %s", series.name, len(result.particles), hand)
+    summary = result.summary
+    s.log.info(
+        "%s: %d particles, cut-off by %s (score %s, expected false picks %s), hand: %s", series.name, len(result.particles), summary["threshold_rule"],
+        summary["score_threshold"], summary["expected_false"], hand,
+    )
     if hand == "mirrored":
         s.log.warning(
             "%s: the mirrored reference fits better: tomogram or reference has the wrong hand. Fix: check the reference, or "
             "add 180 to import_tilt_series.tilt_axis_deg", series.name,
         )
     write_mrc(s.output.scores, result.scores, series.pixel_size_angst)
+    write_mrc(s.output.orientations, result.orientation.astype(np.float32), series.pixel_size_angst)
+    rot, tilt, psi = matrix_to_euler(result.rotations).T
+    write_star(s.output.orientation_list, {"orientations": pd.DataFrame({"rlnAngleRot": rot, "rlnAngleTilt": tilt, "rlnAnglePsi": psi})})
     return result.particles, result.summary
 
 

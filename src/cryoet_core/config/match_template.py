@@ -18,13 +18,25 @@ PicksFormatName = Literal[
 class MatchTemplate(StepModel):
     """Keys of the step; max_particles, n_sigma, min_distance_angst, symmetry as in the tutorial's picker."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     max_particles: int = key(800, meaning="at most this many particles per tomogram", ge=1)
-    n_sigma: float = key(6.0, meaning="a pick's score is this many robust standard deviations above the median score", ge=0)
+    n_sigma: float | None = key(
+        None, ge=0,
+        meaning="a pick's score is at least this many robust standard deviations above the median score of the map (the tutorial's rule); "
+        "empty = the expected false picks decide",
+    )
     max_false_fraction: float | None = key(
         0.05, gt=0, le=1,
-        meaning="expected share of false picks, from the competition with the mirrored reference; picks beyond it are dropped "
-        "where the data tell the two apart clearly; empty = n_sigma alone decides",
+        meaning="the automatic cut-off: expected share of false picks, from the competition with the background; picks that fit the mirrored "
+        "reference nearly as well are dropped too where the data tell the two apart clearly; empty = not asked",
+    )
+    max_false_picks: float | None = key(
+        None, gt=0, meaning="expected number of false picks per tomogram, instead of max_false_fraction"
+    )
+    background: Literal["auto", "mirror", "random_phase", "both", "none"] = key(
+        "auto",
+        meaning="what the false picks are measured with, searched like the reference: its mirror image, the reference with random phases, or the "
+        "worse of both; auto = mirror, random phases for a reference that looks like its mirror image; none = n_sigma alone (half the time)",
     )
     min_distance_angst: float | None = key(
         None, unit="A", meaning="smallest distance of two particles; empty or -1 = half the particle diameter"
@@ -33,7 +45,7 @@ class MatchTemplate(StepModel):
     symmetry: str = key("C1", meaning="point group of the reference")
     angular_step_deg: float | None = key(
         None, unit="deg", gt=0, le=60,
-        meaning="step of the first search over orientations; the peaks are refined to a ninth of it; "
+        meaning="step of the first search over orientations; the peaks are refined to an eighth of it; "
         "empty = 1.3 x resolution / diameter (Crowther), at most 15",
     )
     low_pass_angst: float | None = key(None, unit="A", meaning="resolution of the search; empty = 2.4 tomogram pixels", gt=0)
@@ -43,14 +55,25 @@ class MatchTemplate(StepModel):
     )
     dose_weighting: bool = key(True, meaning="expect less high-resolution signal in the later views")
     erase_gold: bool = key(True, meaning="take gold beads (very dark voxels) out of the tomogram, no picks beside them")
-    slab_thickness_angst: float | None = key(
-        None, unit="A", meaning="search only this slab about the tomogram's central plane; empty = everywhere", gt=0
+    slab_thickness_angst: float | Literal["auto"] | None = key(
+        None, unit="A",
+        meaning="search only this slab about the tomogram's central plane; auto = find the specimen's slab; empty = everywhere",
     )
+    search_mask: str | None = key(
+        None, meaning="MRC file on the tomogram's grid, 1 where particles may lie, 0 elsewhere; path with {ts}, or one file for all series"
+    )
+    exclude_membranes: bool = key(False, meaning="no picks on membranes: thin sheets larger than two particles")
+    exclude_carbon: bool = key(False, meaning="no picks on carbon film and large contamination: regions of far more texture than the rest")
     edge_margin_angst: float | None = key(
         None, unit="A", meaning="no picks this close to the tomogram's border; empty = a quarter of the particle diameter", ge=0
     )
     method: Literal["auto", "fft", "low_rank"] = key(
         "auto", meaning="one FFT per orientation, or eigen-templates and matrix products; auto = the cheaper"
+    )
+    search: Literal["hierarchical", "exhaustive"] = key(
+        "hierarchical",
+        meaning="hierarchical = twice the angular step everywhere, the full one where the score is among the best 4 % of a region (low_rank "
+        "only, about four times faster); exhaustive = every orientation everywhere",
     )
     picks: str | None = key(
         None, meaning="particles picked by another program, taken instead of matching: path with {ts}, or one file with all series; empty = match"
@@ -75,6 +98,13 @@ class MatchTemplate(StepModel):
     picks_class: int | None = key(None, meaning="take this class only (EMAN2 type, DeepFinder label, IMOD object, ...); empty = all")
     picks_min_score: float | None = key(None, meaning="take picks with at least this score (crYOLO confidence, ...); empty = all")
     export_picks: list[PicksFormatName] = key([], meaning="formats of other programs that the picks are also written in, beside particles.star")
+
+    @field_validator("slab_thickness_angst")
+    @classmethod
+    def _slab(cls, value):
+        if isinstance(value, float) and value <= 0:
+            raise ValueError("a thickness above 0, or auto")
+        return value
 
     @field_validator("picks_axes")
     @classmethod

@@ -25,22 +25,23 @@ def rotate_volume(volume, rotations, radius_px, out):
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz"})
 def rotate_planes(padded, rotation, radius_px, out, z0, z1):
     """Fill out[z0:z1]; the source coordinate is R^T X, so a step along x moves along the first row of R."""
-    nz, ny, nx = out.shape
+    oz, oy, ox = out.shape[0] // 2, out.shape[1] // 2, out.shape[2] // 2
+    nz, ny, nx = padded.shape[0] - 2 * PAD, padded.shape[1] - 2 * PAD, padded.shape[2] - 2 * PAD
     cz, cy, cx = nz // 2, ny // 2, nx // 2
     dx, dy, dz = rotation[0, 0], rotation[0, 1], rotation[0, 2]
     for iz in range(z0, z1):
-        for iy in range(ny):
-            y, z = iy - cy, iz - cz
+        for iy in range(out.shape[1]):
+            y, z = iy - oy, iz - oz
             row = out[iz, iy]
             row[:] = 0
             rest = radius_px * radius_px + 1e-6 - y * y - z * z
             if rest < 0:
                 continue
             reach = int(math.sqrt(rest))
-            first, end = max(0, cx - reach), min(nx, cx + reach + 1)
-            sx = rotation[1, 0] * y + rotation[2, 0] * z - dx * cx + cx + PAD
-            sy = rotation[1, 1] * y + rotation[2, 1] * z - dy * cx + cy + PAD
-            sz = rotation[1, 2] * y + rotation[2, 2] * z - dz * cx + cz + PAD
+            first, end = max(0, ox - reach), min(out.shape[2], ox + reach + 1)
+            sx = rotation[1, 0] * y + rotation[2, 0] * z - dx * ox + cx + PAD
+            sy = rotation[1, 1] * y + rotation[2, 1] * z - dy * ox + cy + PAD
+            sz = rotation[1, 2] * y + rotation[2, 2] * z - dz * ox + cz + PAD
             first, end = clip_range(sx, dx, PAD - 1.0, PAD + nx, first, end)
             first, end = clip_range(sy, dy, PAD - 1.0, PAD + ny, first, end)
             first, end = clip_range(sz, dz, PAD - 1.0, PAD + nz, first, end)

@@ -12,5 +12,5 @@ def rotate_volume(volume, rotations, radius_px, out):
     """See :func:`cryoet_core.kernels.rotate_volume.rotate_volume`; overwrites ``out``."""
     xp = array_namespace(volume)
     matrices = cuda.to_namespace(xp, rotations.reshape(-1, 9), np.float32)
-    arguments = (volume, matrices, out, np.float64(radius_px**2 + 1e-6), *map(np.int64, out.shape))
+    arguments = (volume, matrices, out, np.float64(radius_px**2 + 1e-6), *map(np.int64, (*out.shape, *volume.shape)))
     cuda.launch("rotate_volume", "rotate_volume", out.size, arguments)

@@ -82,5 +82,11 @@ def coefficients(basis, inner, template: Template, rotations):
     result = xp.empty((len(rotations), len(basis)), dtype=xp.float32)
     for first in range(0, len(rotations), 1024):
         result[first : first + 1024] = rotated_rows(template, rotations[first : first + 1024]) @ basis.T
-    norms = xp.sqrt(((result @ inner.astype(xp.float32)) * result).sum(axis=1, keepdims=True))
-    return result / norms
+    return normalised(result, inner)
+
+
+def normalised(coefficients, inner):
+    """Coefficients (m, rank) divided by the norm |G T| that ``inner`` (the norm matrix) gives each row."""
+    xp = array_namespace(coefficients)
+    norms = xp.sqrt(((coefficients @ inner.astype(coefficients.dtype)) * coefficients).sum(axis=1, keepdims=True))
+    return coefficients / norms

@@ -8,9 +8,9 @@ import numpy as np
 
 from cryoet_core.backend import array_namespace, asnumpy
 from cryoet_core.geometry import local_rotations, random_rotations
-from cryoet_core.picking.eigen import EigenTemplates, norm_matrix
+from cryoet_core.picking.eigen import EigenTemplates, norm_matrix, normalised
 from cryoet_core.picking.peaks import parabola_offset
-from cryoet_core.picking.scores import FilteredTomogram, template_norms
+from cryoet_core.picking.scores import CoarseGrid, FilteredTomogram, template_norms
 from cryoet_core.picking.template import Template, rotated_rows
 from cryoet_core.picking.transfer import MatchFilters
 
@@ -19,7 +19,10 @@ REACH = 2  # voxels that a peak may move
 
 @dataclass(frozen=True)
 class Search:
-    """What a search looks with and in; ``eigen`` holds the coefficients of ``rotations`` (m, 3, 3), ``step_deg`` apart."""
+    """What a search looks with and in; ``eigen`` holds the coefficients of ``rotations`` (m, 3, 3), ``step_deg`` apart.
+
+    coarse : a grid twice as coarse for a hierarchical search, or None.
+    """
 
     filtered: FilteredTomogram
     template: Template
@@ -27,6 +30,7 @@ class Search:
     eigen: EigenTemplates
     rotations: np.ndarray
     step_deg: float
+    coarse: CoarseGrid | None = None
 
 
 @dataclass(frozen=True)
@@ -82,13 +86,13 @@ def _approximate_norms(rows, eigen: EigenTemplates):
 
 
 def refine_peak(search: Search, peak, rotation, reach: int = REACH) -> Pick:
-    """Best orientation on two ever finer local grids (down to step/9) and position within ``reach`` voxels of ``peak``."""
+    """Best orientation on three ever finer local grids (down to step/8) and position within ``reach`` voxels of ``peak``."""
     template, xp = search.template, array_namespace(search.filtered.matched)
     near = Neighbourhoods(search.filtered, template, reach)
     patches, norms = near.patches(peak)
     best = rotation
-    for size in (search.step_deg, search.step_deg / 3):
-        candidates = local_rotations(size, size / 3) @ best
+    for size in (search.step_deg, search.step_deg / 2, search.step_deg / 4):
+        candidates = local_rotations(size, size / 2) @ best
         rows = rotated_rows(template, candidates)
         table = (rows / _approximate_norms(rows, search.eigen)[:, None]) @ patches.T / norms
         best = candidates[int(xp.argmax(table)) // table.shape[1]]
@@ -126,13 +130,13 @@ def mirrored_search(search: Search) -> Search:
     mirrored too), so nothing but views of the same arrays is needed.
     """
     filters = MatchFilters(_mirror_x(search.filters.whiten), _mirror_x(search.filters.expect), search.filters.box)
-    xp = array_namespace(search.eigen.basis)
     inner = norm_matrix(search.eigen.basis, search.template, filters)
-    c = search.eigen.coefficients
-    c = c / xp.sqrt(((c @ inner.astype(c.dtype)) * c).sum(axis=1, keepdims=True))
+    c = normalised(search.eigen.coefficients, inner)
+    coarse = search.coarse and replace(search.coarse, coefficients=normalised(search.coarse.coefficients, inner))
     field = FilteredTomogram(search.filtered.matched[:, :, ::-1], search.filtered.norm[:, :, ::-1])
     return replace(
-        search, filtered=field, filters=filters, eigen=replace(search.eigen, coefficients=c, norm_matrix=inner)
+        search, filtered=field, filters=filters, eigen=replace(search.eigen, coefficients=c, norm_matrix=inner),
+        coarse=coarse,
     )
 
 

@@ -12,36 +12,36 @@ from cryoet_core.errors import UserInputError
 from cryoet_core.fourier import lowpass
 from cryoet_core.geometry import matrix_to_euler, point_group, so3_grid_for_step
 from cryoet_core.metadata import Particles, TiltSeries
-from cryoet_core.picking.eigen import EigenTemplates, eigen_templates
-from cryoet_core.picking.local_search import (
-    Search,
-    mirror_similarity,
-    mirrored_score,
-    mirrored_search,
-    refine_peak,
+from cryoet_core.picking.background import phase_randomised
+from cryoet_core.picking.choice import clear_of_mirror, compete, cutoff, expected_at, hand_of_tomogram
+from cryoet_core.picking.eigen import EigenTemplates, coefficients, eigen_templates
+from cryoet_core.picking.local_search import Search, mirror_similarity, mirrored_score, mirrored_search
+from cryoet_core.picking.passes import (
+    Pass,
+    mirror_pass,
+    peak_level,
+    random_phase_pass,
+    refine_at,
+    refined_peaks,
+    run_pass,
 )
-from cryoet_core.picking.peaks import (
-    competition_threshold,
-    local_maxima,
-    prune_close,
-    robust_statistics,
-    search_region,
-)
+from cryoet_core.picking.peaks import robust_statistics, search_region
 from cryoet_core.picking.prepare import near_gold, searchable_tomogram
 from cryoet_core.picking.reference import particle_diameter_angst
-from cryoet_core.picking.scores import NO_SCORE, filter_tomogram, score_map
+from cryoet_core.picking.scores import NO_SCORE, CoarseGrid, filter_tomogram
+from cryoet_core.picking.specimen import carbon, find_slab, given_mask, membranes
 from cryoet_core.picking.template import make_template
 from cryoet_core.picking.transfer import match_filters
 
 MASK_MARGIN = 1.1  # of the particle's radius
 MASK_EDGE_PX = 2.0
-HAND_PICKS, BEST_PICKS = 400, 60  # that tell the hand, and how clearly the data show it
-RIGHT_GAP, MIRRORED_GAP = 1.0, -0.2  # sigma; false picks are peaks of the real template and lean to it by about 1
-DECISIVE_GAP = 3.0  # mean gap to the mirrored template, in sigma of the score map, of the best picks, from which the mirror judges each pick
 GOLD_DISTANCE = 0.75  # particle diameters from a gold bead within which nothing is picked
-GAP_SHARE = 0.25  # of that mean gap: what a pick must show then
 ENERGY = 0.95  # of the templates in the eigen-templates; candidates are scored again with the whole template
 CANDIDATE_FACTOR = 2  # peaks that are refined, per particle asked for
+COARSENING = 2.0  # of the first grid of a hierarchical search
+HIERARCHICAL_FROM = 1000  # rotations
+CONTROL_PEAKS = 250  # peaks of a control that are refined: they measure the false picks
+ACHIRAL = 0.92  # similarity to its mirror image from which a template cannot tell false picks by it
 FFT_ROUTE_RANK = 350  # more eigen-templates than this are slower than one FFT per orientation (measured on a CPU)
 
 
@@ -62,11 +62,16 @@ class MatchPlan:
 
 @dataclass(frozen=True)
 class MatchResult:
-    """particles; scores (z, y, x) with 0 where nothing was searched; summary for the report."""
+    """particles; scores (z, y, x) with 0 where nothing was searched; summary for the report.
+
+    orientation : (z, y, x) int32, which of ``rotations`` (m, 3, 3; reference -> tomogram) scored best; -1 where nothing was searched.
+    """
 
     particles: Particles
     scores: np.ndarray
     summary: dict
+    orientation: np.ndarray
+    rotations: np.ndarray
 
 
 def plan_match(reference, pixel_size_angst: float, config) -> MatchPlan:
@@ -102,8 +107,8 @@ def _check_reference(reference, pixel_size_angst, series: TiltSeries):
         raise UserInputError("E-PICK-03", "the reference is dark", field="import_reference.invert", fix="invert it")
 
 
-def _searchers(tomogram, reference, series, plan: MatchPlan, config):
-    """(template, filters, filtered tomogram, gold) of a plan."""
+def _searchers(tomogram, reference, series, plan: MatchPlan, config, mask):
+    """(template, filters, filtered tomogram, gold, where to search) of a plan."""
     xp = array_namespace(tomogram)
     pixel = series.pixel_size_angst
     smooth = lowpass(xp.asarray(reference), plan.low_pass_angst, pixel, 3)
@@ -115,7 +120,46 @@ def _searchers(tomogram, reference, series, plan: MatchPlan, config):
         bright, series, box, plan.mask_diameter_angst, plan.low_pass_angst, ctf=config.ctf,
         dose=config.dose_weighting, whitening=config.whitening,
     )
-    return template, filters, filter_tomogram(bright, filters, radius, MASK_EDGE_PX), gold
+    where = search_place(asnumpy(bright), gold, mask, plan, pixel, config)
+    return template, filters, filter_tomogram(bright, filters, radius, MASK_EDGE_PX), gold, where
+
+
+@dataclass(frozen=True)
+class SearchPlace:
+    """region : three slices that hold all that is searched; allowed : bool (z, y, x) or None for all of it."""
+
+    region: tuple
+    allowed: np.ndarray | None
+    summary: dict
+
+
+def search_place(bright, gold, mask, plan: MatchPlan, pixel: float, config) -> SearchPlace:
+    """Where particles may lie: margin, slab, given mask, away from gold, membranes and carbon."""
+    parts, summary = [], {}
+    slab = config.slab_thickness_angst
+    middle = None
+    if slab == "auto":
+        found = find_slab(bright, plan.diameter_angst / pixel)
+        slab = None if found is None else (found.stop - found.start) * pixel
+        middle = None if found is None else 0.5 * (found.start + found.stop - 1)
+        summary["slab_px"] = None if found is None else [found.start, found.stop]
+    region = search_region(bright.shape, plan.margin_angst / pixel, None if slab is None else slab / pixel, middle)
+    if mask is not None:
+        parts.append(given_mask(mask, bright.shape))
+    if gold is not None:
+        parts.append(~near_gold(gold, GOLD_DISTANCE * plan.diameter_angst / pixel))
+    for wanted, find in ((config.exclude_membranes, membranes), (config.exclude_carbon, carbon)):
+        if wanted:
+            excluded = find(bright, pixel, plan.diameter_angst)
+            summary[find.__name__] = float(excluded[region].mean())
+            parts.append(~excluded)
+    allowed = np.logical_and.reduce(parts) if parts else None
+    if allowed is not None and not allowed[region].any():
+        raise UserInputError(
+            "E-PICK-04", "the mask leaves nothing of the tomogram to search", field="match_template.search_mask",
+            found="no voxel", fix="a mask that is 1 where particles may lie, or fewer exclusions",
+        )
+    return SearchPlace(region, allowed, summary)
 
 
 def _uses_fft(method: str, eigen: EigenTemplates, n_rotations: int) -> bool:
@@ -124,7 +168,9 @@ def _uses_fft(method: str, eigen: EigenTemplates, n_rotations: int) -> bool:
     return eigen.rank > FFT_ROUTE_RANK or n_rotations < 2 * eigen.rank
 
 
-def match_template(tomogram, reference, reference_pixel_angst: float, series: TiltSeries, config, rng, report=None):
+def match_template(
+    tomogram, reference, reference_pixel_angst: float, series: TiltSeries, config, rng, report=None, *, mask=None, threads: int = 1
+):
     """Find a particle in a dark tomogram -> MatchResult.
 
     Parameters
@@ -132,48 +178,110 @@ def match_template(tomogram, reference, reference_pixel_angst: float, series: Ti
     tomogram : (z, y, x) of ``series.pixel_size_angst``; NumPy or CuPy, the search runs where it is.
     reference : (n, n, n) bright, same pixel size. series : the tilts the tomogram was made from.
     config : config.match_template.MatchTemplate. rng : for the eigen-templates. report(done, total): progress.
+    mask : (z, y, x) bool or 0/1, search only there; None for everywhere.
 
-    Raises UserInputError E-PICK-01 (nothing to search), E-PICK-02 (pixel sizes), E-PICK-03 (dark reference).
+    Raises UserInputError E-PICK-01 (nothing to search), E-PICK-02 (pixel sizes), E-PICK-03 (dark reference), E-PICK-04 (mask).
     """
     _check_reference(reference, reference_pixel_angst, series)
     plan = plan_match(reference, series.pixel_size_angst, config)
-    template, filters, filtered, gold = _searchers(tomogram, reference, series, plan, config)
+    template, filters, filtered, gold, where = _searchers(tomogram, reference, series, plan, config, mask)
     rotations = unique_rotations(plan.step_deg, config.symmetry)
     eigen = eigen_templates(template, rotations, filters, rng, ENERGY)
-    search = Search(filtered, template, filters, eigen, rotations, plan.step_deg)
-    pixel = series.pixel_size_angst
-    slab = None if config.slab_thickness_angst is None else config.slab_thickness_angst / pixel
-    region = search_region(tomogram.shape, plan.margin_angst / pixel, slab)
-    fft_route = _uses_fft(config.method, eigen, len(rotations))
-    found = score_map(
-        filtered, template, rotations, filters, region, eigen=None if fft_route else eigen, report=report
-    )
-    scores, index = asnumpy(found.score), asnumpy(found.orientation)
-    if gold is not None:
-        scores[near_gold(gold, GOLD_DISTANCE * plan.diameter_angst / pixel)] = NO_SCORE
-    searched = scores > NO_SCORE
-    median, sigma = robust_statistics(scores[searched])
-    distance = plan.min_distance_angst / pixel
-    peaks = _candidates(scores, distance, median, sigma, config)
-    picks = [refine_peak(search, peak, rotations[index[tuple(peak)]]) for peak in peaks]
-    picks = _separate(picks, distance)
-    mirrored = _mirrored_scores(search, picks, _cube_radius(distance))
-    real = np.array([pick.score for pick in picks])
-    lowest = median + config.n_sigma * sigma
-    hand = hand_control(real[real >= lowest], mirrored[real >= lowest], sigma)
-    hand["mirror_similarity"] = mirror_similarity(search, rng)
-    kept, threshold = accepted(real, mirrored, lowest, sigma, hand, config)
-    picks, mirrored = [picks[i] for i in kept], mirrored[kept]
+    use_eigen = not _uses_fft(config.method, eigen, len(rotations))
+    coarse = coarse_grid(template, eigen, rotations, plan, config) if use_eigen else None
+    search = Search(filtered, template, filters, eigen, rotations, plan.step_deg, coarse)
+    similarity = mirror_similarity(search, rng)
+    kinds = _controls(config.background, similarity)
+    progress = _Progress(report, 1 + len(kinds))
+    options = {"region": where.region, "allowed": where.allowed, "use_eigen": use_eigen, "threads": threads}
+    real = run_pass(search, report=progress.part(0), **options)
+    controls = {
+        kind: _control(kind, search, reference, plan, series.pixel_size_angst, rng, options | {"report": progress.part(1 + i)})
+        for i, kind in enumerate(kinds)
+    }
+    found = _choose(real, controls, plan, series.pixel_size_angst, config, threads)
+    found["hand"]["mirror_similarity"] = similarity
     summary = {
-        "n_picks": len(picks), "n_candidates": len(peaks), "n_rotations": len(rotations), "gold_voxels": 0 if gold is None else int(gold.sum()),
+        "n_rotations": len(rotations), "gold_voxels": 0 if gold is None else int(gold.sum()),
         "step_deg": plan.step_deg, "diameter_angst": plan.diameter_angst, "low_pass_angst": plan.low_pass_angst,
-        "min_distance_angst": plan.min_distance_angst, "route": "fft" if fft_route else "low_rank",
-        "rank": eigen.rank, "captured_energy": eigen.captured, "score_median": median, "score_sigma": sigma,
-        "score_threshold": threshold if np.isfinite(threshold) else None, "n_above_n_sigma": int((real >= lowest).sum()), "hand": hand,
+        "min_distance_angst": plan.min_distance_angst, "route": "low_rank" if use_eigen else "fft",
+        "search": "exhaustive" if coarse is None else "hierarchical", "rank": eigen.rank, "captured_energy": eigen.captured, "controls": list(controls), "searched": where.summary,
+    } | {name: value for name, value in found.items() if name not in ("picks", "mirrored")}
+    particles = picked_particles(found["picks"], found["mirrored"], real.score.shape, series, found["score_median"], found["score_sigma"])
+    searched = real.score > NO_SCORE
+    orientation = np.where(searched, real.orientation, -1).astype(np.int32)
+    return MatchResult(particles, np.where(searched, real.score, 0).astype(np.float32), summary, orientation, rotations)
+
+
+class _Progress:
+    """Splits one report(done, total) among several searches of the same length."""
+
+    def __init__(self, report, n_parts: int):
+        self.report, self.n_parts = report, n_parts
+
+    def part(self, number: int):
+        if self.report is None:
+            return None
+        return lambda done, total: self.report(number * total + done, self.n_parts * total)
+
+
+def _controls(background: str, similarity: float) -> list[str]:
+    """Which controls are searched; a template that looks like its mirror image needs random phases."""
+    if background == "auto":
+        return ["mirror"] if similarity < ACHIRAL else ["random_phase"]
+    return {"none": [], "both": ["mirror", "random_phase"]}.get(background, [background])
+
+
+def _control(kind: str, search: Search, reference, plan: MatchPlan, pixel: float, rng, options: dict) -> Pass:
+    if kind == "mirror":
+        return mirror_pass(search, **options)
+    xp = array_namespace(search.filtered.matched)
+    smooth = lowpass(xp.asarray(reference), plan.low_pass_angst, pixel, 3)
+    noise = phase_randomised(smooth, 2 * (search.template.half + 2), rng)
+    return random_phase_pass(search, noise, 0.5 * plan.mask_diameter_angst / pixel, MASK_EDGE_PX, ENERGY, rng, **options)
+
+
+def coarse_grid(template, eigen: EigenTemplates, rotations, plan: MatchPlan, config) -> CoarseGrid | None:
+    """The first grid of a hierarchical search; None for an exhaustive one, and where two grids are not worth it."""
+    if config.search == "exhaustive" or len(rotations) < HIERARCHICAL_FROM:
+        return None
+    coarse = unique_rotations(COARSENING * plan.step_deg, config.symmetry)
+    operators = point_group(config.symmetry)
+    flat = rotations.reshape(-1, 9)
+    nearest = [int((flat @ (turn @ operators).reshape(-1, 9).T).max(axis=1).argmax()) for turn in coarse]
+    return CoarseGrid(coarse, coefficients(eigen.basis, eigen.norm_matrix, template, coarse), np.array(nearest))
+
+
+def _choose(real: Pass, controls: dict, plan: MatchPlan, pixel: float, config, threads: int) -> dict:
+    """Candidates of all searches -> picks (best first), their mirrored scores, and the numbers for the summary."""
+    distance = plan.min_distance_angst / pixel
+    radius = _cube_radius(distance)
+    median, sigma = robust_statistics(real.score[real.score > NO_SCORE])
+    lowest = _lowest(controls, radius, median, sigma, config)
+    candidates = refined_peaks(real, radius, lowest, CANDIDATE_FACTOR * config.max_particles, threads)
+    others = {kind: refined_peaks(control, radius, lowest, CONTROL_PEAKS, threads) for kind, control in controls.items()}
+    game = compete(candidates, others, distance)
+    scores = np.array([pick.score for pick in game.picks])
+    decided = cutoff(scores, game.models, median, sigma, config)
+    picks = [pick for pick in game.picks if pick.score >= decided["score"]]
+    mirrored = _mirrored_scores(real, controls.get("mirror"), picks, radius, threads)
+    if decided["rule"] != "max_false_picks" and config.max_false_fraction is not None:
+        clear = clear_of_mirror([pick.score for pick in picks], mirrored, sigma)
+        picks, mirrored = [pick for pick, good in zip(picks, clear, strict=True) if good], mirrored[clear]
+    picks, mirrored = picks[: config.max_particles], mirrored[: config.max_particles]
+    hand = {"verdict": "undecided", "n": 0}
+    if "mirror" in controls:
+        hand = hand_of_tomogram(real, controls["mirror"], candidates, others["mirror"], distance, radius, median, sigma)
+    return {
+        "picks": picks, "mirrored": mirrored, "n_picks": len(picks), "n_candidates": len(candidates), "score_median": median,
+        "score_sigma": sigma, "score_threshold": decided["score"] if np.isfinite(decided["score"]) else None,
+        "threshold_rule": decided["rule"], "thresholds": {k: v if np.isfinite(v) else None for k, v in decided["rules"].items()},
+        "expected_false": expected_at(game.models, decided["score"]), "hand": hand,
+        "candidate_scores": [round(float(v), 5) for v in scores],
+        "false_pick_models": [vars(model) for model in game.models],
+        "control_scores": {kind: [round(float(v), 5) for v in values] for kind, values in game.control_scores.items()},
         "best_score": picks[0].score if picks else None, "last_score": picks[-1].score if picks else None,
     }
-    particles = picked_particles(picks, mirrored, scores.shape, series, median, sigma)
-    return MatchResult(particles, np.where(searched, scores, 0).astype(np.float32), summary)
 
 
 def _cube_radius(distance_px: float) -> int:
@@ -181,61 +289,22 @@ def _cube_radius(distance_px: float) -> int:
     return max(1, int(distance_px / np.sqrt(3)))
 
 
-def _candidates(scores, distance_px: float, median: float, sigma: float, config):
-    """Peaks to refine: those that could still pass, because refinement lifts a true peak by up to a few sigma."""
-    lowest = median + max(min(config.n_sigma - 2.0, 4.0), 0.0) * sigma
-    return local_maxima(scores, _cube_radius(distance_px), lowest)[: CANDIDATE_FACTOR * config.max_particles]
+def _lowest(controls: dict, radius: int, median: float, sigma: float, config) -> float:
+    """Score of the search from which peaks are refined: all that could still be picks, as refinement lifts a true peak by a few sigma."""
+    levels = [peak_level(control, radius, CONTROL_PEAKS) for control in controls.values()]
+    if config.n_sigma is not None or not levels:
+        n_sigma = 6.0 if config.n_sigma is None else config.n_sigma
+        levels.append(median + max(min(n_sigma - 2.0, 4.0), 0.0) * sigma)
+    return min(levels)
 
 
-def _separate(picks, distance_px: float):
-    """Picks best first, none closer than ``distance_px`` to a better one."""
-    if not picks:
-        return []
-    kept = prune_close(np.array([p.position_px for p in picks]), np.array([p.score for p in picks]), distance_px)
-    return [picks[i] for i in kept]
-
-
-def _mirrored_scores(search: Search, picks, reach: int):
-    """Score of the mirrored template at every pick; it may move as far as the template's own peak was free to."""
-    field = mirrored_search(search)
-    return np.array([mirrored_score(field, pick.position_px, reach) for pick in picks])
-
-
-def accepted(real, mirrored, lowest: float, sigma: float, hand: dict, config):
-    """(indices of the picks to keep, best first; the score that decided), from scores sorted best first.
-
-    Below ``lowest`` (n_sigma) nothing is kept. What is not the particle fits the mirror image as well as the template, so the
-    candidates that the mirror wins tell how many false ones are among the rest, and a pick whose gap to the mirror is a small
-    part of the best picks' is none of them. This needs data in which the mirror loses
-    clearly at true particles; in weaker data it would throw these away, so there n_sigma decides alone.
-    """
-    keep, threshold = real >= lowest, lowest
-    decisive = hand["verdict"] == "right" and hand["best_gap_sigma"] > DECISIVE_GAP
-    if config.max_false_fraction is not None and decisive:
-        threshold = max(threshold, competition_threshold(real, mirrored, config.max_false_fraction))
-        keep = (real >= threshold) & (real - mirrored > GAP_SHARE * hand["best_gap_sigma"] * sigma)
-    return np.flatnonzero(keep)[: config.max_particles], float(threshold)
-
-
-def hand_control(real, mirrored, sigma: float) -> dict:
-    """Scores of the template against those of its mirror image at the best picks (best first): the tomogram's hand.
-
-    verdict: "right" when the mean gap is beyond RIGHT_GAP and 3 standard errors, "mirrored" when it is below MIRRORED_GAP and
-    -3 standard errors, else "undecided". Gaps in ``sigma`` of the score map.
-    """
-    if len(real) < 5:
-        return {"verdict": "undecided", "n": len(real)}
-    real, mirrored = real[:HAND_PICKS], mirrored[:HAND_PICKS]
-    gap = (real - mirrored) / sigma
-    error = float(gap.std(ddof=1) / np.sqrt(len(gap)))
-    mean = float(gap.mean())
-    right, turned = mean > max(3 * error, RIGHT_GAP), mean < min(-3 * error, MIRRORED_GAP)
-    return {
-        "verdict": "right" if right else "mirrored" if turned else "undecided", "n": len(gap), "mean_gap_sigma": mean,
-        "gap_error_sigma": error, "best_gap_sigma": float(gap[:BEST_PICKS].mean()),
-        "fraction_real_better": float((gap > 0).mean()), "median_score": float(np.median(real)),
-        "median_score_mirrored": float(np.median(mirrored)),
-    }
+def _mirrored_scores(real: Pass, mirror: Pass | None, picks, reach: int, threads: int):
+    """Refined score of the mirrored template at its best place within ``reach`` voxels of every pick."""
+    if mirror is None:
+        field = mirrored_search(real.search)
+        return np.array([mirrored_score(field, pick.position_px, reach) for pick in picks])
+    places = [mirror.best_near(pick.position_px, reach)[1] for pick in picks]
+    return np.array([pick.score for pick in refine_at(mirror, places, threads)])
 
 
 def picked_particles(picks, mirrored, shape, series: TiltSeries, median: float, sigma: float) -> Particles:

@@ -15,15 +15,17 @@ def robust_statistics(values) -> tuple[float, float]:
     return median, float(1.4826 * np.median(np.abs(values - median)))
 
 
-def search_region(shape, margin_px: float, slab_px: float | None = None):
-    """Three slices (z, y, x) of the voxels to search: a border is left out, and all but a central slab when asked.
+def search_region(shape, margin_px: float, slab_px: float | None = None, middle_px: float | None = None):
+    """Three slices (z, y, x) of the voxels to search: a border is left out, and all but a slab when asked.
+
+    middle_px : plane (z index) about which the slab lies, None for the central one.
 
     Raises UserInputError E-PICK-01 when nothing is left.
     """
     margin = int(round(margin_px))
     region = [slice(min(margin, n // 2), max(n - margin, n // 2)) for n in shape]
     if slab_px is not None:
-        half, middle = max(1, int(round(slab_px / 2))), shape[0] // 2
+        half, middle = max(1, int(round(slab_px / 2))), shape[0] // 2 if middle_px is None else int(round(middle_px))
         region[0] = slice(max(region[0].start, middle - half), min(region[0].stop, middle + half + 1))
     if any(r.stop - r.start < 1 for r in region):
         raise UserInputError(
@@ -63,20 +65,3 @@ def parabola_offset(low, middle, high) -> float:
     if curvature >= 0 or middle < max(low, high):
         return 0.0
     return float(0.5 * (low - high) / curvature)
-
-
-def competition_threshold(real, control, max_false_fraction: float) -> float:
-    """Lowest score at which the expected share of false picks stays within ``max_false_fraction``.
-
-    Every place is won by the template or by a control (its mirror image) that fits false places equally often: among the
-    picks above a score, the control's wins count the false ones among the template's wins (target-decoy competition,
-    Elias & Gygi 2007). Infinite when no score satisfies it, -1 when all do.
-    """
-    real, control = np.asarray(real, dtype=np.float64), np.asarray(control, dtype=np.float64)
-    order = np.argsort(-np.maximum(real, control), kind="stable")
-    wins = (real > control)[order]
-    won, lost = np.cumsum(wins), np.cumsum(~wins)
-    good = np.flatnonzero(wins & (lost <= max_false_fraction * won))
-    if good.size == 0:
-        return float("inf") if len(real) else -1.0
-    return float(real[order][good[-1]])

@@ -10,14 +10,19 @@ templates of one orientation are the same for all tomograms and only the norm |G
 Route "fft": one product and one inverse FFT per orientation (exact). Route "low_rank": templates are written as sums of K
 eigen-templates; K correlations by FFT, then matrix products over voxels, so the number of FFTs does not grow with the
 angular sampling. Sources: Roseman 2003 (local correlation); Uenohara & Kanade 1997 (eigen-templates).
+
+A hierarchical search (low_rank only) scores a grid of orientations twice as coarse everywhere, and the fine one where a tile's best
+FINE_SHARE of voxels are: a true peak is among them long before it is a pick. It is done tile by tile, with the same eigen-templates.
 """
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.fft import next_fast_len
+from threadpoolctl import threadpool_limits
 
 from cryoet_core.backend import array_namespace, fft_module
 from cryoet_core.fourier import half_complex_multiplicity
@@ -28,6 +33,9 @@ from cryoet_core.picking.prepare import padded_smoothly
 from cryoet_core.picking.template import Template, embed, rotated_rows
 from cryoet_core.picking.transfer import MatchFilters, on_grid
 
+FINE_SHARE = 0.04
+FEATURE_MB = 768  # of eigen-template scores held at once
+FFT_TILE_PX = 288  # with its halo about 0.5 GB of transforms
 CPU_PRODUCT = (256, 2048)  # rotations x voxels whose scores stay in the cache
 GPU_PRODUCT = (512, 1 << 20)
 NO_SCORE = -1.0
@@ -164,11 +172,11 @@ def _score_tile_fft(filtered, tile, template, rotations, filters, report):
         for i, row in enumerate(rows):
             scores = xp.ascontiguousarray(correlator.correlate(_small_box(row, template)), dtype=xp.float32)
             max_update(scores, best, index, first + i, inverse)
-        report(min(first + 64, len(rotations)))
+        report(min(first + 64, len(rotations)) / len(rotations))
     return best, index
 
 
-def _score_tile_low_rank(filtered, tile, template, eigen: EigenTemplates, report):
+def _score_tile_low_rank(filtered, tile, template, eigen: EigenTemplates, coarse, report):
     xp = array_namespace(filtered.matched)
     correlator = TileCorrelator(filtered.matched, tile, template.half)
     window = tuple(slice(a, b) for a, b in tile)
@@ -176,6 +184,26 @@ def _score_tile_low_rank(filtered, tile, template, eigen: EigenTemplates, report
     features = xp.empty((eigen.rank, n_voxels), dtype=xp.float32)
     for i, row in enumerate(eigen.basis):
         features[i] = correlator.correlate(_small_box(row, template)).ravel()
+    norm = filtered.norm[window].ravel()
+    if coarse is None:
+        best, index = _best_of(eigen.coefficients, features, report)
+    else:
+        best, index = _best_of(coarse.coefficients, features, report)
+        index = xp.asarray(coarse.nearest, dtype=xp.int32)[index]
+        n_fine = max(1, int(FINE_SHARE * n_voxels))
+        fine = xp.sort(xp.argpartition(-(best / norm), n_fine - 1)[:n_fine])
+        top, which = _best_of(eigen.coefficients, xp.ascontiguousarray(features[:, fine]), None)
+        # the coarse orientation is not on the fine grid: its score stays when it is the better one, with the nearest number
+        better = top > best[fine]
+        best[fine[better]], index[fine[better]] = top[better], which[better]
+        report(1)
+    return (best / norm).reshape(correlator.size), index.reshape(correlator.size)
+
+
+def _best_of(coefficients, features, report):
+    """Largest product over the rows of ``coefficients`` (m, K) for every column of ``features`` (K, n), and its row."""
+    xp = array_namespace(features)
+    n_voxels = features.shape[1]
     best = xp.full(n_voxels, -np.inf, dtype=xp.float32)
     index = xp.zeros(n_voxels, dtype=xp.int32)
     n_rotations, chunk = CPU_PRODUCT if xp is np else GPU_PRODUCT
@@ -183,13 +211,11 @@ def _score_tile_low_rank(filtered, tile, template, eigen: EigenTemplates, report
     for step, start in enumerate(starts, 1):
         part = slice(start, min(start + chunk, n_voxels))
         block = xp.ascontiguousarray(features[:, part])
-        for first in range(0, len(eigen.coefficients), n_rotations):
-            scores = eigen.coefficients[first : first + n_rotations] @ block
-            _keep_maximum(scores, first, best[part], index[part])
-        if step % max(1, len(starts) // 20) == 0 or step == len(starts):
-            report(len(eigen.coefficients) * step // len(starts))
-    best = best.reshape(correlator.size) / filtered.norm[window]
-    return best, index.reshape(correlator.size)
+        for first in range(0, len(coefficients), n_rotations):
+            _keep_maximum(coefficients[first : first + n_rotations] @ block, first, best[part], index[part])
+        if report is not None and (step % max(1, len(starts) // 20) == 0 or step == len(starts)):
+            report(0.9 * step / len(starts))
+    return best, index
 
 
 def _keep_maximum(scores, first, best, index):
@@ -202,29 +228,69 @@ def _keep_maximum(scores, first, best, index):
         index[risen] = first + scores[:, risen].argmax(axis=0)
 
 
+@dataclass(frozen=True)
+class CoarseGrid:
+    """A coarser grid of orientations: rotations (m, 3, 3), coefficients (m, rank) as in EigenTemplates, nearest (m,) number on the fine grid."""
+
+    rotations: np.ndarray
+    coefficients: object
+    nearest: np.ndarray
+
+
+def tile_side(rank: int | None) -> int:
+    """Largest side of a tile (px): FFT_TILE_PX, or what keeps ``rank`` eigen-template scores within FEATURE_MB. Independent of the machine."""
+    if rank is None:
+        return FFT_TILE_PX
+    return int(max(32, min(160, (FEATURE_MB * 2**20 / (4 * rank)) ** (1 / 3))))
+
+
 def score_map(
     filtered: FilteredTomogram, template: Template, rotations, filters: MatchFilters, region, *,
-    eigen: EigenTemplates | None = None, tile_px: int = 160, report=None,
+    eigen: EigenTemplates | None = None, coarse: CoarseGrid | None = None, tile_px: int | None = None, threads: int = 1, report=None,
 ) -> ScoreMap:
     """Best score over ``rotations`` (m, 3, 3) at every voxel of ``region`` (three slices).
 
     eigen : eigen-templates with coefficients of the same rotations for the low-rank route, None for one FFT per rotation.
-    tile_px : largest side of a tile; memory grows with its cube. ``report(done, total)`` counts rotations times tiles.
+    coarse : with eigen, search hierarchically. tile_px : largest side of a tile; memory grows with its cube; None = :func:`tile_side`.
+    threads : tiles searched at once (CPU); the result does not depend on it, the memory of tiles is theirs times it.
+    ``report(done, total)`` counts rotations times tiles.
     """
     xp = array_namespace(filtered.matched)
     score = xp.full(filtered.matched.shape, NO_SCORE, dtype=xp.float32)
     orientation = xp.zeros(filtered.matched.shape, dtype=xp.int32)
-    tiles = _tiles(region, tile_px)
-    for number, tile in enumerate(tiles):
+    tiles = _tiles(region, tile_px or tile_side(None if eigen is None else eigen.rank))
+    progress = _TileProgress(report, len(tiles), len(rotations))
 
-        def progress(done, number=number):
-            if report is not None:
-                report(number * len(rotations) + done, len(tiles) * len(rotations))
-
+    def search(number):
+        tile = tiles[number]
         if eigen is None:
-            best, index = _score_tile_fft(filtered, tile, template, rotations, filters, progress)
+            best, index = _score_tile_fft(filtered, tile, template, rotations, filters, progress.of(number))
         else:
-            best, index = _score_tile_low_rank(filtered, tile, template, eigen, progress)
+            best, index = _score_tile_low_rank(filtered, tile, template, eigen, coarse, progress.of(number))
         window = tuple(slice(a, b) for a, b in tile)
         score[window], orientation[window] = best, index
+        progress.of(number)(1)
+
+    if threads > 1 and xp is np:
+        # each thread multiplies its own tile; a threaded BLAS below would fight it for the cores
+        with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
+            list(pool.map(search, range(len(tiles))))
+    else:
+        for number in range(len(tiles)):
+            search(number)
     return ScoreMap(score, orientation)
+
+
+class _TileProgress:
+    """Adds up the shares done of all tiles, for report(done, total) in rotations."""
+
+    def __init__(self, report, n_tiles: int, n_rotations: int):
+        self.report, self.done, self.n_rotations = report, np.zeros(n_tiles), n_rotations
+
+    def of(self, number: int):
+        def progress(share):
+            self.done[number] = share
+            if self.report is not None:
+                self.report(int(self.done.sum() * self.n_rotations), len(self.done) * self.n_rotations)
+
+        return progress

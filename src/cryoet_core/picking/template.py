@@ -52,14 +52,14 @@ def make_template(reference, radius_px: float, edge_px: float = 2.0) -> Template
 def rotated_rows(template: Template, rotations):
     """Templates turned by ``rotations`` (m, 3, 3), reference -> tomogram: (m, n_voxels) float32, zero mean in the mask."""
     xp = array_namespace(template.fine)
-    centre, h = template.fine.shape[0] // 2, template.half
-    window = slice(centre - h, centre + h + 1)
+    h = template.half
+    box = (2 * h + 1,) * 3
     rows = xp.empty((len(rotations), template.n_voxels), dtype=xp.float32)
     for first in range(0, len(rotations), 32):
         part = rotations[first : first + 32]
         # pulling at 2 R^T X samples the fine grid at every second pixel: a voxel of the tomogram
-        turned = rotate_volume(template.fine, OVERSAMPLING * np.asarray(part), radius_px=h + 1.0)
-        rows[first : first + len(part)] = turned[:, window, window, window][:, template.inside]
+        turned = rotate_volume(template.fine, OVERSAMPLING * np.asarray(part), radius_px=h + 1.0, box=box)
+        rows[first : first + len(part)] = turned[:, template.inside]
     excess = rows.sum(axis=1, keepdims=True) / template.mask.sum()
     return rows - excess * template.mask
 

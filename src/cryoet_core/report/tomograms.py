@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
+from cryoet_core.picking.background import FalsePickModel
 from cryoet_core.report.figures import MEASURED, OTHER, TRUE, new_figure, orthogonal_slices, show
 from cryoet_core.report.page import Section
 from cryoet_core.report.results import Results
 
+SCORE_CAPTION = (
+    "Above: the score map with the picks, and the orientation that fits best. Below: the scores of all voxels (their far tail is not Gaussian: a "
+    "maximum over orientations), and how many candidates lie above a score, against the places that a control won, which are false by construction."
+)
 UNKNOWN_DIAMETER_PX = 8  # of the circles where nobody said how large the particle is
 
 
@@ -36,7 +41,8 @@ def picking(results: Results, numbers: dict) -> Section:
         if "imported" in summary:
             section.add_text(_import_text(summary["imported"]))
         else:
-            section.add_figure(_score_figure(results, ts, picks), "Scores of the picks in order, and the score map's histogram.")
+            section.add_text(_match_text(summary))
+            section.add_figure(_score_figure(results, ts, picks, summary), SCORE_CAPTION)
         found = numbers.get(ts, {})
         rows.append([ts, len(picks.table), found.get("precision", "-"), found.get("recall", "-"), summary["hand"]["verdict"]])
     section.add_table(["series", "picks", "precision", "recall", "hand"], rows)
@@ -74,18 +80,88 @@ def _circle(xy, radius):
     return Circle(xy, radius, fill=False, edgecolor="#38bdf8", linewidth=1.1)
 
 
-def _score_figure(results, ts, picks):
-    figure = new_figure(11, 2.5)
-    axes = figure.subplots(1, 2)
-    scores = np.sort(picks.table["score"].to_numpy(float))[::-1]
-    axes[0].plot(np.arange(1, len(scores) + 1), scores, ".-", color=MEASURED)
-    axes[0].set(xlabel="rank", ylabel="score")
-    path = results.path("match_template", ts, f"{ts}_scores.mrc")
-    if path.exists():
-        values = results.volume("match_template", ts, f"{ts}_scores.mrc")[0].ravel()
-        axes[1].hist(values[values != 0], bins=120, log=True, color=OTHER)
-        if len(scores):
-            axes[1].axvline(scores[-1], color=TRUE, label="last pick")
-            axes[1].legend(fontsize=8)
-        axes[1].set(xlabel="score of all voxels", ylabel="voxels")
+def _score_figure(results, ts, picks, summary):
+    """Score map, orientation map, histogram of the score map, and the candidates against what is expected of false ones."""
+    figure = new_figure(11, 7.2)
+    axes = figure.subplots(2, 2)
+    scores, pixel = results.volume("match_template", ts, f"{ts}_scores.mrc")
+    depth = scores.argmax(axis=0)
+    show(axes[0, 0], scores.max(axis=0), "score map, largest along z", 1, 99.9)
+    _mark_picks(axes[0, 0], picks, scores.shape, pixel)
+    _orientation_panel(axes[0, 1], results, ts, depth, scores.max(axis=0))
+    _histogram_panel(axes[1, 0], scores[scores != 0], summary)
+    _false_picks_panel(axes[1, 1], summary)
     return figure
+
+
+def _mark_picks(ax, picks, shape, pixel):
+    positions = picks.positions_angst / pixel
+    ax.plot(positions[:, 0] + shape[2] // 2, positions[:, 1] + shape[1] // 2, "o", mfc="none", mec=TRUE, ms=5, mew=0.8)
+    ax.set_xlim(-0.5, shape[2] - 0.5)
+    ax.set_ylim(-0.5, shape[1] - 0.5)
+
+
+def _orientation_panel(ax, results, ts, depth, highest):
+    """Best orientation at the best voxel along z: hue is the direction's azimuth, whiteness its tilt, brightness the score."""
+    path = results.path("match_template", ts, f"{ts}_orientations.mrc")
+    ax.set_axis_off()
+    if not path.exists():
+        return
+    from matplotlib.colors import hsv_to_rgb
+
+    index = np.take_along_axis(results.volume("match_template", ts, f"{ts}_orientations.mrc")[0], depth[None], axis=0)[0].astype(int)
+    angles = results.star("match_template", ts, f"{ts}_orientations.star")["orientations"]
+    psi, tilt = angles["rlnAnglePsi"].to_numpy(float)[index], angles["rlnAngleTilt"].to_numpy(float)[index]
+    low, high = np.percentile(highest, [5, 99.9])
+    colour = np.stack([psi % 360 / 360, 1 - 0.7 * np.abs(tilt - 90) / 90, np.clip((highest - low) / (high - low or 1), 0, 1)], axis=-1)
+    ax.imshow(hsv_to_rgb(np.where((index >= 0)[..., None], colour, 0)), origin="lower", interpolation="nearest")
+    ax.set_title("best orientation there: one colour, one direction", fontsize=9)
+
+
+def _histogram_panel(ax, values, summary):
+    counts, edges = np.histogram(values, bins=120)
+    ax.stairs(counts, edges, color=OTHER, fill=True, alpha=0.5, label="voxels")
+    ax.set_yscale("log")
+    centres = 0.5 * (edges[1:] + edges[:-1])
+    median, sigma = summary["score_median"], summary["score_sigma"]
+    gaussian = len(values) * (edges[1] - edges[0]) / (sigma * np.sqrt(2 * np.pi)) * np.exp(-0.5 * ((centres - median) / sigma) ** 2)
+    ax.plot(centres, np.maximum(gaussian, 0.3), "--", color=MEASURED, label="Gaussian of the robust sigma")
+    ax.set_ylim(0.5, None)
+    _draw_cutoff(ax, summary)
+    ax.set(xlabel="score of all voxels", ylabel="voxels")
+    ax.legend(fontsize=8)
+
+
+def _false_picks_panel(ax, summary):
+    """How many candidates reach a score, how many places the controls won do, and the fitted tails."""
+    found = np.sort(summary.get("candidate_scores", []))[::-1]
+    ax.step(found, np.arange(1, len(found) + 1), where="post", color=MEASURED, label="candidates")
+    names = {"mirror": "won by the mirror image", "random_phase": "won by random phases"}
+    for (kind, values), colour in zip(summary.get("control_scores", {}).items(), (OTHER, "#a855f7"), strict=False):
+        values = np.sort(values)[::-1]
+        ax.step(values, np.arange(1, len(values) + 1), where="post", color=colour, label=names.get(kind, kind))
+    if len(found):
+        line = np.linspace(*np.sort([found[-1], found[0]]), 200)
+        for number, terms in enumerate(summary.get("false_pick_models", [])):
+            ax.plot(line, FalsePickModel(**terms).expected(line), "--", color="k", lw=1, label="model of the false ones" if number == 0 else None)
+    ax.set_yscale("log")
+    ax.set_ylim(0.05, None)
+    _draw_cutoff(ax, summary)
+    ax.set(xlabel="refined score", ylabel="number above it")
+    ax.legend(fontsize=8)
+
+
+def _draw_cutoff(ax, summary):
+    if summary.get("score_threshold") is not None:
+        ax.axvline(summary["score_threshold"], color=TRUE, label=f"cut-off by {summary.get('threshold_rule', 'n_sigma')}")
+
+
+def _match_text(summary: dict) -> str:
+    """The search, the cut-off and the hand in words."""
+    hand, expected = summary["hand"], summary.get("expected_false")
+    text = f"{summary['n_rotations']} orientations of {summary['step_deg']:.1f} degrees, {summary.get('search', 'exhaustive')} search ({summary['route']})."
+    if expected is not None:
+        text += f" False picks expected above the cut-off: {expected:.2g}."
+    if hand.get("n", 0) >= 5:
+        text += f" At the {hand['n']} best places the reference beats its mirror image by {hand['mean_gap_sigma']:.2f} sigma in the mean: {hand['verdict']}."
+    return text

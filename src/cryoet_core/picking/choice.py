@@ -1,0 +1,115 @@
+"""Which candidates are picks: competition with the controls, expected false picks, sigmas, number, the tomogram's hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from cryoet_core.picking.background import (
+    expected_false,
+    fit_false_picks,
+    score_for_fraction,
+    score_for_number,
+)
+from cryoet_core.picking.passes import Pass
+from cryoet_core.picking.peaks import prune_close
+
+HAND_PLACES = 400  # the best places, of the template or its mirror image, that tell the hand
+HAND_SIGMA = 5.0  # and their score at least, in sigmas of the score map
+RIGHT_GAP = 0.25  # sigma: mean advantage of one hand from which it is believed
+BEST_PICKS = 60
+DECISIVE_GAP = 3.0  # mean gap to the mirrored template, in sigma of the score map, of the best picks, from which the mirror judges each pick
+GAP_SHARE = 0.25  # of that mean gap: what a pick must show then
+DEFAULT_SIGMA = 6.0  # where neither the config nor a control gives a cut-off
+
+
+@dataclass(frozen=True)
+class Competition:
+    """picks : candidates that no better one, of template or control, lies close to; best first. models : of the false ones."""
+
+    picks: list
+    models: list
+    control_scores: dict = field(default_factory=dict)
+
+
+def separate(picks, distance_px: float) -> np.ndarray:
+    """Indices of the picks kept, best first, none closer than ``distance_px`` to a better one."""
+    if not picks:
+        return np.empty(0, dtype=np.int64)
+    return prune_close(np.array([p.position_px for p in picks]), np.array([p.score for p in picks]), distance_px)
+
+
+def compete(real, controls: dict, distance_px: float) -> Competition:
+    """Let candidates of the template win their places against each control (name -> candidates)."""
+    won = set(separate(real, distance_px).tolist())
+    models, scores = [], {}
+    for name, control in controls.items():
+        kept = separate([*real, *control], distance_px)
+        won &= set(kept[kept < len(real)].tolist())
+        scores[name] = np.array([control[i - len(real)].score for i in kept if i >= len(real)])
+        model = fit_false_picks(scores[name])
+        if model is not None:
+            models.append(model)
+    picks = sorted((real[i] for i in won), key=lambda pick: -pick.score)
+    return Competition(picks, models, scores)
+
+
+def cutoff(scores, models, median: float, sigma: float, config) -> dict:
+    """The score that decides, and what each rule of the config asks for: {"score", "rule", one entry per rule}.
+
+    The strictest rule wins. Without any rule (and with no control to give one) it is DEFAULT_SIGMA.
+    """
+    rules = {}
+    if config.n_sigma is not None:
+        rules["n_sigma"] = median + config.n_sigma * sigma
+    if models and config.max_false_picks is not None:
+        rules["max_false_picks"] = score_for_number(models, config.max_false_picks)
+    elif models and config.max_false_fraction is not None:
+        rules["max_false_fraction"] = score_for_fraction(models, scores, config.max_false_fraction)
+    if not rules and not _number_only(config):
+        rules["default_sigma"] = median + DEFAULT_SIGMA * sigma
+    rule = max(rules, key=rules.get) if rules else "max_particles"
+    return {"score": rules.get(rule, -1.0), "rule": rule, "rules": rules}
+
+
+def _number_only(config) -> bool:
+    return config.n_sigma is None and config.max_false_picks is None and config.max_false_fraction is None
+
+
+def clear_of_mirror(real, mirrored, sigma: float) -> np.ndarray:
+    """Bool per pick (best first): its gap to the mirror image is that of the best picks, or at least no small part of it.
+
+    Used only in data where the mirror image loses clearly at the best picks; elsewhere everything is kept.
+    """
+    gap = (np.asarray(real) - np.asarray(mirrored)) / sigma
+    if len(gap) == 0 or gap[:BEST_PICKS].mean() < DECISIVE_GAP:
+        return np.ones(len(gap), dtype=bool)
+    return gap > GAP_SHARE * gap[:BEST_PICKS].mean()
+
+
+def hand_of_tomogram(real: Pass, mirror: Pass, picks, mirrored_picks, distance_px: float, reach: int, median: float, sigma: float) -> dict:
+    """Which of template and mirror image fits better at the best places of either: the tomogram's hand.
+
+    The places are chosen without regard to which of the two found them, and both are read from their score maps, so in a
+    tomogram without the particle the mean gap is 0. verdict: "right" or "mirrored" when it is beyond RIGHT_GAP sigma and
+    3 standard errors, else "undecided".
+    """
+    both = [*picks, *mirrored_picks]
+    kept = [both[i] for i in separate(both, distance_px) if both[i].score >= median + HAND_SIGMA * sigma][:HAND_PLACES]
+    if len(kept) < 5:
+        return {"verdict": "undecided", "n": len(kept)}
+    scores = np.array([[field.best_near(pick.position_px, reach)[0] for field in (real, mirror)] for pick in kept])
+    gap = (scores[:, 0] - scores[:, 1]) / sigma
+    mean, error = float(gap.mean()), float(gap.std(ddof=1) / np.sqrt(len(gap)))
+    certain = abs(mean) > max(3 * error, RIGHT_GAP)
+    return {
+        "verdict": ("right" if mean > 0 else "mirrored") if certain else "undecided", "n": len(gap), "mean_gap_sigma": mean,
+        "gap_error_sigma": error, "best_gap_sigma": float(gap[:BEST_PICKS].mean()), "fraction_real_better": float((gap > 0).mean()),
+        "median_score": float(np.median(scores[:, 0])), "median_score_mirrored": float(np.median(scores[:, 1])),
+    }
+
+
+def expected_at(models, score: float) -> float | None:
+    """Expected false picks above ``score``; None without a model."""
+    return float(expected_false(models, score)) if models and np.isfinite(score) else None

@@ -1,0 +1,103 @@
+"""One search of a tomogram: score map, its peaks refined. The controls are searches of the same kind."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from cryoet_core.backend import array_namespace, asnumpy
+from cryoet_core.picking.eigen import coefficients, eigen_templates
+from cryoet_core.picking.local_search import Pick, Search, mirrored_search, refine_peak
+from cryoet_core.picking.peaks import local_maxima
+from cryoet_core.picking.scores import NO_SCORE, score_map
+from cryoet_core.picking.template import make_template
+
+
+@dataclass(frozen=True)
+class Pass:
+    """search and its result in its own frame: score, orientation (z, y, x), NO_SCORE where nothing was searched.
+
+    mirrored : the frame is the tomogram with x reversed, where the template is its own mirror image.
+    """
+
+    search: Search
+    score: np.ndarray
+    orientation: np.ndarray
+    mirrored: bool = False
+
+    def flipped(self, position):
+        """Positions (..., 3) z, y, x from the tomogram's frame to the pass's own or back."""
+        position = np.array(position, dtype=np.float64)
+        if self.mirrored:
+            position[..., 2] = self.score.shape[2] - 1 - position[..., 2]
+        return position
+
+    def best_near(self, position, reach: int):
+        """(score, own voxel (z, y, x)) of the best voxel within ``reach`` along the axes of a position of the tomogram's frame."""
+        centre = np.rint(self.flipped(position)).astype(int)
+        start = np.maximum(centre - reach, 0)
+        block = self.score[tuple(slice(a, c + reach + 1) for a, c in zip(start, centre, strict=True))]
+        if block.size == 0:
+            return NO_SCORE, centre
+        place = np.unravel_index(int(np.argmax(block)), block.shape)
+        return float(block[place]), start + np.array(place)
+
+
+def run_pass(search: Search, region, allowed, use_eigen: bool, *, mirrored: bool = False, threads: int = 1, report=None) -> Pass:
+    """Search ``region`` (three slices) and forget what is not ``allowed`` (bool (z, y, x) or None), both in the tomogram's frame."""
+    if mirrored:
+        nx = search.filtered.matched.shape[2]
+        region = (*region[:2], slice(nx - region[2].stop, nx - region[2].start))
+        allowed = None if allowed is None else allowed[:, :, ::-1]
+    found = score_map(
+        search.filtered, search.template, search.rotations, search.filters, region,
+        eigen=search.eigen if use_eigen else None, coarse=search.coarse, threads=threads, report=report,
+    )
+    score = asnumpy(found.score)
+    if allowed is not None:
+        score[~allowed] = NO_SCORE
+    return Pass(search, score, asnumpy(found.orientation), mirrored)
+
+
+def mirror_pass(search: Search, region, allowed, use_eigen: bool, threads: int = 1, report=None) -> Pass:
+    """The same search with the mirror image of the template."""
+    return run_pass(mirrored_search(search), region, allowed, use_eigen, mirrored=True, threads=threads, report=report)
+
+
+def random_phase_pass(search: Search, noise, radius_px: float, edge_px: float, energy: float, rng, **options) -> Pass:
+    """The same search with ``noise``, a map as from background.phase_randomised; options as of run_pass."""
+    template = make_template(noise, radius_px, edge_px)
+    eigen = eigen_templates(template, search.rotations, search.filters, rng, energy)
+    coarse = search.coarse and replace(
+        search.coarse, coefficients=coefficients(eigen.basis, eigen.norm_matrix, template, search.coarse.rotations)
+    )
+    return run_pass(replace(search, template=template, eigen=eigen, coarse=coarse), **options)
+
+
+def peak_level(found: Pass, radius_px: int, n: int) -> float:
+    """Score of the n-th best peak, or of the last."""
+    peaks = local_maxima(found.score, radius_px, NO_SCORE)[:n]
+    return float(found.score[tuple(peaks[-1])]) if len(peaks) else NO_SCORE
+
+
+def refined_peaks(found: Pass, radius_px: int, lowest: float, most: int, threads: int = 1) -> list[Pick]:
+    """Peaks of a pass at or above ``lowest``, at most ``most``, refined; positions in the tomogram's frame, best first."""
+    peaks = local_maxima(found.score, radius_px, np.nextafter(np.float32(lowest), np.float32(-2)))[:most]
+    picks = refine_at(found, peaks, threads)
+    return sorted(picks, key=lambda pick: -pick.score)
+
+
+def refine_at(found: Pass, peaks, threads: int = 1) -> list[Pick]:
+    """Refined picks at voxels ``peaks`` (k, 3) of the pass's own frame; positions in the tomogram's frame, in the same order."""
+
+    def refine(peak):
+        start = found.search.rotations[found.orientation[tuple(peak)]]
+        pick = refine_peak(found.search, peak, start)
+        return replace(pick, position_px=found.flipped(pick.position_px))
+
+    if threads > 1 and array_namespace(found.search.filtered.matched) is np:
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(refine, peaks))
+    return [refine(peak) for peak in peaks]

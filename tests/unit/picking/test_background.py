@@ -1,0 +1,97 @@
+"""The model of false picks against known distributions, and the rules that use it."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from cryoet_core.picking.background import (
+    fit_false_picks,
+    phase_randomised,
+    score_for_fraction,
+    score_for_number,
+)
+from cryoet_core.picking.choice import clear_of_mirror, compete, cutoff
+from cryoet_core.picking.local_search import Pick
+
+
+def gaussian_peaks(n, rng, sigma=0.05, level=4.0):
+    """Peaks of Gaussian noise above ``level`` sigmas: s^2 is exponential beyond it."""
+    return np.sqrt((level * sigma) ** 2 + rng.exponential(2 * sigma**2, n))
+
+
+def heavy_peaks(n, rng, shape=0.3):
+    """Peaks whose square has a Pareto tail."""
+    return np.sqrt(0.04 + 0.005 / shape * (rng.random(n) ** -shape - 1))
+
+
+@pytest.mark.parametrize("draw", [gaussian_peaks, heavy_peaks])
+def test_asked_false_picks_are_found_in_an_independent_draw(draw):
+    rng = np.random.default_rng(1)
+    for asked in (1.0, 5.0, 20.0):
+        found = [
+            (draw(400, rng) > fit_false_picks(draw(400, rng)).score_for(asked)).sum() for _ in range(60)
+        ]
+        assert asked / 2 < np.mean(found) < 2 * asked
+
+
+def test_expected_and_score_are_inverse():
+    for peaks in (gaussian_peaks(300, np.random.default_rng(2)), heavy_peaks(300, np.random.default_rng(2))):
+        model = fit_false_picks(peaks)
+        for n in (0.1, 1.0, 10.0):
+            assert model.expected(model.score_for(n)) == pytest.approx(n, rel=1e-6)
+    assert model.shape > 0.1
+    assert fit_false_picks(np.linspace(0.1, 0.2, 5)) is None
+
+
+def test_share_of_false_picks_needs_true_ones():
+    rng = np.random.default_rng(3)
+    noise = [gaussian_peaks(300, rng) for _ in range(40)]
+    models = [fit_false_picks(gaussian_peaks(300, rng)) for _ in range(40)]
+    picked = [np.sum(scores >= score_for_fraction([model], scores, 0.05)) for scores, model in zip(noise, models, strict=True)]
+    assert np.mean(np.array(picked) > 0) < 0.15
+    true = np.concatenate([noise[0], rng.normal(0.45, 0.03, 100)])
+    kept = true[true >= score_for_fraction([models[0]], true, 0.05)]
+    assert 95 <= len(kept) <= 108
+    assert score_for_number(models[:2], 1.0) == max(m.score_for(1.0) for m in models[:2])
+
+
+def pick(z, y, x, score):
+    return Pick(np.array([z, y, x], dtype=float), np.eye(3), score)
+
+
+def test_places_go_to_the_better_one():
+    real = [pick(10, 10, 10, 0.9), pick(10, 10, 30, 0.4), pick(10, 30, 10, 0.3)]
+    control = [pick(10, 12, 10, 0.5), pick(10, 10, 31, 0.6), pick(30, 30, 30, 0.2)]
+    game = compete(real, {"mirror": control}, 5.0)
+    assert [p.score for p in game.picks] == [0.9, 0.3]
+    assert sorted(game.control_scores["mirror"]) == [0.2, 0.6]
+
+
+def config(**options):
+    return SimpleNamespace(**({"n_sigma": None, "max_false_picks": None, "max_false_fraction": None} | options))
+
+
+def test_the_strictest_rule_decides():
+    rng = np.random.default_rng(4)
+    models, scores = [fit_false_picks(gaussian_peaks(400, rng))], np.sort(np.r_[gaussian_peaks(300, rng), np.full(50, 0.5)])
+    by_number = cutoff(scores, models, 0.15, 0.01, config(max_false_picks=1.0))
+    assert by_number["rule"] == "max_false_picks" and by_number["score"] == models[0].score_for(1.0)
+    both = cutoff(scores, models, 0.15, 0.01, config(max_false_picks=1.0, n_sigma=30))
+    assert both["rule"] == "n_sigma" and both["score"] == pytest.approx(0.45)
+    assert cutoff(scores, models, 0.15, 0.01, config())["score"] == -1
+    assert cutoff(scores, [], 0.15, 0.01, config(max_false_fraction=0.05))["score"] == pytest.approx(0.21)
+
+
+def test_picks_that_fit_the_mirror_go_only_where_the_mirror_decides():
+    real, mirrored = np.full(20, 0.5), np.r_[np.full(18, 0.3), 0.49, 0.5]
+    assert clear_of_mirror(real, mirrored, 0.02).sum() == 18
+    assert clear_of_mirror(real, mirrored, 0.2).all()
+
+
+def test_random_phases_keep_the_spectrum_and_lose_the_shape():
+    rng = np.random.default_rng(5)
+    volume = rng.standard_normal((16, 16, 16)).astype(np.float32)
+    noise = phase_randomised(volume, 16, rng)
+    np.testing.assert_allclose(np.abs(np.fft.rfftn(noise)), np.abs(np.fft.rfftn(volume)), rtol=1e-3, atol=1e-3)
+    assert abs(np.corrcoef(noise.ravel(), volume.ravel())[0, 1]) < 0.1
