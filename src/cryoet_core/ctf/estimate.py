@@ -20,7 +20,7 @@ from cryoet_core.metadata import TiltSeries
 MIN_RADII = 16
 PICTURE_EDGE = 0.8  # the pictures reach this much finer than the fit
 NO_GAIN, NEAR_ANGST = 4.0, 1500.0  # between this and SURE_GAIN rings count in part, if this close to what the neighbours say
-SERIES_GAIN = 15.0  # one view at least must have this (noise fitted alone: at most 12.3 in the views of eight series)
+SERIES_GAIN = 15.0  # one view at least must have this (noise fitted alone: at most 12.3 in the 164 views of four series)
 REACH_DEG, HELD_DEG = 6.0, 2.0  # how far in tilt neighbours reach, and how little spread of them leaves a slope
 
 
