@@ -13,11 +13,17 @@ import numpy as np
 import scipy.fft
 
 from cryoet_core.backend import array_namespace, ndimage_module
-from cryoet_core.fourier import crop_spectrum, irfft_centred, radial_frequency, raised_cosine_window, rfft_centred
+from cryoet_core.fourier import (
+    crop_spectrum,
+    frequency_grid,
+    irfft_centred,
+    radial_frequency,
+    raised_cosine_window,
+    rfft_centred,
+)
 from cryoet_core.geometry import TiltGeometry
 
 OVERSAMPLING = 2
-SPLINE_ORDER = 3
 
 
 @dataclass(frozen=True)
@@ -72,8 +78,8 @@ def to_frame(extended, frame: Frame, view: int):
     xp = array_namespace(extended)
     fine_shape = tuple(OVERSAMPLING * n for n in extended.shape)
     window = raised_cosine_window(radial_frequency(extended.shape, 1.0, xp), 0.5, 0.04, xp)  # corners would fold when turned
-    spectrum = crop_spectrum(rfft_centred(extended) * window, extended.shape, fine_shape)
-    fine = irfft_centred(spectrum, fine_shape) * np.float32(OVERSAMPLING**2)
+    spectrum = crop_spectrum(rfft_centred(extended) * window, extended.shape, fine_shape) * _spline_prefilter(fine_shape, xp)
+    fine = irfft_centred(spectrum, fine_shape)  # coefficients of cubic B-splines
     turn, shift = frame._turn(view)
     # rows and columns: (v, u) of the fine view = matrix . (y, x) of the frame + offset
     matrix = OVERSAMPLING * turn[::-1, ::-1]
@@ -81,8 +87,16 @@ def to_frame(extended, frame: Frame, view: int):
     offset = OVERSAMPLING * shift[::-1] + np.array([n // 2 for n in fine_shape]) - matrix @ centre
     return ndimage_module(xp).affine_transform(
         fine, xp.asarray(matrix), xp.asarray(offset) if xp is not np else offset, output_shape=frame.padded_shape, output=xp.float32,
-        order=SPLINE_ORDER, mode="constant",
+        order=3, mode="constant", prefilter=False,
     )
+
+
+def _spline_prefilter(fine_shape, xp):
+    """Factor on a spectrum that gives the B-spline coefficients of the oversampled image: 1 / (2/3 + cos(2 pi k) / 3) on each axis."""
+    factor = np.float32(OVERSAMPLING**2)
+    for k in frequency_grid(fine_shape, 1.0, xp):
+        factor = factor / ((2 + xp.cos(2 * np.pi * k)) / 3)
+    return factor
 
 
 def inside_view(frame: Frame, view: int, rows, columns, xp=np):
