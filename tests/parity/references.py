@@ -159,3 +159,18 @@ def phase_shift_accumulate(spectra, shifts_px, shape, weights):
     for spectrum, (dx, dy), weight in zip(spectra, shifts_px, weights, strict=True):
         total += weight * spectrum * np.exp(-2j * np.pi * (kx * dx / w + ky * dy / h))
     return total
+
+
+def sample_spline(coefficients, matrix, offset, shape):
+    """Every pixel of the image adds its own B-spline to every sample: no floor, no neighbours."""
+    r, c = np.mgrid[: shape[0], : shape[1]]
+    v, u = (m[0] * r + m[1] * c + o for m, o in zip(np.asarray(matrix), offset, strict=True))
+
+    def bump(t):
+        t = np.abs(t)
+        return np.where(t < 1, 2 / 3 - t**2 + t**3 / 2, np.where(t < 2, (2 - t) ** 3 / 6, 0))
+
+    total = np.zeros(shape)
+    for (j, k), value in np.ndenumerate(coefficients.astype(float)):
+        total += value * bump(v - j) * bump(u - k)
+    return total

@@ -18,6 +18,7 @@ from cryoet_core.kernels.insert_slices import insert_slices, new_accumulator, sp
 from cryoet_core.kernels.max_update import max_update
 from cryoet_core.kernels.phase_shift_accumulate import phase_shift_accumulate
 from cryoet_core.kernels.rotate_volume import rotate_volume
+from cryoet_core.kernels.sample_spline import sample_spline
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ _CONTRACTS = (
     (extract_points, "extract_slices"),
     (insert_slices, "insert_slices"),
     (rotate_volume, "rotate_volume"),
+    (sample_spline, "sample_spline"),
     (max_update, "max_update"),
     (phase_shift_accumulate, "phase_shift_accumulate"),
 )
@@ -69,5 +71,6 @@ __all__ = [
     "new_accumulator",
     "phase_shift_accumulate",
     "rotate_volume",
+    "sample_spline",
     "split_accumulator",
 ]

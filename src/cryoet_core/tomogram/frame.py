@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.fft
 
-from cryoet_core.backend import array_namespace, ndimage_module
+from cryoet_core.backend import array_namespace
 from cryoet_core.fourier import (
     crop_spectrum,
     frequency_grid,
@@ -22,6 +22,7 @@ from cryoet_core.fourier import (
     rfft_centred,
 )
 from cryoet_core.geometry import TiltGeometry
+from cryoet_core.kernels.sample_spline import sample_spline
 
 OVERSAMPLING = 2
 
@@ -85,18 +86,13 @@ def to_frame(extended, frame: Frame, view: int):
     matrix = OVERSAMPLING * turn[::-1, ::-1]
     centre = np.array([n // 2 for n in frame.padded_shape])
     offset = OVERSAMPLING * shift[::-1] + np.array([n // 2 for n in fine_shape]) - matrix @ centre
-    return ndimage_module(xp).affine_transform(
-        fine, xp.asarray(matrix), xp.asarray(offset) if xp is not np else offset, output_shape=frame.padded_shape, output=xp.float32,
-        order=3, mode="constant", prefilter=False,
-    )
+    return sample_spline(fine, matrix, offset, frame.padded_shape)
 
 
 def _spline_prefilter(fine_shape, xp):
     """Factor on a spectrum that gives the B-spline coefficients of the oversampled image: 1 / (2/3 + cos(2 pi k) / 3) on each axis."""
-    factor = np.float32(OVERSAMPLING**2)
-    for k in frequency_grid(fine_shape, 1.0, xp):
-        factor = factor / ((2 + xp.cos(2 * np.pi * k)) / 3)
-    return factor
+    rows, columns = (3 / (2 + xp.cos(2 * np.pi * k)) for k in frequency_grid(fine_shape, 1.0, xp))
+    return rows * (columns * np.float32(OVERSAMPLING**2))
 
 
 def inside_view(frame: Frame, view: int, rows, columns, xp=np):
