@@ -152,6 +152,13 @@ def bench_rotate_volume():
         yield f"rotate_volume {n}^3, sphere", n**3 / 1e6, "Mvox/s", ours, theirs, "affine_transform order 1"
 
 
+def bench_sample_spline():
+    image, turn = noise(1024, 1024), rotation_z(4.0)[:2, :2]
+    ours = seconds(lambda: kernels.sample_spline(image, turn, [30.0, -30.0], image.shape))
+    theirs = seconds(lambda: scipy.ndimage.affine_transform(image, turn, [30.0, -30.0], order=3, prefilter=False), 2)
+    yield "sample_spline 1024^2", image.size / 1e6, "Mpix/s", ours, theirs, "affine_transform order 3"
+
+
 def bench_max_update():
     shape = (128, 256, 256)
     scores, best, index, norm = noise(*shape), noise(*shape), np.zeros(shape, np.int32), np.abs(noise(*shape))

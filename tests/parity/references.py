@@ -186,3 +186,18 @@ def _stretched(table, h, w):
     rows = np.array([np.interp(np.linspace(0, len(line) - 1, w) if w > 1 else [0], np.arange(len(line)), line) for line in table])
     place = np.linspace(0, len(table) - 1, h) if h > 1 else [0]
     return np.array([np.interp(place, np.arange(len(table)), column) for column in rows.T]).T
+
+
+def sample_spline(coefficients, matrix, offset, shape):
+    """Every pixel of the image adds its own B-spline to every sample: no floor, no neighbours."""
+    r, c = np.mgrid[: shape[0], : shape[1]]
+    v, u = (m[0] * r + m[1] * c + o for m, o in zip(np.asarray(matrix), offset, strict=True))
+
+    def bump(t):
+        t = np.abs(t)
+        return np.where(t < 1, 2 / 3 - t**2 + t**3 / 2, np.where(t < 2, (2 - t) ** 3 / 6, 0))
+
+    total = np.zeros(shape)
+    for (j, k), value in np.ndenumerate(coefficients.astype(float)):
+        total += value * bump(v - j) * bump(u - k)
+    return total

@@ -227,6 +227,7 @@ def test_result_does_not_depend_on_the_number_of_threads():
             kernels.forward_project_aligned(volume, [-60, 0, 60], (40, 40)),
             kernels.extract_slices(hermitian_ft(12), turns, 5),
             kernels.rotate_volume(volume, turns[:2]),
+            kernels.sample_spline(images[0], 0.7 * np.eye(2), [3.0, 4.0], (80, 90)),
         )
 
     available = numba.get_num_threads()

@@ -160,6 +160,14 @@ def warp_accumulate_cases():
         yield (real((h, w)), rng(h).normal(size=(2, gy, gx)) * 4), {}
 
 
+def sample_spline_cases():
+    for (h, w), shape, angle, offset in [((9, 12), (10, 14), 0.0, (0, 0)), ((12, 7), (15, 15), 50.0, (3.3, -4)), ((8, 8), (9, 20), -85.0, (9, 1.5)),
+                                         ((1, 1), (3, 3), 180.0, (1, 1)), ((20, 6), (7, 7), 135.0, (40, 3))]:  # fmt: skip
+        a = np.deg2rad(angle)
+        matrix = np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]]) * (1.0 if h < 12 else 1.6)
+        yield (real((h, w)), matrix, np.array(offset, float), shape), {}
+
+
 CASES = {
     "back_project": back_project_cases,
     "back_project_aligned": back_project_aligned_cases,
@@ -171,6 +179,7 @@ CASES = {
     "rotate_volume": rotate_volume_cases,
     "phase_shift_accumulate": phase_shift_accumulate_cases,
     "warp_accumulate": warp_accumulate_cases,
+    "sample_spline": sample_spline_cases,
 }
 PARAMETERS = [
     pytest.param(kernel, args, keywords, id=f"{kernel.name}-{number}")

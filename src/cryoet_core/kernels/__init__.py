@@ -18,6 +18,7 @@ from cryoet_core.kernels.insert_slices import insert_slices, new_accumulator, sp
 from cryoet_core.kernels.max_update import max_update
 from cryoet_core.kernels.phase_shift_accumulate import phase_shift_accumulate
 from cryoet_core.kernels.rotate_volume import rotate_volume
+from cryoet_core.kernels.sample_spline import sample_spline
 from cryoet_core.kernels.warp_accumulate import spline_response, warp_accumulate
 
 
@@ -51,6 +52,7 @@ _CONTRACTS = (
     (extract_points, "extract_slices"),
     (insert_slices, "insert_slices"),
     (rotate_volume, "rotate_volume"),
+    (sample_spline, "sample_spline"),
     (max_update, "max_update"),
     (phase_shift_accumulate, "phase_shift_accumulate"),
     (warp_accumulate, "warp_accumulate"),
@@ -72,6 +74,7 @@ __all__ = [
     "phase_shift_accumulate",
     "rotate_volume",
     "spline_response",
+    "sample_spline",
     "split_accumulator",
     "warp_accumulate",
 ]

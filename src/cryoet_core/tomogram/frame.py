@@ -8,16 +8,17 @@ view sees one x-z plane of the specimen (unless there is a tilt about x), so row
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import scipy.fft
 
-from cryoet_core.backend import array_namespace, ndimage_module
-from cryoet_core.fourier import crop_spectrum, irfft_centred, radial_frequency, raised_cosine_window, rfft_centred
+from cryoet_core.backend import array_namespace, fft_module
+from cryoet_core.fourier import crop_spectrum, frequency_grid, radial_frequency, raised_cosine_window
 from cryoet_core.geometry import TiltGeometry
+from cryoet_core.kernels.sample_spline import sample_spline
 
 OVERSAMPLING = 2
-SPLINE_ORDER = 3
 
 
 @dataclass(frozen=True)
@@ -70,19 +71,29 @@ def make_frame(geometry: TiltGeometry, raw_shape, pixel_size_angst: float, size_
 def to_frame(extended, frame: Frame, view: int):
     """A raw view continued beyond its borders (any shape centred like the view) -> (padded_shape) float32 in the frame."""
     xp = array_namespace(extended)
-    fine_shape = tuple(OVERSAMPLING * n for n in extended.shape)
-    window = raised_cosine_window(radial_frequency(extended.shape, 1.0, xp), 0.5, 0.04, xp)  # corners would fold when turned
-    spectrum = crop_spectrum(rfft_centred(extended) * window, extended.shape, fine_shape)
-    fine = irfft_centred(spectrum, fine_shape) * np.float32(OVERSAMPLING**2)
+    fft, shape = fft_module(xp), extended.shape
+    fine_shape = tuple(OVERSAMPLING * n for n in shape)
+    spectrum = crop_spectrum(fft.rfft2(extended) * _disc(shape, xp), shape, fine_shape) * _spline_prefilter(fine_shape, xp)
+    fine = fft.irfft2(spectrum, s=fine_shape)  # coefficients of cubic B-splines; index i of the view is index OVERSAMPLING i here
     turn, shift = frame._turn(view)
     # rows and columns: (v, u) of the fine view = matrix . (y, x) of the frame + offset
     matrix = OVERSAMPLING * turn[::-1, ::-1]
     centre = np.array([n // 2 for n in frame.padded_shape])
-    offset = OVERSAMPLING * shift[::-1] + np.array([n // 2 for n in fine_shape]) - matrix @ centre
-    return ndimage_module(xp).affine_transform(
-        fine, xp.asarray(matrix), xp.asarray(offset) if xp is not np else offset, output_shape=frame.padded_shape, output=xp.float32,
-        order=SPLINE_ORDER, mode="constant",
-    )
+    offset = OVERSAMPLING * shift[::-1] + OVERSAMPLING * np.array([n // 2 for n in shape]) - matrix @ centre
+    return sample_spline(fine, matrix, offset, frame.padded_shape)
+
+
+@lru_cache(maxsize=4)
+def _disc(shape, xp):
+    """1 inside the circle of Nyquist frequency: what is in the corners would fold when the view is turned."""
+    return raised_cosine_window(radial_frequency(shape, 1.0, xp), 0.5, 0.04, xp)
+
+
+@lru_cache(maxsize=4)
+def _spline_prefilter(fine_shape, xp):
+    """Factor on a spectrum that gives the B-spline coefficients of the oversampled image: 1 / (2/3 + cos(2 pi k) / 3) on each axis."""
+    rows, columns = (3 / (2 + xp.cos(2 * np.pi * k)) for k in frequency_grid(fine_shape, 1.0, xp))
+    return rows * (columns * np.float32(OVERSAMPLING**2))
 
 
 def inside_view(frame: Frame, view: int, rows, columns, xp=np):

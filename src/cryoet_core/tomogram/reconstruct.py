@@ -13,6 +13,7 @@ import tempfile
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.fft
 
 from cryoet_core.backend import array_namespace, asnumpy, tile_size
 from cryoet_core.errors import ResourceError
@@ -45,10 +46,9 @@ def scale_views(images, how: str = "none"):
 
 
 def extended_view(image, margin: int, mirrored: bool = True):
-    """A view continued by ``margin`` pixels that fade to 0: mirrored, or the mean along its border (before CTF correction,
+    """A view continued by at least ``margin`` pixels that fade to 0: mirrored, or the mean along its border (before CTF correction,
     which would turn mirrored detail into detail at the wrong place)."""
-    h, w = image.shape
-    shape = (h + 2 * margin, w + 2 * margin)
+    shape = tuple(2 * scipy.fft.next_fast_len(n // 2 + margin, real=True) for n in image.shape)
     padded = centre_crop_or_pad(image, shape, 2, mode="symmetric") if mirrored else pad_view(image, shape)
     return padded * taper_window(shape, margin, array_namespace(image))
 
@@ -116,7 +116,7 @@ def _scratch(shape, memory_mb: float):
         return np.memmap(file, np.float32, "r+", shape=tuple(shape))
 
 
-def filter_views(images, geometry, pixel_size_angst, size_px, options: FilterOptions, super_sampling=1, ctf=None, scratch_mb=4096.0):
+def filter_views(images, geometry, pixel_size_angst, size_px, options: FilterOptions, super_sampling=1, ctf=None, scratch_mb=1536.0):
     """Zero-mean raw views (n, h, w) -> :class:`FilteredViews` for a tomogram of ``size_px`` (x, y, z).
 
     ctf : CtfInDepth of the same views, or None.
