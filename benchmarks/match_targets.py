@@ -29,9 +29,10 @@ from cryoet_core.tomogram.reconstruct import reconstruct_tomogram
 PIXEL, SHAPE = 14.0, (48, 96, 96)
 TILTS = np.arange(-60.0, 60.1, 3.0)
 WAVELENGTH, CS, DEFOCUS, Q0 = 0.0196875, 2.7e7, 35000.0, 0.1
-BEAD_SIGMA = 9.0  # A
+BEAD_SIGMA = 12.0  # A
 MASS = 3.3e6 * 1.5 * 6.5e-4  # volume (A^3) x potential over ice (V) x interaction constant: integrated phase of the target, rad A^2
 MEAN_FREE_PATH = 3000.0  # A
+DQE = 0.7
 COUNTS = {"target": 20, "decoy_small": 12, "decoy_flat": 12}
 CYTOPLASM = 700  # small proteins of 60 kDa between them: 100 mg/ml
 
@@ -40,7 +41,7 @@ def bead_model(kind: str) -> tuple[np.ndarray, np.ndarray]:
     """(positions (n, 3) in A about the mass centre, masses): the same for every series."""
     rng = np.random.default_rng({"target": 11, "decoy_small": 12, "decoy_flat": 13}[kind])
     axes = {"target": (115, 100, 85), "decoy_small": (75, 70, 65), "decoy_flat": (130, 105, 45)}[kind]
-    centres = rng.uniform(-1, 1, (400, 3))
+    centres = rng.uniform(-1, 1, (2500, 3))
     centres = centres[(centres**2).sum(1) < 1] * axes
     # lobes and clefts: beads gather about a few random points
     lobes = rng.normal(0, 0.5, (7, 3)) * axes
@@ -112,7 +113,7 @@ def view(points, mass, tilt: float, axis: float, before: float, dose: float, rng
     spectrum = 2 * project(points, mass, tilt, axis) * blur * damage * np.abs(np.sin(gamma))
     coarse = irfft2(np.concatenate([spectrum[: n // 4], spectrum[-n // 4 :]])[:, : n // 4 + 1], s=(n // 2, n // 2)) / 4
     loss = np.exp(-SHAPE[0] * PIXEL * 0.75 / MEAN_FREE_PATH / np.cos(np.deg2rad(tilt)))
-    noise = rng.standard_normal(coarse.shape) / np.sqrt(dose * PIXEL**2 * loss)
+    noise = rng.standard_normal(coarse.shape) / np.sqrt(dose * PIXEL**2 * loss * DQE)
     return (1 - coarse + noise).astype(np.float32)
 
 

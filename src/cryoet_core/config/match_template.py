@@ -19,6 +19,11 @@ class MatchTemplate(StepModel):
     """Keys of the step; max_particles, n_sigma, min_distance_angst, symmetry as in the tutorial's picker."""
 
     version: ClassVar[int] = 2
+    preset: Literal["tiltline", "eman2"] = key(
+        "tiltline",
+        meaning="eman2 = as the tutorial's picker e2spt_tempmatch: 30 degrees, no wedge, no CTF, regions above n_sigma (6), for comparison; of the other "
+        "keys it heeds max_particles, n_sigma, min_distance_angst, erase_gold, and any edge_margin_angst above 0",
+    )
     max_particles: int = key(800, meaning="at most this many particles per tomogram", ge=1)
     n_sigma: float | None = key(
         None, ge=0,

@@ -13,9 +13,11 @@ from cryoet_core.fourier import lowpass
 from cryoet_core.geometry import matrix_to_euler, point_group, so3_grid_for_step
 from cryoet_core.metadata import Particles, TiltSeries
 from cryoet_core.picking.background import phase_randomised
-from cryoet_core.picking.choice import clear_of_mirror, compete, cutoff, expected_at, hand_of_tomogram
+from cryoet_core.picking.choice import DEFAULT_SIGMA, clear_of_mirror, compete, cutoff, expected_at, hand_of_tomogram
 from cryoet_core.picking.eigen import EigenTemplates, coefficients, eigen_templates
-from cryoet_core.picking.local_search import Search, mirror_similarity, mirrored_score, mirrored_search
+from cryoet_core.picking.eman import STEP_DEG as EMAN_STEP_DEG
+from cryoet_core.picking.eman import full_size, match_like_eman2
+from cryoet_core.picking.local_search import Pick, Search, mirror_similarity, mirrored_score, mirrored_search
 from cryoet_core.picking.passes import (
     Pass,
     mirror_pass,
@@ -35,6 +37,7 @@ from cryoet_core.picking.transfer import match_filters
 
 MASK_MARGIN = 1.1  # of the particle's radius
 MASK_EDGE_PX = 2.0
+EMAN_EDGE_PX = 32
 GOLD_DISTANCE = 0.75  # particle diameters from a gold bead within which nothing is picked
 ENERGY = 0.95  # of the templates in the eigen-templates; candidates are scored again with the whole template
 CANDIDATE_FACTOR = 2  # peaks that are refined, per particle asked for
@@ -183,6 +186,8 @@ def match_template(
     Raises UserInputError E-PICK-01 (nothing to search), E-PICK-02 (pixel sizes), E-PICK-03 (dark reference), E-PICK-04 (mask).
     """
     _check_reference(reference, reference_pixel_angst, series)
+    if config.preset == "eman2":
+        return _eman2_result(tomogram, reference, series, config, report)
     plan = plan_match(reference, series.pixel_size_angst, config)
     template, filters, filtered, gold, where = _searchers(tomogram, reference, series, plan, config, mask)
     rotations = unique_rotations(plan.step_deg, config.symmetry)
@@ -211,6 +216,26 @@ def match_template(
     searched = real.score > NO_SCORE
     orientation = np.where(searched, real.orientation, -1).astype(np.int32)
     return MatchResult(particles, np.where(searched, real.score, 0).astype(np.float32), summary, orientation, rotations)
+
+
+def _eman2_result(tomogram, reference, series, config, report) -> MatchResult:
+    """The tutorial's picker; its score is a sum over a region, its map is in sigmas, it does not test the hand."""
+    pixel, n_sigma = series.pixel_size_angst, DEFAULT_SIGMA if config.n_sigma is None else config.n_sigma
+    found = match_like_eman2(
+        tomogram, reference, pixel, n_sigma=n_sigma, max_particles=config.max_particles, min_distance_angst=config.min_distance_angst,
+        remove_edge_px=EMAN_EDGE_PX if config.edge_margin_angst else 0, remove_gold=config.erase_gold, report=report,
+    )
+    picks = [Pick(p, r, float(v)) for p, r, v in zip(found.position_px, found.rotation, found.score, strict=True)]
+    particles = picked_particles(picks, np.zeros(len(picks)), tomogram.shape, series, 0.0, 1.0)
+    scores = full_size(found.sigma_map, found.shrink, tomogram.shape)
+    median, sigma = robust_statistics(found.sigma_map)
+    summary = {
+        "preset": "eman2", "n_picks": len(picks), "n_rotations": len(found.rotations), "step_deg": EMAN_STEP_DEG, "route": "fft",
+        "search": "exhaustive", "controls": [], "hand": {"verdict": "not tested", "n": 0}, "score_median": median, "score_sigma": sigma or 1.0,
+        "score_threshold": n_sigma, "threshold_rule": "n_sigma", "expected_false": None, "diameter_angst": reference.shape[0] * pixel / 2,
+        "candidate_scores": [], "best_score": picks[0].score if picks else None, "last_score": picks[-1].score if picks else None,
+    }
+    return MatchResult(particles, scores, summary, full_size(found.orientation, found.shrink, tomogram.shape), found.rotations)
 
 
 class _Progress:

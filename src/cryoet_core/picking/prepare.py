@@ -8,6 +8,7 @@ from scipy.ndimage import distance_transform_edt
 from cryoet_core.backend import array_namespace, asnumpy, ndimage_module
 
 GOLD_SIGMA = 20.0  # robust standard deviations below the background; protein stays well above that
+GOLD_SHARE, GOLD_OVER = 0.995, 2.5  # and so many times the grey value below which this share of the voxels lies: in data of little noise particles pass GOLD_SIGMA
 GOLD_GROW_PX = 2
 CLIP_DARK, CLIP_BRIGHT = 15.0, 8.0  # in the same unit: what remains beside gold
 
@@ -29,7 +30,7 @@ def searchable_tomogram(tomogram, background_px: float, *, erase_gold: bool = Tr
     bright = ndimage.gaussian_filter(tomogram, background_px, mode="nearest") - tomogram
     sigma, beads = _robust_sigma(bright), None
     if erase_gold:
-        gold = bright > GOLD_SIGMA * sigma
+        gold = bright > max(GOLD_SIGMA * sigma, GOLD_OVER * float(xp.quantile(bright[::2, ::2, ::2], GOLD_SHARE)))
         if bool(gold.any()):
             beads = gold
             gold = ndimage.binary_dilation(gold, iterations=GOLD_GROW_PX)

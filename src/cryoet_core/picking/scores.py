@@ -34,7 +34,7 @@ from cryoet_core.picking.template import Template, embed, rotated_rows
 from cryoet_core.picking.transfer import MatchFilters, on_grid
 
 FINE_SHARE = 0.04
-FEATURE_MB = 768  # of eigen-template scores held at once
+FEATURE_MB = 1536  # of eigen-template scores held at once
 FFT_TILE_PX = 288  # with its halo about 0.5 GB of transforms
 CPU_PRODUCT = (256, 2048)  # rotations x voxels whose scores stay in the cache
 GPU_PRODUCT = (512, 1 << 20)
@@ -132,7 +132,11 @@ def _template_transform(small, shape):
 
 
 class TileCorrelator:
-    """Correlations of small boxes with one tile: ``correlate(small)`` gives <small, tile>(x) at the tile's voxels."""
+    """Correlations of small boxes with one tile: ``correlate(small)`` gives <small, tile>(x) at the tile's voxels.
+
+    A correlation is a convolution with the reversed box, so nothing is conjugated; the first 2*half voxels of each axis, where the
+    periodic transform wraps round, are halo and dropped as soon as their axis is transformed back.
+    """
 
     def __init__(self, matched, tile, half: int):
         self.half = half
@@ -145,11 +149,12 @@ class TileCorrelator:
 
     def correlate(self, small):
         """``small`` (2*half+1,)*3 -> (z, y, x) of the tile."""
-        product = _template_transform(small, self.shape)
-        self.xp.conjugate(product, out=product)
+        z, y, x = (slice(2 * self.half, 2 * self.half + n) for n in self.size)
+        product = _template_transform(small[::-1, ::-1, ::-1], self.shape)
         product *= self.transform
-        full = self.fft.irfftn(product, s=self.shape)
-        return full[: self.size[0], : self.size[1], : self.size[2]]
+        rows = self.fft.ifft(product, axis=0, overwrite_x=True)[z]
+        rows = self.fft.ifft(rows, axis=1)[:, y]
+        return self.fft.irfft(rows, n=self.shape[2], axis=2)[:, :, x]
 
 
 def _small_box(row, template: Template):

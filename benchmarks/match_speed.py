@@ -1,0 +1,94 @@
+"""Seconds per rotation of matching 256 x 256 x 136 voxels on one core: FFT route, eigen-templates, hierarchical search; and their agreement.
+
+    OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 python benchmarks/match_speed.py [--small] [--rotations 40]
+
+Process (CPU) and wall time are both printed: on a busy machine the former is the honest one. "Effective" for the hierarchical search is its
+time over the number of rotations of the fine grid.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import numpy as np
+import pandas as pd
+
+from cryoet_core.config.match_template import MatchTemplate
+from cryoet_core.metadata import TiltSeries
+from cryoet_core.picking.eigen import eigen_templates
+from cryoet_core.picking.match import MatchPlan, coarse_grid, unique_rotations
+from cryoet_core.picking.scores import filter_tomogram, score_map
+from cryoet_core.picking.template import make_template
+from cryoet_core.picking.transfer import match_filters
+
+PIXEL = 12.0
+
+
+def blob_template(box: int, diameter_px: float) -> np.ndarray:
+    """Forty random blobs of 1.6 px in a ball."""
+    rng = np.random.default_rng(0)
+    z, y, x = np.indices((box,) * 3) - box // 2
+    volume = np.zeros((box,) * 3)
+    points = rng.normal(size=(40, 3))
+    points *= (0.5 * diameter_px - 2) * rng.random((40, 1)) ** (1 / 3) / np.linalg.norm(points, axis=1, keepdims=True)
+    for a, b, c in points:
+        volume += np.exp(-((x - a) ** 2 + (y - b) ** 2 + (z - c) ** 2) / (2 * 1.6**2))
+    return volume.astype(np.float32)
+
+
+def series() -> TiltSeries:
+    tilts = np.arange(-60, 61, 3.0)
+    return TiltSeries("TS", 300.0, 2.7, 0.1, PIXEL, PIXEL, -1, (256, 256), (0, 0, 0), pd.DataFrame({
+        "tilt_id": np.arange(len(tilts)) + 1, "pre_exposure_e_per_a2": 3.0 * np.arange(len(tilts)), "exposure_e_per_a2": 3.0,
+        "defocus_u_angst": 30000.0, "defocus_v_angst": 30000.0, "defocus_angle_deg": 0.0, "ctf_scale": 1.0, "x_tilt_deg": 0.0,
+        "y_tilt_deg": tilts, "z_rot_deg": 0.0, "x_shift_angst": 0.0, "y_shift_angst": 0.0, "excluded": 0,
+    }))
+
+
+def timed(label: str, n_rotations: int, voxels: int, function):
+    cpu, wall = time.process_time(), time.perf_counter()
+    result = function()
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    print(f"{label:34s} {cpu / n_rotations * 1e3:8.1f} ms CPU, {wall / n_rotations * 1e3:8.1f} ms wall per rotation, "
+          f"{voxels * n_rotations / cpu / 1e6:7.0f} M voxel-rotations per CPU second", flush=True)
+    return result
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--small", action="store_true", help="128 x 128 x 68")
+    parser.add_argument("--rotations", type=int, default=40)
+    parser.add_argument("--step", type=float, default=12.0, help="degrees, of the eigen-template routes")
+    parser.add_argument("--fft-only", action="store_true")
+    args = parser.parse_args()
+    shape = (68, 128, 128) if args.small else (136, 256, 256)
+    volume = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+    template = make_template(blob_template(32, 22), 12.1)
+    filters = match_filters(volume, series(), 44, 290.0, 29.0)
+    filtered = filter_tomogram(volume, filters, 12.1)
+    rotations = unique_rotations(args.step, "C1")
+    region, voxels = tuple(slice(0, n) for n in shape), int(np.prod(shape))
+    score_map(filtered, template, rotations[:2], filters, (slice(10, 12),) * 3)
+    few = rotations[:: max(1, len(rotations) // args.rotations)][: args.rotations]
+    exact = timed("one FFT per rotation", len(few), voxels, lambda: score_map(filtered, template, few, filters, region))
+    if args.fft_only:
+        return
+    start = time.process_time()
+    eigen = eigen_templates(template, rotations, filters, np.random.default_rng(0), 0.95)
+    print(f"eigen-templates: rank {eigen.rank}, {eigen.captured:.3f} of the energy, {time.process_time() - start:.1f} s CPU once per tomogram")
+    plan = MatchPlan(264.0, 29.0, args.step, 132.0, 66.0)
+    coarse = coarse_grid(template, eigen, rotations, plan, MatchTemplate())
+    label = f"hierarchical, {len(rotations)} fine"
+    timed(label, len(rotations), voxels, lambda: score_map(filtered, template, rotations, filters, region, eigen=eigen, coarse=coarse))
+    same = eigen_templates(template, few, filters, np.random.default_rng(0), 0.95)
+    low = score_map(filtered, template, few, filters, region, eigen=same)
+    difference = low.score - exact.score
+    print(f"low rank minus FFT: rms {difference.std() / exact.score.std():.3f} of the scores' standard deviation")
+    part = (slice(40, 80), slice(60, 120), slice(60, 120)) if not args.small else (slice(20, 50),) * 3
+    voxels = int(np.prod([p.stop - p.start for p in part]))
+    timed("eigen-templates, exhaustive, a part", len(rotations), voxels, lambda: score_map(filtered, template, rotations, filters, part, eigen=eigen))
+
+
+if __name__ == "__main__":
+    main()
