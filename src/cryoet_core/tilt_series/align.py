@@ -175,6 +175,8 @@ def align_tilt_series(images, geometry: TiltGeometry, pixel_size_angst: float, s
     screening = Band(highpass_angst, max(80.0, 2.2 * coarse.pixel_size_angst))
     whole, used, judged = state.geometry, np.ones(len(part), bool), None
     whole, used, judged = _screen(coarse, whole, used, state, screening, 0.3 * field_angst, say)
+    if not used.all():
+        whole = _relink(coarse, whole, used, state, screening, settings.max_shift_angst or 0.3 * field_angst)
     if settings.mode != "patch_tracking":
         limits = _band_limits(final, 2.2 * coarse.pixel_size_angst)
         for resolution in limits:
@@ -315,11 +317,27 @@ def _coarse_stage(views: PlaneViews, state: _State, settings, highpass_angst, li
     best = min(range(len(trials)), key=lambda k: trials[k][0])
     _, state.geometry, residual = trials[best]
     state.axis_deg = float(steps[best])
-    data, prior = refine.spectra_in_band(views, state.geometry, band, state.thickness_angst)
-    moves = refine.matching_sweep(data, prior, 0.25 * limit_angst, outward=True)
-    state.geometry = refine.recentre(refine.add_plane_shift(state.geometry, moves))
+    state.geometry = _match_outwards(views, state.geometry, band, state.thickness_angst, 0.25 * limit_angst)
     state.history.append({"stage": "coarse", "axis_change_deg": state.axis_deg, "link_residual_angst": residual})
     say(f"coarse alignment: tilt axis turned by {state.axis_deg:+.1f} deg, links agree within {residual:.1f} A (median)")
+
+
+def _match_outwards(views, geometry, band, thickness_angst, limit_angst):
+    data, prior = refine.spectra_in_band(views, geometry, band, thickness_angst)
+    moves = refine.matching_sweep(data, prior, limit_angst, outward=True)
+    return refine.recentre(refine.add_plane_shift(geometry, moves))
+
+
+def _relink(views, whole, used, state, band, limit_angst):
+    """Link the used views again without the others: a group behind several spoilt views hung on wrong links."""
+    rows = np.flatnonzero(used)
+    part = whole.select(rows)
+    for share in (1.0, 0.4):
+        part, _ = refine.coarse_step(views.select(rows), part, band, state.thickness_angst, share * limit_angst)
+    part = _match_outwards(views.select(rows), part, band, state.thickness_angst, 0.25 * limit_angst)
+    shift = whole.shift_angst
+    shift[rows] = part.shift_angst
+    return whole.replace(x_shift_angst=shift[:, 0], y_shift_angst=shift[:, 1])
 
 
 def _coarse_trial(views, state, band, axis_deg, limit_angst):
