@@ -77,7 +77,8 @@ class TiltSeries:
 
     pixel_size_angst: of the images the table points at; handedness: +1/-1 (sign of depth in the defocus);
     image_size_px: (w, h) of those images; tomogram_size_px: (x, y, z) in movie pixels, even, 0 = unknown;
-    tilts: columns of TILT_LABELS and any others.
+    tilts: columns of TILT_LABELS and any others. eer_super_resolution: pixels per camera pixel and axis at which the EER movies of the
+    series are drawn (1, 2 or 4); movie_pixel_size_angst is that of these finer pixels.
     """
 
     name: str
@@ -91,6 +92,7 @@ class TiltSeries:
     tomogram_size_px: tuple[int, int, int]
     tilts: pd.DataFrame
     optics_group_name: str = ""
+    eer_super_resolution: int = 1
 
     def __len__(self) -> int:
         return len(self.tilts)
@@ -136,6 +138,9 @@ class TiltSeries:
         if self.handedness not in (1, -1):
             raise UserInputError("E-TAB-02", "impossible value", file=where, field="handedness",
                                  found=str(self.handedness), expected="1 or -1", fix="set handedness in the config")
+        if self.eer_super_resolution not in (1, 2, 4):
+            raise UserInputError("E-TAB-02", "impossible value", file=where, field="eer_super_resolution",
+                                 found=str(self.eer_super_resolution), expected="1, 2 or 4", fix="run import_tilt_series again")
         for column, limits in COLUMN_RANGES.items():
             if column in self.tilts.columns:
                 _check_range(self.tilts[column], column, limits, where)
@@ -179,6 +184,7 @@ def _global_row(series: TiltSeries, star_file: str) -> dict:
         "rlnTomoTiltSeriesStarFile": star_file,
         "tlImageSizeX": int(series.image_size_px[0]),
         "tlImageSizeY": int(series.image_size_px[1]),
+        "tlEerSuperResolution": int(series.eer_super_resolution),
     }
 
 
@@ -200,6 +206,7 @@ def series_from_tables(row: dict, tilts: pd.DataFrame) -> TiltSeries:
         tomogram_size_px=tuple(int(row.get(f"rlnTomoSize{a}", 0)) for a in "XYZ"),
         tilts=from_star(tilts, TILT_LABELS),
         optics_group_name=str(row.get("rlnOpticsGroupName", "")),
+        eer_super_resolution=int(row.get("tlEerSuperResolution", 1)),
     )
 
 

@@ -6,11 +6,13 @@ Plain Python, so that it can be read and tested without Snakemake.
 from __future__ import annotations
 
 import re
+from glob import escape as glob_escape
 from glob import glob
 from pathlib import Path
 
 from cryoet_core.backend import gpu_available
 from cryoet_core.errors import UserInputError
+from cryoet_core.io.picks import exported_name
 
 _NAME = re.compile(r"^[A-Za-z0-9][\w.-]*$")
 _GPU_STEPS = {
@@ -43,15 +45,18 @@ class Run:
                 "E-CFG-08", "the first averaging round has no previous one", field="averaging.0.reference",
                 found="previous", expected="initial_model or template",
             )
-        if not self.simulated and config.data.reference is None:
+        self._check_picks()
+        needed = config.match_template.picks is None or any(entry.reference == "template" for entry in config.averaging)
+        if not self.simulated and config.data.reference is None and needed:
             raise UserInputError(
                 "E-CFG-05", "no reference map is given", field="data.reference",
                 fix="give the MRC file of a map of your particle",
             )
+        self._check_alignments()
 
         if config.reconstruct_tomogram.ctf_3d != "none" and config.correct_ctf.mode != "none":
             raise UserInputError(
-                "E-CFG-10", "the CTF would be corrected twice", field="reconstruct_tomogram.ctf_3d, correct_ctf.mode",
+                "E-CFG-13", "the CTF would be corrected twice", field="reconstruct_tomogram.ctf_3d, correct_ctf.mode",
                 found=f"{config.reconstruct_tomogram.ctf_3d}, {config.correct_ctf.mode}", expected="one of them none",
                 fix="set correct_ctf.mode: none for 3-D correction while the tomogram is made",
             )
@@ -74,8 +79,58 @@ class Run:
         """The defects of the camera, or None."""
         return None if self.simulated else self.config.data.defects
 
-    def reference(self) -> str:
-        """The map of the particle that is matched."""
+    def alignment(self, ts: str) -> str | None:
+        """File or folder of another program's alignment of series ``ts``; None unless align_tilt_series.mode is import.
+
+        Raises UserInputError E-CFG-11 for a pattern with unknown names in braces.
+        """
+        config = self.config.align_tilt_series
+        if config.mode != "import":
+            return None
+        source = self._sources[ts]
+        folder = Path(source["mdoc"][0] if source["kind"] == "mdoc" else source["stack"]).parent
+        try:
+            return config.alignment.format(ts=ts, dir=folder)
+        except (KeyError, IndexError, ValueError) as error:
+            raise UserInputError("E-CFG-11", "this path has something else than {ts} and {dir} in braces", field="align_tilt_series.alignment",
+                                 found=config.alignment, expected="for example {dir}/{ts}.xf", fix="correct the path") from error
+
+    def alignment_files(self, ts: str) -> list[str]:
+        """The files that decide an imported alignment: the file and those that belong to it by name, or those of the folder."""
+        if (given := self.alignment(ts)) is None:
+            return []
+        path = Path(given)
+        beside = path.glob("*") if path.is_dir() else [path, *path.parent.glob(f"{glob_escape(path.stem)}.*"), path.with_name("tilt.com")]
+        endings = (".xf", ".tlt", ".rawtlt", ".xtilt", ".aln", ".xml", ".star")
+        return sorted({str(p) for p in beside if p.is_file() and (p == path or p.suffix in endings or p.name == "tilt.com")})
+
+    def _check_alignments(self):
+        missing = [path for ts in self.tilt_series if (path := self.alignment(ts)) and not Path(path).exists()]
+        if missing:
+            raise UserInputError(
+                "E-CFG-12", "alignments to import are missing", field="align_tilt_series.alignment", found=f"no {', '.join(missing[:3])}",
+                expected=f"one for each of the {len(self.tilt_series)} series", fix="correct the path, or leave the series out (data.tilt_series)",
+            )
+
+    def picks(self, ts: str) -> str | None:
+        """The file of another program's picks of series ``ts``, or None when we match."""
+        pattern = self.config.match_template.picks
+        return None if pattern is None else pattern.replace("{ts}", ts)
+
+    def _check_picks(self) -> None:
+        absent = [ts for ts in self.tilt_series if self.picks(ts) and not Path(self.picks(ts)).is_file()]
+        if absent:
+            raise UserInputError(
+                "E-CFG-10", "no picks for some series", field="match_template.picks", found=f"nothing for {', '.join(absent)}",
+                expected=self.picks(absent[0]), fix="correct the path, or name in data.tilt_series only the series that have picks",
+            )
+
+    def exported_picks(self) -> list[str]:
+        """Names of the files that the picks are also written to, with {ts}."""
+        return [exported_name("{ts}", form) for form in self.config.match_template.export_picks]
+
+    def reference(self) -> str | None:
+        """The map of the particle that is matched; None when there is none (the picks are imported)."""
         return self.result("simulate/reference.mrc") if self.simulated else self.config.data.reference
 
     def _find_sources(self) -> dict[str, dict]:

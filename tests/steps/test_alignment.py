@@ -42,7 +42,7 @@ def aligned(tmp_path_factory):
     series = read_tilt_series(table)
     series.tilts.loc[0, ["excluded", "exclude_reason"]] = [1, "dark"]
     write_tilt_series(series, table)
-    names = {"table": "TS_01.star", "xf": "TS_01.xf", "tlt": "TS_01.tlt", "xtilt": "TS_01.xtilt", "aln": "TS_01.aln",
+    names = {"table": "TS_01.star", "xf": "TS_01.xf", "tlt": "TS_01.tlt", "xtilt": "TS_01.xtilt", "aln": "TS_01.aln", "xml": "TS_01.xml",
              "summary": "summary.json"}  # fmt: skip
     files = {key: folder / "a" / name for key, name in names.items()}
     run_script("align_tilt_series", {"table": table, "stack": stacks[0]}, files, {})

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from eer_files import write_eer
 
 from cryoet_core.config.import_tilt_series import ImportTiltSeries
 from cryoet_core.errors import UserInputError
@@ -15,7 +16,7 @@ from cryoet_core.io.acquisition import Given, wrap_degrees
 from cryoet_core.io.images import load_images
 from cryoet_core.io.import_series import import_movies, import_stack
 from cryoet_core.io.mrc import write_mrc
-from cryoet_core.metadata import read_tilt_series
+from cryoet_core.metadata import read_tilt_series, write_tilt_series
 
 # dose-symmetric: angle, minutes after 18:00, in order of acquisition
 ACQUIRED = [0.0, 4.0, -4.0, -8.0, 8.0, 12.0, -12.0]
@@ -175,7 +176,7 @@ def test_movies_elsewhere_and_in_another_case(tmp_path):
     (lambda s: [*s[:3], s[3].replace("TiltAngle", "Tilt")], r"E-MDOC-06.*ZValue = 3\] TiltAngle"),
     (lambda s: [*s[:3], s[3].replace("SubFramePath", "Path")], r"E-MDOC-06.*ZValue = 3\] SubFramePath"),
     (lambda s: [*s[:3], s[3].replace("TiltAngle = 0.01", "TiltAngle = 150")], r"E-MDOC-09.*found 150"),
-    (lambda s: [*s[:3], s[3].replace("_001_", "_01_")], "E-MDOC-02.*TS_01_001_0.0.mrc"),
+    (lambda s: [t.replace("_01_00", "_01_0") for t in s[:4]] + s[4:], "E-MDOC-02: .*4 of 7 movies.*TS_01_00.*TS_01_0"),
     (lambda s: [*s[:3], s[3], s[3]], "E-MDOC-05"),
 ])
 def test_errors_say_what_and_where(movies, make, message):
@@ -197,6 +198,32 @@ def test_movies_of_different_size(movies):
     write_mrc(movies / "TS_01_004_-8.0.mrc", np.zeros((2, 8, 10)), 3.5, stack=True, dtype="uint8")
     with pytest.raises(UserInputError, match="E-MOVIE-04.*TS_01_004"):
         import_movies("TS_01", write_mdoc(movies, sections_by_angle()), None, Given())
+
+
+@pytest.fixture
+def eer_movies(tmp_path):
+    for i, angle in enumerate(ACQUIRED):
+        write_eer(tmp_path / f"TS_01_{i + 1:03d}_{angle}.eer", np.random.default_rng(i).random((5, 8, 12)) < 0.2)
+    names = [f"TS_01_{i + 1:03d}_{angle}.eer" for i, angle in enumerate(ACQUIRED)]
+    return write_mdoc(tmp_path, [section(n, int(a), name=names[a], NumSubFrames="5") for n, a in enumerate(np.argsort(ACQUIRED))])
+
+
+@pytest.mark.parametrize("finer", [1, 2, 4])
+@pytest.mark.parametrize("pixel", [None, 3.0])
+def test_super_resolved_eer_has_finer_pixels_in_the_table(eer_movies, tmp_path, finer, pixel):
+    result = import_movies("TS_01", eer_movies, None, Given(eer_super_resolution=finer, pixel_size_angst=pixel))
+    write_tilt_series(result.series, tmp_path / "a.star")
+    series = read_tilt_series(tmp_path / "a.star")
+    assert series.image_size_px == (12 * finer, 8 * finer) and series.eer_super_resolution == finer
+    assert series.pixel_size_angst == series.movie_pixel_size_angst == (pixel or 3.5) / finer
+    assert (series.tilts["n_frames"] == 5).all() and result.warnings == []
+    assert ("EER super-resolution" in result.sources["pixel_size"]) == (finer > 1)
+
+
+def test_super_resolution_of_other_movies_is_said_to_do_nothing(movies):
+    result = import_movies("TS_01", write_mdoc(movies, sections_by_angle()), None, Given(eer_super_resolution=2))
+    assert result.series.image_size_px == (12, 8) and result.series.eer_super_resolution == 1
+    assert result.warnings == ["eer_super_resolution: 2 has no effect: the movies are not EER"]
 
 
 STACK = Given(voltage_kv=300.0, tilt_axis_deg=0.0)
@@ -356,3 +383,32 @@ def test_a_damaged_movie_does_not_stop_its_series(movies):
     path.write_bytes(path.read_bytes()[:1100])
     with pytest.raises(UserInputError, match="E-MOVIE-02"):
         import_movies("TS_01", mdoc, None, Given())
+
+
+def test_missing_movies_cost_their_views_only(movies):
+    whole = import_movies("TS_01", write_mdoc(movies, sections_by_angle()), None, Given()).series.tilts
+    for acquired in (1, 2, 3):
+        (movies / f"TS_01_{acquired:03d}_{ACQUIRED[acquired - 1]}.mrc").unlink()
+    result = import_movies("TS_01", write_mdoc(movies, sections_by_angle()), None, Given())
+    tilts = result.series.tilts
+    gone = tilts["tilt_id"].isin([1, 2, 3])
+    assert tilts["exclude_reason"].tolist() == np.where(gone, "missing_movie", "none").tolist()
+    assert tilts["excluded"].tolist() == gone.astype(int).tolist() and (tilts["n_frames"][gone] == 0).all()
+    same = [c for c in whole if c not in ("excluded", "exclude_reason", "n_frames")]
+    assert tilts[same].equals(whole[same])  # keys, doses and names as if all were there
+    summary = result.summary()
+    assert len(summary["missing_movies"]) == 3 and summary["n_excluded"] == 3
+    assert sum("missing" in text and "TS_01_00" in text for text in summary["warnings"]) == 3
+    (movies / "TS_01_004_-8.0.mrc").unlink()
+    with pytest.raises(UserInputError, match=f"E-MDOC-02.*4 of 7 movies.*in {movies}.*TS_01_00.*data.movies_dir"):
+        import_movies("TS_01", write_mdoc(movies, sections_by_angle()), None, Given())
+
+
+def test_of_repeated_tilts_the_one_that_exists_is_kept(movies):
+    again = section(7, 3, name="again.mrc", DateTime="09-Mar-23  19:00:00")
+    mdoc = write_mdoc(movies, [*sections_by_angle(), again])
+    tilts = import_movies("TS_01", mdoc, None, Given()).series.tilts.set_index("tilt_id")
+    assert tilts.loc[8, "exclude_reason"] == "missing_movie" and tilts.loc[4, "excluded"] == 0
+    (movies / "again.mrc").write_bytes((movies / "TS_01_001_0.0.mrc").read_bytes()[:1100])  # damaged: correct_motion will mark it
+    tilts = import_movies("TS_01", mdoc, None, Given()).series.tilts.set_index("tilt_id")
+    assert (tilts["excluded"] == 0).all() and tilts.loc[8, "n_frames"] == 0

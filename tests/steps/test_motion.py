@@ -1,10 +1,12 @@
 """correct_motion as a step: movies with known drift, gain and dead pixels; and ready stacks."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from eer_files import write_eer
 from script_runner import run_script
 
 from cryoet_core.io.images import load_images
@@ -178,3 +180,44 @@ def test_ready_stack_passes_through_with_independent_halves(tmp_path, rng):
     summary = read_summary(out["summary"])
     assert summary["halves"] == "noise split (scaled_counts)"
     assert summary["counts_per_electron"] == pytest.approx(0.4, rel=0.1)
+
+
+def test_super_resolved_eer_keeps_what_lies_inside_a_camera_pixel(tmp_path):
+    """Left halves of the camera's pixels get three times the events of right ones, and half the pixels are half as sensitive."""
+    h, w, n_frames, rng = 64, 80, 120, np.random.default_rng(0)
+    gain = np.where(rng.random((h, w)) < 0.5, 1.0, 2.0)
+    paths = []
+    for tilt_id in TILT_IDS:
+        events = rng.random((n_frames, h, w)) < 0.3 / gain[::-1]  # the file's first row is the top one
+        x = np.where(rng.random(events.shape) < 0.75, 0, 2) + rng.integers(0, 2, events.shape)
+        places = (x ^ 2) | (rng.integers(0, 4, events.shape) << 2)
+        paths.append(str(tmp_path / f"movie_{tilt_id}.eer"))
+        write_eer(Path(paths[-1]), events, places=places)
+    write_mrc(tmp_path / "gain.mrc", gain.astype(np.float32), PIXEL)
+    series = dataclasses.replace(_table(movie=paths, n_frames=n_frames), image_size_px=(2 * w, 2 * h), pixel_size_angst=PIXEL / 2,
+                                 movie_pixel_size_angst=PIXEL / 2, eer_super_resolution=2)
+    write_tilt_series(series, tmp_path / "in.star")
+    out = _run(tmp_path, tmp_path / "out", {"eer_fractions": 4})
+    images, pixel = read_mrc(out["stack"])
+    assert images.shape == (3, 2 * h, 2 * w) and pixel == pytest.approx(PIXEL / 2)
+    evidence = read_summary(out["summary"])["gain"]
+    assert evidence["decided"] and not (evidence["flip_x"] or evidence["flip_y"] or evidence["transpose"] or evidence["inverse"])
+    left, right = images[:, :, ::2].mean(), images[:, :, 1::2].mean()
+    assert left / right == pytest.approx(3, rel=0.02)
+    coarse = images.reshape(3, h, 2, w, 2).sum(axis=(2, 4))
+    assert coarse[:, gain == 1].mean() / coarse[:, gain == 2].mean() == pytest.approx(1, abs=0.02)
+
+
+def test_a_missing_movie_becomes_a_view_of_zeros_and_keeps_its_reason(movies, tmp_path, capsys):
+    series = read_tilt_series(movies / "in.star")
+    paths = [p if i != 3 else str(tmp_path / "nowhere.mrc") for i, p in zip(TILT_IDS, series.tilts["movie"], strict=True)]
+    lost = series.with_columns(movie=paths, excluded=[1, 0, 0], exclude_reason=["missing_movie", "none", "none"])
+    write_tilt_series(lost, tmp_path / "in.star")
+    (tmp_path / "gain.mrc").write_bytes((movies / "gain.mrc").read_bytes())
+    whole, out = _run(movies, tmp_path / "whole"), _run(tmp_path, tmp_path / "out")
+    stack, complete = read_mrc(out["stack"])[0], read_mrc(whole["stack"])[0]
+    assert not stack[0].any() and np.array_equal(stack[1:], complete[1:])
+    tilts = read_tilt_series(out["table"]).tilts
+    assert tilts["exclude_reason"].tolist() == ["missing_movie", "none", "none"] and tilts["excluded"].tolist() == [1, 0, 0]
+    assert "nowhere.mrc" in read_summary(out["summary"])["unreadable"][0]["error"]
+    assert "view 3 is left out" in capsys.readouterr().err

@@ -141,6 +141,6 @@ def test_an_override_mdoc_belongs_to_its_series(tmp_path):
 
 def test_ctf_correction_twice_is_refused_before_anything_runs():
     sections = {"data": {"simulate": True}, "reconstruct_tomogram": {"ctf_3d": "phase_flip"}}
-    with pytest.raises(UserInputError, match="E-CFG-10"):
+    with pytest.raises(UserInputError, match="E-CFG-13"):
         Run(load_config(sections))
     Run(load_config({**sections, "correct_ctf": {"mode": "none"}}))

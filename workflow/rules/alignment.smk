@@ -3,12 +3,14 @@ rule align_tilt_series:
     input:
         table=rules.erase_xrays.output.table,
         stack=rules.erase_xrays.output.stack,
+        alignment=lambda wildcards: RUN.alignment_files(wildcards.ts),
     output:
         table=result("align_tilt_series/{ts}/{ts}.star"),
         xf=result("align_tilt_series/{ts}/{ts}.xf"),
         tlt=result("align_tilt_series/{ts}/{ts}.tlt"),
         xtilt=result("align_tilt_series/{ts}/{ts}.xtilt"),
         aln=result("align_tilt_series/{ts}/{ts}.aln"),
+        xml=result("align_tilt_series/{ts}/{ts}.xml"),
         summary=result("align_tilt_series/{ts}/summary.json"),
     log:
         result("logs/align_tilt_series/{ts}.log"),
@@ -20,6 +22,7 @@ rule align_tilt_series:
         mem_mb=step_memory_mb("align_tilt_series", 4000),
         runtime=120,
     params:
+        alignment=lambda wildcards: RUN.alignment(wildcards.ts),
         **step_params("align_tilt_series"),
     script:
         "../scripts/align_tilt_series.py"

@@ -1,7 +1,7 @@
 # The reference, and the particles that look like it.
 rule import_reference:
     input:
-        map=RUN.reference(),
+        map=RUN.reference() or [],  # none is needed when the picks are imported; the rule is not run then
     output:
         reference=result("import_reference/reference.mrc"),
         summary=result("import_reference/summary.json"),
@@ -44,15 +44,21 @@ rule resize_reference:
         "../scripts/resize_reference.py"
 
 
+# With match_template.picks the particles come from another program's file: no template, no scores of voxels.
+IMPORTED = RUN.config.match_template.picks is not None
+
+
 rule match_template:
     input:
         tomogram=rules.reconstruct_tomogram.output.tomogram,
         table=rules.reconstruct_tomogram.output.table,
-        reference=rules.resize_reference.output.reference,
+        reference=[] if IMPORTED else rules.resize_reference.output.reference,
+        picks=lambda wildcards: RUN.picks(wildcards.ts) or [],
     output:
         particles=result("match_template/{ts}/particles.star"),
-        scores=result("match_template/{ts}/{ts}_scores.mrc"),
         summary=result("match_template/{ts}/summary.json"),
+        exported=[result(f"match_template/{{ts}}/{name}") for name in RUN.exported_picks()],
+        **({} if IMPORTED else {"scores": result("match_template/{ts}/{ts}_scores.mrc")}),
     log:
         result("logs/match_template/{ts}.log"),
     benchmark:

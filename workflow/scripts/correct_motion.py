@@ -38,9 +38,9 @@ with step(snakemake) as s:
                 "the gain's pattern is not clear in the counts (%.1f sigma): %s is used. If the movies are already corrected, leave "
                 "data.gain_reference empty", evidence.significance, given,
             )
-        gain = read_gain(path, series.image_size_px[::-1], **asdict(turn))
+        gain = read_gain(path, series.image_size_px[::-1], super_resolution=series.eer_super_resolution, **asdict(turn))
     if s.input.get("defects") and not is_stack:
-        gain = with_defects(gain, read_defects(s.input.defects, series.image_size_px[::-1]))
+        gain = with_defects(gain, read_defects(s.input.defects, series.image_size_px[::-1], series.eer_super_resolution))
     nodes = config.grid[2] if config.grid else None
     settings = MotionSettings(config.resolution_range_angst, config.b_factor_angst2, nodes, config.max_shift_angst)
     views = movies.correct_views(

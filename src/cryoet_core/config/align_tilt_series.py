@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 
 from cryoet_core.config.base import StepModel, key
 
@@ -13,10 +13,24 @@ class AlignTiltSeries(StepModel):
     """Keys of the step."""
 
     version: ClassVar[int] = 2
-    mode: Literal["projection_matching", "patch_tracking", "combined", "skip"] = key(
+    mode: Literal["projection_matching", "patch_tracking", "combined", "import", "skip"] = key(
         "projection_matching",
         meaning="whole views against their prediction; tracked patches and bundle adjustment; the first and then the second, "
-        "taken only if held-out patches agree better; or skip: keep the nominal geometry (shifts zero)",
+        "taken only if held-out patches agree better; import: take the alignment of another program; or skip: keep the nominal geometry "
+        "(shifts zero)",
+    )
+    alignment: str | None = key(
+        None,
+        meaning="mode import: file or folder of the alignment, with {ts} for the series' name and {dir} for the folder of its mdoc or stack: IMOD "
+        "(.xf with its .tlt, or etomo's folder), AreTomo (.aln), RELION 5 (tomograms.star or the series' star), Warp or M (.xml)",
+    )
+    alignment_pixel_size_angst: float | None = key(
+        None, unit="A", gt=0, le=200,
+        meaning="mode import: pixel size of the images the alignment was made on, where its shifts are in pixels (IMOD, AreTomo); empty = from "
+        "the image size the files state, else that of the images here",
+    )
+    alignment_tilts: Literal["same", "opposite"] = key(
+        "same", meaning="mode import: opposite = the file's tilt angles have the other sign than the mdoc's (IMOD files of stacks that Warp wrote)"
     )
     pixel_size_angst: float = key(
         14.0, unit="A", meaning="views are binned by a whole number to about this pixel size, or the next larger", gt=0
@@ -48,3 +62,9 @@ class AlignTiltSeries(StepModel):
     def _yaml_off(cls, value):
         """YAML reads a bare off as false."""
         return {False: "off", True: "auto"}[value] if isinstance(value, bool) else value
+
+    @model_validator(mode="after")
+    def _import_needs_a_file(self):
+        if self.mode == "import" and not self.alignment:
+            raise ValueError("mode import needs alignment: the path of the alignment, with {ts} for the series' name")
+        return self

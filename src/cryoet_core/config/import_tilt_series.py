@@ -10,7 +10,7 @@ from cryoet_core.config.base import StepModel, key
 class ImportTiltSeries(StepModel):
     """What the mdoc (or the stack) does not say, or says wrongly."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     voltage_kv: float | None = key(
         None, unit="kV", meaning="acceleration voltage; empty = from the mdoc", ge=60, le=1250
@@ -18,7 +18,13 @@ class ImportTiltSeries(StepModel):
     spherical_aberration_mm: float = key(2.7, unit="mm", meaning="spherical aberration", ge=0, le=10)
     amplitude_contrast: float = key(0.1, meaning="fraction of amplitude contrast", ge=0, le=1)
     pixel_size_angst: float | None = key(
-        None, unit="A", meaning="pixel size of the movies or stack; empty = from the mdoc or file", ge=0.1, le=50
+        None, unit="A", ge=0.1, le=50,
+        meaning="pixel size of the movies or stack; empty = from the mdoc or file. Of EER movies that of the camera's pixels",
+    )
+    eer_super_resolution: Literal[1, 2, 4] = key(
+        1,
+        meaning="EER movies are drawn with this many pixels per camera pixel and axis (1 = 4096, 2 = 8192, 4 = 16384 pixels wide); the "
+        "pixel size becomes as much smaller. No meaning for other formats",
     )
     tilt_axis_deg: float | None = key(
         None, unit="deg", ge=-360, le=360,

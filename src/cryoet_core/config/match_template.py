@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from pydantic import field_validator
+
 from cryoet_core.config.base import StepModel, key
+from cryoet_core.errors import UserInputError
+from cryoet_core.io.picks.grid import Axes
+
+PicksFormatName = Literal[
+    "relion5", "relion4", "eman2", "cbox", "coords", "table", "tloc", "deepfinder", "dynamo", "stopgap", "av3", "imod", "imod_points", "copick", "portal"
+]
 
 
 class MatchTemplate(StepModel):
@@ -44,3 +52,35 @@ class MatchTemplate(StepModel):
     method: Literal["auto", "fft", "low_rank"] = key(
         "auto", meaning="one FFT per orientation, or eigen-templates and matrix products; auto = the cheaper"
     )
+    picks: str | None = key(
+        None, meaning="particles picked by another program, taken instead of matching: path with {ts}, or one file with all series; empty = match"
+    )
+    picks_format: Literal["auto", PicksFormatName] = key("auto", meaning="what wrote the picks; auto = by the file's ending and what is in it")
+    picks_pixel_size_angst: float | None = key(
+        None, unit="A", gt=0,
+        meaning="voxel of the tomogram they were picked in; empty = what the file says, else this run's tomogram (RELION: the tilt images)",
+    )
+    picks_tomogram_size_px: tuple[int, int, int] | None = key(
+        None, unit="px", meaning="x, y, z of the tomogram they were picked in, if it is not this one in other voxels: the two centres are put together"
+    )
+    picks_axes: str = key(
+        "xyz", meaning="which axes of that tomogram are x, y and z of this one, - for a reversed one; xz-y = an IMOD reconstruction before trimvol -rx"
+    )
+    picks_shift_angst: tuple[float, float, float] = key(
+        (0.0, 0.0, 0.0), unit="A", meaning="added to all positions, along the file's axes: for programs that are a voxel off"
+    )
+    picks_tomograms: dict[str, int] = key(
+        {}, meaning="number of each series in a file that numbers its tomograms (Dynamo, STOPGAP, AV3, DeepFinder), e.g. {TS_01: 1}"
+    )
+    picks_class: int | None = key(None, meaning="take this class only (EMAN2 type, DeepFinder label, IMOD object, ...); empty = all")
+    picks_min_score: float | None = key(None, meaning="take picks with at least this score (crYOLO confidence, ...); empty = all")
+    export_picks: list[PicksFormatName] = key([], meaning="formats of other programs that the picks are also written in, beside particles.star")
+
+    @field_validator("picks_axes")
+    @classmethod
+    def _axes(cls, value: str) -> str:
+        try:
+            Axes.parse(value)
+        except UserInputError as error:
+            raise ValueError(f"{error.message}: expected {error.expected}") from None
+        return value

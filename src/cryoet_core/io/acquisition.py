@@ -25,6 +25,7 @@ class Given:
     dose_per_tilt_e_per_a2: float | None = None
     tomo5: bool | None = None
     duplicates: str = "latest"
+    eer_super_resolution: int = 1
 
 
 @dataclass(frozen=True)
@@ -325,13 +326,11 @@ def read_acquisition(mdoc: Mdoc, given: Given, movie_shape: tuple[int, int] = (0
     )
 
 
-def find_movie(name: str, folder: Path, mdoc: Mdoc, names: list[str]) -> Path:
-    """Path of a movie by its base name in `folder` (whose file names are `names`).
+def find_movie(name: str, folder: Path, mdoc: Mdoc, names: list[str]) -> Path | None:
+    """Path of a movie by its base name in `folder` (whose file names are `names`), or None.
 
-    Raises UserInputError E-MDOC-02 (none, with the nearest names), E-MDOC-03 (several that differ in case).
+    Raises UserInputError E-MDOC-03 (several that differ in case).
     """
-    import difflib
-
     if name in names:
         return folder / name
     same = [n for n in names if n.lower() == name.lower()]
@@ -342,9 +341,18 @@ def find_movie(name: str, folder: Path, mdoc: Mdoc, names: list[str]) -> Path:
             "E-MDOC-03", "several files fit one movie of the mdoc", file=mdoc.path, field=f"SubFramePath {name}",
             found=", ".join(same), expected="one file", fix=f"remove the wrong one from {folder}",
         )
-    nearest = difflib.get_close_matches(name, names, n=3, cutoff=0.0)
-    raise UserInputError(
-        "E-MDOC-02", "movie of the mdoc not found", file=mdoc.path, field=f"SubFramePath {name}",
-        found=f"in {folder}: {', '.join(nearest) if nearest else 'no files'}", expected=name,
-        fix="set data.movies_dir to the folder of the movies",
+    return None
+
+
+def movies_not_found(missing: list[Path], n_movies: int, folder: Path, mdoc: Mdoc, names: list[str]) -> UserInputError:
+    """E-MDOC-02: half of the movies of a series or more are not in `folder`; names them, and the nearest names that are there."""
+    import difflib
+
+    nearest = difflib.get_close_matches(missing[0].name, names, n=3, cutoff=0.0)
+    listed = ", ".join(path.name for path in missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+    return UserInputError(
+        "E-MDOC-02", f"{len(missing)} of {n_movies} movies of the mdoc not found", file=mdoc.path, field="SubFramePath",
+        found=f"in {folder}: {', '.join(nearest) if nearest else 'no files'}", expected=listed,
+        fix="set data.movies_dir to the folder of the movies, or remove the sections whose movies do not exist; fewer than half "
+        "may be missing and cost only their views",
     )

@@ -22,14 +22,16 @@ _OFFSET = re.compile(r"#\s*(Alpha|Beta)Offset\s*=\s*(\S+)")
 class AretomoAlignment:
     """geometry of the aligned sections; sections: (n,) SEC as in the file (counted from 0 or from 1, by version);
     raw_size: (w, h, n) or None; dark: (section, tilt in degrees) of the views left out; n_local: local rows, not
-    read further; alpha_offset_deg is contained in TILT already."""
+    read further; alpha_offset_deg is contained in TILT already (None: the file does not say it, versions before 2);
+    beta_offset_deg: a tilt about x that AreTomo measured and did not apply."""
 
     geometry: TiltGeometry
     sections: np.ndarray
     raw_size: tuple[int, int, int] | None
     dark: tuple[tuple[int, float], ...]
-    alpha_offset_deg: float
+    alpha_offset_deg: float | None
     n_local: int
+    beta_offset_deg: float = 0.0
 
 
 def _bad_line(path: str, number: int, line: str) -> UserInputError:
@@ -37,6 +39,13 @@ def _bad_line(path: str, number: int, line: str) -> UserInputError:
         "E-ALN-01", "this line is not an alignment", file=path, field=f"line {number}", found=repr(line[:80]),
         expected="SEC ROT GMAG TX TY SMEAN SFIT SCALE BASE TILT", fix="give the .aln that AreTomo wrote",
     )
+
+
+def _number(word: str, path: str, number: int, line: str) -> float:
+    try:
+        return float(word)
+    except ValueError:
+        raise _bad_line(path, number, line) from None
 
 
 def read_aln(path: str | os.PathLike, pixel_size_angst: float) -> AretomoAlignment:
@@ -49,17 +58,17 @@ def read_aln(path: str | os.PathLike, pixel_size_angst: float) -> AretomoAlignme
         lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
     except (FileNotFoundError, IsADirectoryError) as error:
         raise UserInputError("E-FILE-01", "no such file", file=where, fix="check the path") from error
-    rows, dark, size, alpha, local = [], [], None, 0.0, 0
+    rows, dark, size, offsets, local = [], [], None, {}, 0
     in_local = False
     for number, line in enumerate(lines, start=1):
         if line.startswith("#"):
             in_local = in_local or "local alignment" in line.lower()
             if match := _DARK.match(line):
-                dark.append((int(match[1]), float(match[3])))
+                dark.append((int(match[1]), _number(match[3], where, number, line)))
             elif match := _SIZE.match(line):
                 size = (int(match[1]), int(match[2]), int(match[3]))
-            elif (match := _OFFSET.match(line)) and match[1] == "Alpha":
-                alpha = float(match[2])
+            elif match := _OFFSET.match(line):
+                offsets[match[1]] = _number(match[2], where, number, line)
         elif line.strip() and in_local:
             local += 1
         elif line.strip():
@@ -67,7 +76,7 @@ def read_aln(path: str | os.PathLike, pixel_size_angst: float) -> AretomoAlignme
                 row = [float(word) for word in line.split()]
             except ValueError:
                 raise _bad_line(where, number, line) from None
-            if len(row) != 10:
+            if len(row) != 10 or not np.all(np.isfinite(row)):
                 raise _bad_line(where, number, line)
             rows.append(row)
     if not rows:
@@ -75,7 +84,8 @@ def read_aln(path: str | os.PathLike, pixel_size_angst: float) -> AretomoAlignme
     table = np.array(rows, dtype=np.float64)
     geometry = TiltGeometry(np.zeros(len(table)), table[:, 9], table[:, 1],
                             table[:, 3] * pixel_size_angst, table[:, 4] * pixel_size_angst)
-    return AretomoAlignment(geometry, table[:, 0].astype(np.int64), size, tuple(dark), alpha, local)
+    return AretomoAlignment(geometry, table[:, 0].astype(np.int64), size, tuple(dark), offsets.get("Alpha"), local,
+                            offsets.get("Beta", 0.0))
 
 
 def write_aln(
@@ -100,7 +110,7 @@ def write_aln(
     x, y = geometry.x_shift_angst / pixel_size_angst, geometry.y_shift_angst / pixel_size_angst
     for i in np.flatnonzero(used):
         lines.append(
-            f"{i:5d}  {geometry.z_rot_deg[i] + 0.0:9.4f}    1.00000  {x[i] + 0.0:10.3f} {y[i] + 0.0:10.3f}"
-            f"     1.00     1.00     1.00     0.00  {geometry.y_tilt_deg[i] + 0.0:8.2f}"
+            f"{i:5d}  {geometry.z_rot_deg[i] + 0.0:11.6f}    1.00000  {x[i] + 0.0:12.5f} {y[i] + 0.0:12.5f}"
+            f"     1.00     1.00     1.00     0.00  {geometry.y_tilt_deg[i] + 0.0:11.6f}"
         )
     write_text(path, "\n".join(lines) + "\n")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from cryoet_core.errors import DataQualityError, UserInputError
-from cryoet_core.io.gain import Gain, read_gain_image
+from cryoet_core.io.gain import Gain, read_gain_image, repeat_pixels
 
 _IMAGES = {".mrc", ".mrcs", ".st", ".map", ".tif", ".tiff"}
 MAX_DEFECT_FRACTION = 0.05
@@ -104,16 +104,20 @@ def _to_shape(bad: np.ndarray, shape: tuple[int, int], path, may_be_coarser: boo
     raise _wrong_size(path, f"{bad.shape[1]} x {bad.shape[0]}", shape, "give the defects of this camera and mode in data.defects, not turned")
 
 
-def read_defects(path: str | os.PathLike, movie_shape: tuple[int, int]) -> np.ndarray:
+def read_defects(path: str | os.PathLike, movie_shape: tuple[int, int], super_resolution: int = 1) -> np.ndarray:
     """(h, w) bool of defective pixels of movies of ``movie_shape``, row 0 at the bottom, as the raw frames lie (never turned).
 
     An image (MRC, TIFF; non-zero = defect) or SerialEM's list may be of twice the movie's size; SerialEM's list also of half
     (super-resolution movies). MotionCor's boxes count y from the first row in memory, which is the bottom one here.
+    super_resolution: of EER movies, whose defects are given for the camera's pixels.
 
     Raises UserInputError E-FILE-01, E-DEF-01 (size), E-DEF-02 (text not understood), DataQualityError E-DEF-03 (more than 5 %).
     """
     if not Path(path).is_file():
         raise UserInputError("E-FILE-01", "no such file", file=os.fspath(path), fix="check data.defects in the config")
+    if super_resolution > 1:
+        camera = (movie_shape[0] // super_resolution, movie_shape[1] // super_resolution)
+        return repeat_pixels(read_defects(path, camera), super_resolution)
     if Path(path).suffix.lower() in _IMAGES:
         bad = _to_shape(read_gain_image(path) != 0, movie_shape, path, False)
     else:

@@ -56,7 +56,7 @@ def _advice(found: tuple[int, int], expected: tuple[int, int]) -> str:
     if found == expected[::-1]:
         return "set gain_transpose: true (the sizes match when x and y are exchanged)"
     for a, b, text in ((found, expected, "the gain is {}x larger: bin it (super-resolution gain, binned movies)"),
-                       (expected, found, "the movies are {}x larger (super-resolution): give the gain of that mode")):
+                       (expected, found, "the movies are {}x larger (super-resolution): give the gain of that mode (EER: see import_tilt_series.eer_super_resolution)")):
         for factor in (2, 4):
             if a == (factor * b[0], factor * b[1]):
                 return text.format(factor)
@@ -89,21 +89,35 @@ def _binned_to(image: np.ndarray, movie_shape: tuple[int, int], inverse: bool) -
     return mean if inverse else np.where(usable, 1 / np.where(usable, mean, 1.0), 0.0)
 
 
+def repeat_pixels(image: np.ndarray, times: int) -> np.ndarray:
+    """Every pixel of (h, w) as a block of times x times equal ones: all parts of a camera pixel share its properties."""
+    return image if times == 1 else image.repeat(times, axis=0).repeat(times, axis=1)
+
+
+def _repeated_to(image: np.ndarray, movie_shape: tuple[int, int], super_resolution: int) -> np.ndarray:
+    """A reference of the camera's pixels (or of 2 x 2 parts) for EER movies drawn finer; others pass."""
+    factor = movie_shape[0] // image.shape[0]
+    if factor not in (2, 4) or factor > super_resolution or movie_shape != (factor * image.shape[0], factor * image.shape[1]):
+        return image
+    return repeat_pixels(image, factor)
+
+
 def read_gain(
     path: str | os.PathLike, movie_shape: tuple[int, int] | None = None, *, flip_x: bool = False,
     flip_y: bool = False, transpose: bool = False, rotate_quarters: int = 0, inverse: bool = False,
+    super_resolution: int = 1,
 ) -> Gain:
     """Read a gain reference that multiplies raw counts (inverse=True: one that divides them).
 
     Pixels that are zero, negative or not finite become defects. movie_shape: (h, w) to compare with; a reference 2, 4 or 8 times
-    larger (super-resolution) is binned to it.
+    larger (super-resolution) is binned to it. super_resolution: of EER movies; a reference up to as much smaller is repeated.
 
     Raises UserInputError E-GAIN-01 (size), DataQualityError E-GAIN-02 (more than 5 % defects), and read errors.
     """
     image = orient(read_gain_image(path), flip_x=flip_x, flip_y=flip_y, transpose=transpose,
                    rotate_quarters=rotate_quarters)
     if movie_shape is not None:
-        image = _binned_to(image, movie_shape, inverse)
+        image = _repeated_to(_binned_to(image, movie_shape, inverse), tuple(movie_shape), super_resolution)
         check_gain_shape(image.shape, movie_shape, path)
     defects = ~(np.isfinite(image) & (image > 0))
     if defects.mean() > _MAX_DEFECT_FRACTION:

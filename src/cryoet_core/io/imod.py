@@ -58,8 +58,8 @@ def read_tlt(path: str | os.PathLike) -> np.ndarray:
 
 
 def write_tlt(path: str | os.PathLike, angles_deg: np.ndarray) -> None:
-    """Write one angle per line, two or more decimals."""
-    write_text(path, "".join(f"{angle + 0.0:9.4f}\n" for angle in np.asarray(angles_deg, dtype=np.float64)))
+    """Write one angle per line; six decimals, because 1e-4 degrees are 4e-3 pixels at the edge of a large image."""
+    write_text(path, "".join(f"{angle + 0.0:11.6f}\n" for angle in np.asarray(angles_deg, dtype=np.float64)))
 
 
 def read_xf(path: str | os.PathLike) -> np.ndarray:
@@ -69,11 +69,11 @@ def read_xf(path: str | os.PathLike) -> np.ndarray:
 
 
 def write_xf(path: str | os.PathLike, transforms: np.ndarray) -> None:
-    """Write (n, 2, 3) transforms [A | d] in IMOD's layout."""
+    """Write (n, 2, 3) transforms [A | d] in IMOD's layout (which it reads by words, not by columns)."""
     lines = []
     for matrix in np.asarray(transforms, dtype=np.float64) + 0.0:
         (a11, a12, dx), (a21, a22, dy) = matrix
-        lines.append(f"{a11:12.7f}{a12:12.7f}{a21:12.7f}{a22:12.7f}{dx:12.3f}{dy:12.3f}\n")
+        lines.append(f"{a11:12.7f}{a12:12.7f}{a21:12.7f}{a22:12.7f}{dx:13.5f}{dy:13.5f}\n")
     write_text(path, "".join(lines))
 
 

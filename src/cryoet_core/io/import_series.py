@@ -20,6 +20,7 @@ from cryoet_core.io.mrc import read_header
 from cryoet_core.metadata import TiltSeries
 
 _DEFAULT_HANDEDNESS = -1
+MISSING = "missing_movie"  # the reason in the table
 
 
 @dataclass
@@ -46,6 +47,7 @@ class ImportResult:
             "image_size_px": list(self.series.image_size_px),
             "total_dose_e_per_a2": float((tilts["pre_exposure_e_per_a2"] + tilts["exposure_e_per_a2"]).max()),
             "n_frames": sorted({int(n) for n in tilts["n_frames"]}) if "n_frames" in tilts else [],
+            "missing_movies": tilts["movie"][tilts["exclude_reason"] == MISSING].tolist() if "movie" in tilts else [],
             "sources": self.sources,
             "overridden": self.overridden,
             "warnings": self.warnings,
@@ -66,21 +68,22 @@ def _add_start_geometry(tilts: pd.DataFrame, axis_deg: float) -> pd.DataFrame:
 
 
 def _exclude_repeats(tilts: pd.DataFrame, keep: str, path: str) -> tuple[pd.DataFrame, list[str]]:
-    """Of images at one angle (within 0.1 degrees) keep the latest or the first; the others are marked.
+    """Of images at one angle (within 0.1 degrees) keep the latest or the first that can be read; the others are marked.
 
-    Raises UserInputError E-MDOC-11 with keep = "error".
+    Rows that are excluded already stay as they are. Raises UserInputError E-MDOC-11 with keep = "error".
     """
-    excluded = np.zeros(len(tilts), dtype=np.int64)
-    reasons = ["none"] * len(tilts)
+    gone = tilts["excluded"].to_numpy(np.int64)
+    usable = (gone == 0) & (tilts["n_frames"].to_numpy() > 0)
+    excluded, reasons = gone.copy(), tilts["exclude_reason"].tolist()
     angles = tilts["nominal_tilt_deg"].to_numpy()
     ids = tilts["tilt_id"].to_numpy()
-    for row in range(len(tilts)):
-        alike = np.abs(angles - angles[row]) <= acquisition.SAME_TILT_DEG
+    for row in np.flatnonzero(usable):
+        alike = usable & (np.abs(angles - angles[row]) <= acquisition.SAME_TILT_DEG)
         better = alike & ((ids < ids[row]) if keep == "first" else (ids > ids[row]))
         if better.any():
             excluded[row] = 1
             reasons[row] = f"recorded before as tilt_id {ids[better].min()}" if keep == "first" else f"recorded again as tilt_id {ids[better].max()}"
-    repeats = np.flatnonzero(excluded)
+    repeats = np.flatnonzero(excluded & ~gone)
     if keep == "error" and len(repeats):
         raise UserInputError(
             "E-MDOC-11", "a tilt was recorded twice", file=path, field="TiltAngle",
@@ -91,12 +94,16 @@ def _exclude_repeats(tilts: pd.DataFrame, keep: str, path: str) -> tuple[pd.Data
     return tilts.assign(excluded=excluded, exclude_reason=reasons), warnings
 
 
-def _movie_paths(mdoc: Mdoc, sections: list, movies_dir: str | os.PathLike | None) -> list[Path]:
+def _movie_paths(mdoc: Mdoc, sections: list, movies_dir: str | os.PathLike | None) -> tuple[list[Path], list[Path]]:
+    """(paths of all movies, those of them that do not exist). A few may be missing.
+
+    Raises UserInputError E-FILE-02 (folder), E-MDOC-02 (half of the movies or more are missing), -03, -05, -06.
+    """
     folder = Path(movies_dir) if movies_dir else Path(mdoc.path).parent
     if not folder.is_dir():
         raise UserInputError("E-FILE-02", "no such folder", file=str(folder), fix="check data.movies_dir in the config")
     names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
-    paths = []
+    paths, missing = [], []
     for section in sections:
         if section.movie_name is None:
             raise UserInputError(
@@ -104,21 +111,36 @@ def _movie_paths(mdoc: Mdoc, sections: list, movies_dir: str | os.PathLike | Non
                 field=f"[{section.kind} = {section.index}] SubFramePath", found="nothing",
                 expected="the name of the movie", fix="if there are no movies, give the stack (data.stacks)",
             )
-        paths.append(acquisition.find_movie(section.movie_name, folder, mdoc, names))
+        path = acquisition.find_movie(section.movie_name, folder, mdoc, names)
+        missing += [] if path else [folder / section.movie_name]
+        paths.append(path or folder / section.movie_name)
+    if 2 * len(missing) >= len(paths):
+        raise acquisition.movies_not_found(missing, len(paths), folder, mdoc, names)
     if len(set(paths)) != len(paths):
         twice = next(p for p in paths if paths.count(p) > 1)
         raise UserInputError("E-MDOC-05", "one movie for several images", file=mdoc.path, field="SubFramePath",
                              found=str(twice), expected="one movie each", fix="correct the mdoc")
-    return paths
+    return paths, missing
 
 
-def _frame_counts(paths: list[Path], sections: list) -> tuple[list[int], tuple[int, int], list[str]]:
-    """Frames of every movie, the common (h, w), warnings. A damaged movie has 0 frames and a warning: correct_motion leaves it out.
+def _is_eer(paths: list[Path]) -> bool:
+    return any(path.suffix.lower() == ".eer" for path in paths)
+
+
+def _frame_counts(
+    paths: list[Path], sections: list, missing: list[Path]
+) -> tuple[list[int], tuple[int, int], list[str]]:
+    """Frames of every movie, the common (h, w) in camera pixels, warnings. A missing or damaged movie has 0 frames and a warning:
+    correct_motion leaves it out.
 
     Raises UserInputError E-MOVIE-04 if sizes differ, E-MOVIE-02 if more than half of the movies are damaged.
     """
     counts, warnings, shape = [], [], None
     for path, section in zip(paths, sections, strict=True):
+        if path in missing:
+            counts.append(0)
+            warnings.append(f"movie {path} is missing: its view stays in the table, excluded as {MISSING}")
+            continue
         try:
             movie = open_movie(path)
         except UserInputError as error:
@@ -151,31 +173,44 @@ def import_movies(
     """
     mdoc, notes = read_mdocs(mdoc_paths if isinstance(mdoc_paths, (list, tuple)) else [mdoc_paths])
     acquisition.check_is_tilt_series(mdoc, acquisition.tilt_angles(mdoc))
-    paths = _movie_paths(mdoc, mdoc.images, movies_dir)
-    counts, shape, more = _frame_counts(paths, mdoc.images)
+    paths, missing = _movie_paths(mdoc, mdoc.images, movies_dir)
+    counts, shape, more = _frame_counts(paths, mdoc.images, missing)
     found = acquisition.read_acquisition(mdoc, given, shape)
+    finer, notes_of_eer = _super_resolution(paths, given)
     of_section = {id(section): row for row, section in enumerate(mdoc.images)}
     rows = [of_section[id(section)] for section in found.sections]
     tilts = pd.DataFrame({
         "tilt_id": np.arange(1, len(rows) + 1, dtype=np.int64), "movie": [paths[i].as_posix() for i in rows],
         "n_frames": [counts[i] for i in rows], "nominal_tilt_deg": found.tilt_deg,
         "pre_exposure_e_per_a2": found.pre_exposure, "exposure_e_per_a2": found.exposure,
+        "excluded": [int(paths[i] in missing) for i in rows],
+        "exclude_reason": [MISSING if paths[i] in missing else "none" for i in rows],
     })
     tilts, last = _exclude_repeats(tilts, given.duplicates, mdoc.path)
     table = _add_start_geometry(tilts, found.tilt_axis.value)
-    series = _series(name, given, found.voltage, found.pixel_size, shape, table)
-    warnings = [*notes, *more, *found.warnings, *last]
-    return ImportResult(series.validate(mdoc.path), found.sources, warnings, found.overridden)
+    series = _series(name, given, found.voltage, found.pixel_size, shape, table, finer)
+    sources = found.sources if finer == 1 else found.sources | {
+        "pixel_size": f"{found.pixel_size.source}, / {finer} (EER super-resolution)"}
+    warnings = [*notes, *more, *notes_of_eer, *found.warnings, *last]
+    return ImportResult(series.validate(mdoc.path), sources, warnings, found.overridden)
+
+
+def _super_resolution(paths: list[Path], given: Given) -> tuple[int, list[str]]:
+    """Pixels per camera pixel at which the movies are drawn, and a warning where the config asks for what cannot be had."""
+    if _is_eer(paths) or given.eer_super_resolution == 1:
+        return given.eer_super_resolution if _is_eer(paths) else 1, []
+    return 1, [f"eer_super_resolution: {given.eer_super_resolution} has no effect: the movies are not EER"]
 
 
 def _series(
-    name: str, given: Given, volts: Sourced, pixel: Sourced, shape: tuple[int, int], tilts: pd.DataFrame
+    name: str, given: Given, volts: Sourced, pixel: Sourced, shape: tuple[int, int], tilts: pd.DataFrame, finer: int = 1
 ) -> TiltSeries:
+    """The series; shape (h, w) and pixel size are those of the camera, `finer` pixels of the table lie in one of them per axis."""
     return TiltSeries(
         name=name, voltage_kv=volts.value, spherical_aberration_mm=given.spherical_aberration_mm,
-        amplitude_contrast=given.amplitude_contrast, pixel_size_angst=pixel.value,
-        movie_pixel_size_angst=pixel.value, handedness=_DEFAULT_HANDEDNESS, image_size_px=(shape[1], shape[0]),
-        tomogram_size_px=(0, 0, 0), tilts=tilts,
+        amplitude_contrast=given.amplitude_contrast, pixel_size_angst=pixel.value / finer,
+        movie_pixel_size_angst=pixel.value / finer, handedness=_DEFAULT_HANDEDNESS,
+        image_size_px=(shape[1] * finer, shape[0] * finer), tomogram_size_px=(0, 0, 0), tilts=tilts, eer_super_resolution=finer,
     )
 
 

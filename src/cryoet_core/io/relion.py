@@ -256,6 +256,19 @@ def read_relion_tomograms(path: str | os.PathLike, root: str | os.PathLike = "."
     return result
 
 
+def find_in_project(name: str, near: str | os.PathLike) -> Path:
+    """A file that a RELION file `near` names relative to its project's folder: the working directory, or a folder above `near`.
+
+    Raises UserInputError E-FILE-01.
+    """
+    roots = [Path(), *Path(near).absolute().parents]
+    for root in roots:
+        if (root / name).is_file():
+            return root / name
+    raise UserInputError("E-FILE-01", "no such file", file=name, field=f"named in {os.fspath(near)}",
+                         fix="keep RELION's files where they are, under the folder of its project")
+
+
 def _with_image_size(series: TiltSeries) -> TiltSeries:
     """Set image_size_px from the first image where it can be read."""
     if "image" in series.tilts and len(series.tilts):

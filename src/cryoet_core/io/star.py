@@ -122,11 +122,11 @@ def _convert(values: list[str], label: str, path: str) -> list | np.ndarray:
         ) from None
     if kind is float:
         return numbers
-    if not np.all(numbers == np.round(numbers)):
+    whole = (numbers == np.round(numbers)) & (np.abs(numbers) < 2.0**63)
+    if not np.all(whole):
         raise UserInputError(
-            "E-STAR-05", "value is not a whole number", file=path, field=label,
-            found=values[int(np.argmax(numbers != np.round(numbers)))], expected="a whole number",
-            fix="correct this value",
+            "E-STAR-05", "value is not a whole number", file=path, field=label, found=values[int(np.argmin(whole))],
+            expected="a whole number", fix="correct this value",
         )
     return np.array([int(v) if v.lstrip("+-").isdigit() else int(float(v)) for v in values], dtype=np.int64)
 

@@ -21,6 +21,7 @@ from cryoet_core.backend import array_namespace, asnumpy, fft_module
 from cryoet_core.fourier import crop_spectrum, frequency_grid, half_complex_multiplicity
 from cryoet_core.movies.map_spline import MapSplines
 
+CROSS = 2  # frequencies on either side of an axis that are left out
 STEP = 0.5  # map sampling in band pixels: twice finer than the band limit asks for
 
 
@@ -48,6 +49,7 @@ def band_spectrum(spectrum, frame, band):
     A transform takes an image for periodic; the jumps from each border to the opposite one add a cross to it that does not
     move with the content and would pin every shift to zero. They are those of the smooth image that solves Poisson's equation with
     the jumps as sources, which is subtracted here: no taper, so the edges' signal is kept, and no transform beyond two lines.
+    Rows and columns of the camera that count differently along their whole length are lines in the transform; those next to the axes are left out.
     Source: Moisan, J. Math. Imaging Vision 39, 161 (2011).
     """
     xp = array_namespace(spectrum)
@@ -60,7 +62,8 @@ def band_spectrum(spectrum, frame, band):
     along_y = xp.concatenate([full[: band[0] // 2], full[shape[0] - (band[0] - band[0] // 2) :]])
     small -= rows * along_x[None]
     small -= columns * along_y[:, None]
-    small[0, 0] = small[band[0] // 2] = 0
+    small[: CROSS + 1] = small[-CROSS:] = small[band[0] // 2] = 0
+    small[:, : CROSS + 1] = 0
     small[:, -1] = 0  # as in the crop: terms without a partner of opposite sign
     return small
 

@@ -51,13 +51,27 @@ def corrected_shape(series: TiltSeries, binning: int) -> tuple[int, int]:
     return shape if binning == 1 else binned_shape(shape, binning)
 
 
+def at_camera_pixels(series: TiltSeries) -> TiltSeries:
+    """The series with its EER movies drawn at the camera's own pixels (sizes and pixel sizes with them)."""
+    s = series.eer_super_resolution
+    size = (series.image_size_px[0] // s, series.image_size_px[1] // s)
+    return dataclasses.replace(
+        series, eer_super_resolution=1, image_size_px=size, pixel_size_angst=series.pixel_size_angst * s,
+        movie_pixel_size_angst=series.movie_pixel_size_angst * s,
+    )
+
+
 def stack_noise_model(series: TiltSeries) -> NoiseModel:
     """How the counting noise of a ready stack can be split into halves; reads every image once."""
     return noise_model(load_named_images([name])[0] for name in series.tilts["image"])
 
 
 def raw_sum(series: TiltSeries, n_movies: int, eer_fractions: int = 16) -> np.ndarray:
-    """(h, w) float32 sum of the uncorrected frames of the ``n_movies`` least tilted readable views: what a gain is compared with."""
+    """(h, w) float32 sum of the uncorrected frames of the ``n_movies`` least tilted readable views: what a gain is compared with.
+
+    EER movies are summed at the camera's own pixels, where the gain reference has its structure.
+    """
+    series = at_camera_pixels(series)
     order = np.argsort(series.tilts["nominal_tilt_deg"].abs().to_numpy(), kind="stable")
     total, read = np.zeros(series.image_size_px[::-1], dtype=np.float32), 0
     for row in order:
@@ -83,7 +97,7 @@ def _is_unreadable(error: CryoetError) -> bool:
 
 def _open(series: TiltSeries, path: str, eer_fractions: int) -> Movie:
     """The movie. Raises UserInputError E-MOVIE-02 if its frames are not of the series' size, and the reader's errors."""
-    movie = open_movie(path, eer_fractions=eer_fractions)
+    movie = open_movie(path, eer_fractions=eer_fractions, eer_super_resolution=series.eer_super_resolution)
     if movie.shape != series.image_size_px[::-1]:
         raise UserInputError(
             "E-MOVIE-02", "the movie is damaged", file=path, field="size (h, w)", found=str(movie.shape),

@@ -254,10 +254,14 @@ def picked_particles(picks, mirrored, shape, series: TiltSeries, median: float, 
         "optics_group": 1, "score": score, "score_sigma": (score - median) / sigma,
         "score_mirrored": np.asarray(mirrored, dtype=np.float64),
     })
-    optics = pd.DataFrame({
+    return Particles(table, particle_optics(series))
+
+
+def particle_optics(series: TiltSeries) -> pd.DataFrame:
+    """RELION's optics table of the particles of one series."""
+    return pd.DataFrame({
         "rlnOpticsGroup": [1], "rlnOpticsGroupName": [series.optics_group_name or f"optics_{series.name}"],
         "rlnVoltage": [series.voltage_kv], "rlnSphericalAberration": [series.spherical_aberration_mm],
         "rlnAmplitudeContrast": [series.amplitude_contrast],
         "rlnTomoTiltSeriesPixelSize": [series.movie_pixel_size_angst],
     })
-    return Particles(table, optics)

@@ -74,7 +74,10 @@ def alignment(results: Results, numbers: dict, errors: dict) -> Section:
             axes[2].set_axis_off()
         axis = float(np.median(used.tilts["z_rot_deg"]))
         caption = f"Tilt axis {axis:.2f} deg (given: {float(before.tilts['z_rot_deg'].iloc[0]):.2f})."
-        patches = results.summary("align_tilt_series", ts).get("patches")
+        summary = results.summary("align_tilt_series", ts)
+        if summary.get("method") == "import":
+            caption += f" Alignment of {summary['program']}, taken from {summary['file']}; views joined by the {summary['joined_by']}."
+        patches = summary.get("patches")
         if patches:
             taken = "taken" if patches["accepted"] else "not taken"
             caption += (
@@ -89,6 +92,8 @@ def alignment(results: Results, numbers: dict, errors: dict) -> Section:
             )
         section.add_heading(ts)
         section.add_figure(figure, caption)
+        for note in summary.get("notes", []):
+            section.add_note(f"{ts}: {note}.")
     return section
 
 

@@ -8,6 +8,8 @@ from cryoet_core.report.figures import MEASURED, OTHER, TRUE, new_figure, orthog
 from cryoet_core.report.page import Section
 from cryoet_core.report.results import Results
 
+UNKNOWN_DIAMETER_PX = 8  # of the circles where nobody said how large the particle is
+
 
 def tomograms(results: Results) -> Section:
     """Central slices of every tomogram."""
@@ -22,19 +24,33 @@ def tomograms(results: Results) -> Section:
 
 def picking(results: Results, numbers: dict) -> Section:
     """Picks drawn on slices, and the scores."""
-    section = Section("Particles", "Particles found by template matching: circles on the slices they lie in.")
+    section = Section("Particles", "Particles found by template matching, or imported: circles on the slices they lie in.")
     rows = []
     for ts in results.series:
         volume, pixel = results.volume("reconstruct_tomogram", ts, f"{ts}.mrc")
         picks = results.picks(ts)
         section.add_heading(f"{ts}: {len(picks.table)} particles")
         summary = results.summary("match_template", ts)
-        section.add_figure(_picks_figure(volume, pixel, picks, 0.5 * summary["diameter_angst"]), "Picks within two voxels of each slice.")
-        section.add_figure(_score_figure(results, ts, picks), "Scores of the picks in order, and the score map's histogram.")
+        radius = 0.5 * (summary["diameter_angst"] or UNKNOWN_DIAMETER_PX * pixel)
+        section.add_figure(_picks_figure(volume, pixel, picks, radius), "Picks within two voxels of each slice.")
+        if "imported" in summary:
+            section.add_text(_import_text(summary["imported"]))
+        else:
+            section.add_figure(_score_figure(results, ts, picks), "Scores of the picks in order, and the score map's histogram.")
         found = numbers.get(ts, {})
         rows.append([ts, len(picks.table), found.get("precision", "-"), found.get("recall", "-"), summary["hand"]["verdict"]])
     section.add_table(["series", "picks", "precision", "recall", "hand"], rows)
     return section
+
+
+def _import_text(imported: dict) -> str:
+    """What was read, what was left out and why."""
+    left = {"of other tomograms": "n_other_tomograms", "of other classes": "n_other_classes", "below picks_min_score": "n_below_score",
+            "outside the tomogram": "n_outside"}
+    out = [f"{imported[key]} {why}" for why, key in left.items() if imported[key]]
+    text = f"Imported, not matched: {imported['n_in_file']} picks in the file ({imported['format']})"
+    text += f", left out: {', '.join(out)}." if out else "."
+    return text + "".join(f" Warning: {warning}." for warning in imported["warnings"])
 
 
 def _picks_figure(volume, pixel, picks, radius_angst):

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import tifffile
+from eer_files import write_eer
 
 from cryoet_core.errors import DataQualityError, UserInputError
+from cryoet_core.io.defects import read_defects
 from cryoet_core.io.gain import check_gain_shape, orient, read_gain
 from cryoet_core.io.movies import fractions_for, open_movie
 from cryoet_core.io.mrc import write_mrc
@@ -28,45 +30,10 @@ def test_mrc_and_tiff_give_the_same_frames(tmp_path, frames):
         assert np.array_equal(first, frames) and np.array_equal(second, frames)
 
 
-def _eer_page(events: np.ndarray) -> bytes:
-    """One EER frame, 8-bit run lengths: 12-bit words (pixels to skip, 4 bits sub-pixel), lowest bit first."""
-    words, last = [], -1
-    for position in [*np.flatnonzero(events), events.size]:  # the last run ends behind the frame
-        skip = int(position) - last - 1
-        while skip >= 255:
-            words.append(255)
-            skip -= 255
-        words.append(skip | (5 << 8))
-        last = int(position)
-    bits = "".join(format(w, "08b")[::-1] if w == 255 else format(w, "012b")[::-1] for w in words)
-    bits += "0" * (-len(bits) % 8)
-    return bytes(int(bits[i : i + 8][::-1], 2) for i in range(0, len(bits), 8))
-
-
-def _write_eer(path, movie: np.ndarray, *, final_image: bool = False) -> None:
-    """A little-endian TIFF with one strip per page and compression 65000, after an image of all events if asked."""
-    n, h, w = movie.shape
-    out, link = bytearray(b"II*\x00" + bytes(4)), 4
-    pages = [(_eer_page(frame.ravel()), 65000, 1) for frame in movie]
-    if final_image:
-        pages.insert(0, (movie.sum(axis=0).astype(np.uint8).tobytes(), 1, 8))
-    for data, compression, bits in pages:
-        offset = len(out)
-        out += data + b"\0" * (len(data) % 2)
-        tags = [(256, w), (257, h), (258, bits), (259, compression), (262, 1), (273, offset), (277, 1), (278, h), (279, len(data))]
-        out[link : link + 4] = len(out).to_bytes(4, "little")
-        out += len(tags).to_bytes(2, "little")
-        for tag, value in tags:
-            out += tag.to_bytes(2, "little") + b"\x04\x00\x01\x00\x00\x00" + value.to_bytes(4, "little")
-        link = len(out)
-        out += bytes(4)
-    path.write_bytes(out)
-
-
 @pytest.mark.parametrize("final_image", [False, True])
 def test_eer_frames_are_summed_in_groups(tmp_path, final_image):
     events = np.random.default_rng(0).random((7, 16, 32)) < 0.05
-    _write_eer(tmp_path / "m.eer", events, final_image=final_image)
+    write_eer(tmp_path / "m.eer", events, final_image=final_image)
     movie = open_movie(tmp_path / "m.eer", eer_fractions=3)
     assert (movie.n_frames, movie.frames_per_item, movie.shape) == (3, 2, (16, 32))
     expected = events[:6].reshape(3, 2, 16, 32).sum(axis=1)[:, ::-1]
@@ -153,7 +120,7 @@ def test_a_super_resolution_gain_is_binned_by_sensitivity(tmp_path):
 @pytest.mark.parametrize("finer", [2, 4])
 def test_super_resolution_events_fall_inside_their_pixel(tmp_path, finer):
     events = np.random.default_rng(0).random((4, 16, 32)) < 0.05
-    _write_eer(tmp_path / "m.eer", events)
+    write_eer(tmp_path / "m.eer", events)
     plain = open_movie(tmp_path / "m.eer", eer_fractions=2)
     fine = open_movie(tmp_path / "m.eer", eer_fractions=2, eer_super_resolution=finer)
     assert fine.shape == (16 * finer, 32 * finer)
@@ -179,3 +146,39 @@ def test_a_tiff_cut_behind_a_page_is_damaged(tmp_path, frames):
         with pytest.raises(UserInputError) as stopped:
             list(open_movie(path))
         assert stopped.value.code == "E-MOVIE-02" and "m.tif" in str(stopped.value)
+
+
+@pytest.mark.parametrize("finer", [2, 4])
+def test_sub_pixel_bits_say_where_in_its_pixel_an_event_is(tmp_path, finer):
+    rng = np.random.default_rng(4)
+    events, places = rng.random((1, 8, 16)) < 0.3, rng.integers(0, 16, (1, 8, 16))
+    write_eer(tmp_path / "m.eer", events, places=places)
+    expected = np.zeros((8 * finer, 16 * finer))
+    for row, column in np.argwhere(events[0]):
+        place = places[0, row, column]
+        x, y = (int(place & 3) ^ 2) * finer // 4, (int(place >> 2) ^ 2) * finer // 4
+        expected[row * finer + y, column * finer + x] += 1
+    (frame,) = open_movie(tmp_path / "m.eer", eer_fractions=1, eer_super_resolution=finer)
+    assert np.array_equal(frame[::-1], expected)
+
+
+def test_a_gain_of_camera_pixels_is_repeated_for_super_resolved_eer(tmp_path):
+    gain = np.random.default_rng(1).uniform(0.8, 1.2, (4, 6)).astype(np.float32)
+    gain[1, 2] = 0
+    write_mrc(tmp_path / "g.mrc", gain, 1.0)
+    coarse, fine = read_gain(tmp_path / "g.mrc", (4, 6)), read_gain(tmp_path / "g.mrc", (16, 24), super_resolution=4)
+    for y, x in ((0, 0), (1, 2), (3, 5)):
+        block = (slice(4 * y, 4 * y + 4), slice(4 * x, 4 * x + 4))
+        assert (fine.factor[block] == coarse.factor[y, x]).all() and (fine.defects[block] == coarse.defects[y, x]).all()
+    turned = read_gain(tmp_path / "g.mrc", (12, 8), super_resolution=2, transpose=True)
+    assert turned.factor.shape == (12, 8) and turned.factor[10, 2] == coarse.factor[1, 5]
+    with pytest.raises(UserInputError, match="E-GAIN-01.*eer_super_resolution"):
+        read_gain(tmp_path / "g.mrc", (8, 12))
+    with pytest.raises(UserInputError, match="E-GAIN-01"):
+        read_gain(tmp_path / "g.mrc", (16, 24), super_resolution=2)
+
+
+def test_defects_of_camera_pixels_belong_to_all_their_parts(tmp_path):
+    (tmp_path / "boxes.txt").write_text("3 1 1 2\n")
+    bad = read_defects(tmp_path / "boxes.txt", (40, 60), 2)
+    assert bad.sum() == 8 and bad[2:6, 6:8].all()
