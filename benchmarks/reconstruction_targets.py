@@ -63,7 +63,7 @@ def against_plain_loop(images, tilts, thickness):
     plain_loop(rows[:, :1], np.cos(radians), np.sin(radians), out[:, :1].copy())
     back_project_aligned(rows.transpose(0, 2, 1), tilts, out.shape)
     slow, _ = cpu_seconds(lambda: plain_loop(rows, np.cos(radians), np.sin(radians), out), 1)
-    fast, found = cpu_seconds(lambda: back_project_aligned(rows.transpose(0, 2, 1), tilts, out.shape), 3)
+    fast, found = cpu_seconds(lambda: back_project_aligned(rows.transpose(0, 2, 1), tilts, out.shape), 8)
     work = len(tilts) * out.size / 1e9
     inside = slice(out.shape[2] // 2 - 8, out.shape[2] // 2 + 8)
     return slow / fast, float(np.abs(found - out)[..., inside].max() / np.abs(out).max()), work / slow, work / fast

@@ -12,6 +12,7 @@ this volume through its sides, and pixels outside the view, carry no weight.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,11 +95,12 @@ def _solve(projector: _Projector, images, inside, subsets, options: IterativeOpt
     squares = np.zeros(options.iterations)
     for iteration in range(options.iterations):
         for subset in subsets:
-            residual = seen[subset] * images[subset] - seen[subset] * projector.forward(volume, subset, images.shape[1:])
+            rows = xp.asarray(subset)
+            residual = seen[rows] * (images[rows] - projector.forward(volume, subset, images.shape[1:]))
             squares[iteration] += float((residual**2).sum(dtype=xp.float64))
             if columns is None or len(subsets) > 1:
-                columns = options.relaxation / xp.maximum(projector.back(seen[subset], subset), 1)
-            volume += columns * projector.back(residual * weights[subset], subset)
+                columns = options.relaxation / xp.maximum(projector.back(seen[rows], subset), 1)
+            volume += columns * projector.back(residual * weights[rows], subset)
             if options.sign == "dark":
                 xp.minimum(volume, 0, out=volume)
     return volume, squares, float(seen.sum(dtype=xp.float64))
@@ -113,7 +115,7 @@ def reconstruct_iteratively(
     Arguments as in :func:`cryoet_core.tomogram.reconstruct.reconstruct_tomogram`; of ``filters`` only the low-pass is used. Rows are solved
     in slabs of about ``memory_mb``; with a tilt about x rows depend on each other and the whole volume is solved at once.
     """
-    filters = FilterOptions("sirt", radial_cutoff=(filters or FilterOptions()).radial_cutoff, radial_falloff=(filters or FilterOptions()).radial_falloff)
+    filters = dataclasses.replace(filters or FilterOptions(), method="sirt")
     nx, ny, nz = (int(n) for n in size_px)
     solved = padded_size((nx, ny, nz), geometry.y_tilt_deg, options.padding)
     views = filter_views(scale_views(images, view_scaling), geometry, pixel_size_angst, solved, filters)

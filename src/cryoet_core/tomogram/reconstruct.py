@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.fft
 
-from cryoet_core.backend import array_namespace, asnumpy, tile_size
+from cryoet_core.backend import array_namespace, asnumpy, fft_module, tile_size
 from cryoet_core.errors import ResourceError
-from cryoet_core.fourier import centre_crop_or_pad, filter_real, fourier_crop, fourier_pad, frequency_grid
+from cryoet_core.fourier import centre_crop_or_pad, filter_real, fourier_pad, frequency_grid
 from cryoet_core.kernels.back_project import back_project
 from cryoet_core.kernels.back_project_aligned import back_project_aligned
 from cryoet_core.masks import taper_window
@@ -232,13 +232,19 @@ def back_project_views(views: FilteredViews, size_px, super_sampling=1, memory_m
 
 
 def _coarse_planes(slab, grid: _Grid):
-    """x-z planes of a fine slab (s*(nz + 2m), ny, s*(nx + 2m)) Fourier-cropped to (nz, ny, nx)."""
+    """x-z planes of a fine slab (s*(nz + 2m), ny, s*(nx + 2m)) Fourier-cropped to (nz, ny, nx).
+
+    All lengths are even multiples of ``s``, so index 0 and the centre stay where they are; x is cropped before z is transformed.
+    """
     if grid.s == 1:
         return slab
-    xp, margin = array_namespace(slab), grid.margin
-    planes = xp.ascontiguousarray(slab.transpose(1, 0, 2))
-    coarse = fourier_crop(planes, (planes.shape[1] // grid.s, planes.shape[2] // grid.s), 2)
-    return coarse[:, margin:-margin, margin:-margin].transpose(1, 0, 2)
+    fft, margin = fft_module(array_namespace(slab)), grid.margin
+    nz, nx = slab.shape[0] // grid.s, slab.shape[2] // grid.s
+    columns = fft.fft(fft.rfft(slab, axis=2)[:, :, : nx // 2], axis=0)  # without the new Nyquist terms, which have no partner
+    kept = array_namespace(slab).zeros((nz, *columns.shape[1:]), columns.dtype)
+    kept[: nz // 2], kept[nz // 2 + 1 :] = columns[: nz // 2], columns[-(nz // 2 - 1) :]
+    planes = fft.irfft(fft.ifft(kept, axis=0), n=nx, axis=2)
+    return planes[margin:-margin, :, margin:-margin] * np.float32(1 / grid.s**2)
 
 
 def reconstruct_tomogram(

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cryoet_core.errors import ResourceError
 from cryoet_core.geometry import TiltGeometry
 from cryoet_core.tilt_series.ctf_correction import CtfCorrectionSettings, view_ctfs
 from cryoet_core.tomogram.ctf_in_depth import CtfInDepth, automatic_step_angst, depth_windows
-from cryoet_core.tomogram.reconstruct import filter_views
+from cryoet_core.tomogram.reconstruct import back_project_views, filter_views
 from cryoet_core.tomogram.view_filters import FilterOptions
 
 BENCHMARK = Path(__file__).parents[3] / "benchmarks" / "ctf_in_depth_targets.py"
@@ -68,13 +69,38 @@ def test_automatic_step_is_finer_for_finer_pixels(beads):
     assert turned == pytest.approx(0.5)
 
 
-def test_views_without_defocus_are_left_as_they_are(beads):
-    scene = beads.Scene(size=32, thickness_angst=600.0)
-    series = beads.make_series(np.arange(-60.0, 61, 3), (40, 48), scene)
+@pytest.fixture(scope="module")
+def noise(beads):
+    """Views of noise, and how to correct them; view 4 has no measured defocus."""
+    series = beads.make_series(np.arange(-60.0, 61, 3), (40, 48), beads.Scene(size=32, thickness_angst=600.0))
     ctfs = view_ctfs(series)
     ctfs[4] = dataclasses.replace(ctfs[4], defocus_u_angst=0.0, defocus_v_angst=0.0)
-    ctf = CtfInDepth(CtfCorrectionSettings(), ctfs, series.optics, 200.0)
     images = np.random.default_rng(0).standard_normal((41, 40, 48)).astype(np.float32)
-    views = filter_views(images, series.geometry, 3.0, (32, 32, 200), FilterOptions(), ctf=ctf)
+    return images, series.geometry, CtfInDepth(CtfCorrectionSettings(), ctfs, series.optics, 200.0)
+
+
+def test_views_without_defocus_are_left_as_they_are(noise):
+    images, geometry, ctf = noise
+    views = filter_views(images, geometry, 3.0, (32, 32, 200), FilterOptions(), ctf=ctf)
     assert (views.view == 4).sum() == 1 and (views.view == 5).sum() > 2
     assert np.isinf(views.windows[views.view == 4, 1]).all()
+
+
+def test_slabs_and_a_scratch_file_do_not_change_the_result(noise):
+    images, geometry, ctf = noise
+    size = (32, 32, 40)
+    views = filter_views(images, geometry, 3.0, size, FilterOptions(), 2, ctf)
+    spilled = filter_views(images, geometry, 3.0, size, FilterOptions(), 2, ctf, scratch_mb=0.1)
+    assert isinstance(spilled.images, np.memmap) and not isinstance(views.images, np.memmap)
+    whole, parts = back_project_views(views, size, 2), back_project_views(spilled, size, 2, memory_mb=0.1)
+    np.testing.assert_allclose(parts, whole, atol=1e-5 * np.abs(whole).max())
+
+
+def test_a_full_disk_is_reported_before_anything_is_written(noise, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    images, geometry, ctf = noise
+    with pytest.raises(ResourceError, match="E-REC-06"):
+        filter_views(images, geometry, 3.0, (32, 32, 40), FilterOptions(), 2, ctf, scratch_mb=0.1)
