@@ -29,12 +29,13 @@ from cryoet_core.fourier import half_complex_multiplicity
 from cryoet_core.kernels.max_update import max_update
 from cryoet_core.masks import soft_sphere
 from cryoet_core.picking.eigen import EigenTemplates
-from cryoet_core.picking.prepare import padded_smoothly
+from cryoet_core.picking.prepare import smooth_part
 from cryoet_core.picking.template import Template, embed, rotated_rows
 from cryoet_core.picking.transfer import MatchFilters, on_grid
 
 FINE_SHARE = 0.04
 FEATURE_MB = 1536  # of eigen-template scores held at once
+FILTER_TILE_PX = 256
 FFT_TILE_PX = 288  # with its halo about 0.5 GB of transforms
 CPU_PRODUCT = (256, 2048)  # rotations x voxels whose scores stay in the cache
 GPU_PRODUCT = (512, 1 << 20)
@@ -52,7 +53,7 @@ class FilteredTomogram:
 
 @dataclass(frozen=True)
 class ScoreMap:
-    """Best score over orientations and its index, (z, y, x) float32 and int32; NO_SCORE where nothing was searched."""
+    """Best score over orientations and its index, (z, y, x) float32 and integer; NO_SCORE where nothing was searched."""
 
     score: object
     orientation: object
@@ -67,25 +68,40 @@ def _sphere_transform(shape, radius_px: float, edge_px: float, xp):
     return fft_module(xp).rfftn(xp.roll(padded, (-half,) * 3, axis=(0, 1, 2))).conj(), float(sphere.sum())
 
 
-def filter_tomogram(bright, filters: MatchFilters, radius_px: float, edge_px: float = 2.0) -> FilteredTomogram:
-    """Whiten and match-filter a searchable tomogram (z, y, x; bright), and measure the local norm under a soft sphere."""
+def filter_tomogram(bright, filters: MatchFilters, radius_px: float, edge_px: float = 2.0, tile_px: int = FILTER_TILE_PX) -> FilteredTomogram:
+    """Whiten and match-filter a searchable tomogram (z, y, x; bright), and measure the local norm under a soft sphere.
+
+    Tiles of ``tile_px`` are filtered with a halo as wide as the filters reach, so the transforms never take the memory of a whole tomogram.
+    """
     xp = array_namespace(bright)
+    matched, variance = xp.empty(bright.shape, dtype=xp.float32), xp.empty(bright.shape, dtype=xp.float32)
+    tiles = _tiles(tuple(slice(0, n) for n in bright.shape), tile_px)
+    reach = int(np.ceil(radius_px + edge_px))
+    halo = filters.box // 2 if len(tiles) == 1 else filters.box + reach
+    for tile in tiles:
+        window = tuple(slice(a, b) for a, b in tile)
+        matched[window], variance[window] = _filter_part(smooth_part(bright, tile, halo, filters.box // 2), filters, radius_px, edge_px, halo)
+    # ice without anything in it must not win by having no variance
+    variance = xp.maximum(variance, LOWEST_VARIANCE * xp.median(variance))
+    total = float(soft_sphere((2 * reach + 1,) * 3, radius_px, edge_px, xp).sum())
+    return FilteredTomogram(matched, xp.sqrt(total * variance).astype(xp.float32))
+
+
+def _filter_part(part, filters: MatchFilters, radius_px: float, edge_px: float, halo: int):
+    """(matched filter's result, local variance of the whitened part) without the halo."""
+    xp = array_namespace(part)
     fft = fft_module(xp)
-    margin = filters.box // 2
-    shape = tuple(next_fast_len(n + 2 * margin, real=axis == 2) for axis, n in enumerate(bright.shape))
-    extended, inner = padded_smoothly(bright, margin, shape)
-    spectrum = fft.rfftn(extended)
+    inner = tuple(slice(halo, n - halo) for n in part.shape)
+    shape = tuple(next_fast_len(n, real=axis == 2) for axis, n in enumerate(part.shape))
+    spectrum = fft.rfftn(part, s=shape)
     spectrum *= on_grid(filters.whiten, shape)
     white = fft.irfftn(spectrum, s=shape)
     spectrum *= on_grid(filters.expect, shape)
-    matched = fft.irfftn(spectrum, s=shape)[inner].astype(xp.float32)
+    matched = fft.irfftn(spectrum, s=shape)[inner]
     kernel, total = _sphere_transform(shape, radius_px, edge_px, xp)
     mean = fft.irfftn(fft.rfftn(white) * kernel, s=shape)[inner] / total
     power = fft.irfftn(fft.rfftn(white * white) * kernel, s=shape)[inner] / total
-    variance = xp.maximum(power - mean * mean, 0)
-    # ice without anything in it must not win by having no variance
-    variance = xp.maximum(variance, LOWEST_VARIANCE * xp.median(variance))
-    return FilteredTomogram(xp.ascontiguousarray(matched), xp.sqrt(total * variance).astype(xp.float32))
+    return matched, xp.maximum(power - mean * mean, 0)
 
 
 def template_norms(rows, template: Template, filters: MatchFilters):
@@ -262,7 +278,7 @@ def score_map(
     """
     xp = array_namespace(filtered.matched)
     score = xp.full(filtered.matched.shape, NO_SCORE, dtype=xp.float32)
-    orientation = xp.zeros(filtered.matched.shape, dtype=xp.int32)
+    orientation = xp.zeros(filtered.matched.shape, dtype=xp.uint16 if len(rotations) < 1 << 16 else xp.int32)
     tiles = _tiles(region, tile_px or tile_side(None if eigen is None else eigen.rank))
     progress = _TileProgress(report, len(tiles), len(rotations))
 

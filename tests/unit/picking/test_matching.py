@@ -19,7 +19,7 @@ from cryoet_core.kernels.rotate_volume import rotate_volume
 from cryoet_core.metadata import TiltSeries
 from cryoet_core.picking.eigen import eigen_templates
 from cryoet_core.picking.match import match_template, unique_rotations
-from cryoet_core.picking.prepare import near_gold, padded_smoothly, searchable_tomogram
+from cryoet_core.picking.prepare import near_gold, searchable_tomogram, smooth_part
 from cryoet_core.picking.scores import filter_tomogram, score_map
 from cryoet_core.picking.template import make_template, rotated_rows
 from cryoet_core.picking.transfer import match_filters, on_grid, patch_power, signal_transfer
@@ -131,11 +131,22 @@ def test_gold_and_slow_changes_are_removed_particles_stay():
 
 def test_borders_fade_without_a_step():
     volume = np.full((8, 9, 10), 3.0, dtype=np.float32)
-    padded, inner = padded_smoothly(volume, 6, (24, 24, 24))
-    np.testing.assert_array_equal(padded[inner], volume)
-    line = padded[10, 10]
+    part = smooth_part(volume, ((0, 8), (0, 9), (0, 10)), 7, 6)
+    np.testing.assert_array_equal(part[7:15, 7:16, 7:17], volume)
+    line = part[11, 11]
     assert np.abs(np.diff(line)).max() < 1.0
-    assert line[0] < 0.5 and line[23] == 0
+    assert line[0] == 0 and 0 < line[1] < 0.5
+    ramp = np.arange(800, dtype=np.float32).reshape(8, 10, 10)
+    np.testing.assert_array_equal(smooth_part(ramp, ((3, 5), (3, 5), (3, 5)), 2, 4), ramp[1:7, 1:7, 1:7])
+
+
+def test_a_tomogram_filtered_in_tiles_is_the_same(scene):
+    tomogram, series, *_ = scene
+    bright, _ = searchable_tomogram(tomogram, 12.0)
+    filters = match_filters(bright, series, 28, 150.0, 2 * PIXEL)
+    whole, tiled = (filter_tomogram(bright, filters, 7.5, tile_px=n) for n in (256, 40))
+    for a, b in ((whole.matched, tiled.matched), (whole.norm, tiled.norm)):
+        assert np.sqrt(np.mean((a - b) ** 2)) < 0.02 * a.std()
 
 
 def test_fft_route_equals_the_definition(scene):
