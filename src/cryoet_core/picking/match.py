@@ -282,7 +282,7 @@ def _choose(real: Pass, controls: dict, plan: MatchPlan, pixel: float, config, t
     """Candidates of all searches -> picks (best first), their mirrored scores, and the numbers for the summary."""
     distance = plan.min_distance_angst / pixel
     radius = _cube_radius(distance)
-    median, sigma = robust_statistics(real.score[real.score > NO_SCORE])
+    median, sigma = real.level
     lowest = _lowest(controls, radius, median, sigma, config)
     candidates = refined_peaks(real, radius, lowest, CANDIDATE_FACTOR * config.max_particles, threads)
     others = {kind: refined_peaks(control, radius, lowest, CONTROL_PEAKS, threads) for kind, control in controls.items()}
