@@ -145,14 +145,6 @@ def _halo_spans(tile, shape, halo: int):
     return spans
 
 
-def _template_transform(small, shape):
-    """Half-complex transform of small boxes (m, s, s, s) at the corner of zeros of ``shape``: short FFTs first."""
-    fft = fft_module(array_namespace(small))
-    spectrum = fft.rfft(small, n=shape[2], axis=-1)
-    spectrum = fft.fft(spectrum, n=shape[1], axis=-2)
-    return fft.fft(spectrum, n=shape[0], axis=-3)
-
-
 class TileCorrelator:
     """Correlations of small boxes with one tile: ``correlate(small)`` gives <small, tile>(x) at the tile's voxels.
 
@@ -169,14 +161,22 @@ class TileCorrelator:
         self.shape = tuple(next_fast_len(b - a + zeros, real=axis == 2) for axis, (a, b, zeros) in enumerate(spans))
         self.wanted = tuple(slice(t[0] - a + half, t[1] - a + half) for t, (a, _, _) in zip(tile, spans, strict=True))
         self.transform = self.fft.rfftn(part, s=self.shape)
+        self.buffer = self.xp.empty_like(self.transform)  # fresh memory for every orientation would cost as much as a transform
+
+    def _template_transform(self, small):
+        """Half-complex transform of a small box at the corner of zeros, in the buffer: short transforms first."""
+        rows = self.fft.fft(self.fft.rfft(small, n=self.shape[2], axis=2), n=self.shape[1], axis=1)
+        self.buffer[: len(rows)] = rows
+        self.buffer[len(rows) :] = 0
+        return self.fft.fft(self.buffer, axis=0, overwrite_x=True)
 
     def correlate(self, small):
         """``small`` (2*half+1,)*3 -> (z, y, x) of the tile."""
         z, y, x = self.wanted
-        product = _template_transform(small[::-1, ::-1, ::-1], self.shape)
+        product = self._template_transform(small[::-1, ::-1, ::-1])
         product *= self.transform
         rows = self.fft.ifft(product, axis=0, overwrite_x=True)[z]
-        rows = self.fft.ifft(rows, axis=1)[:, y]
+        rows = self.fft.ifft(rows, axis=1, overwrite_x=True)[:, y]
         return self.fft.irfft(rows, n=self.shape[2], axis=2)[:, :, x]
 
 
