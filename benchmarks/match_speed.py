@@ -13,6 +13,8 @@ import time
 
 import numpy as np
 import pandas as pd
+from scipy.fft import irfftn, rfftn
+from scipy.ndimage import affine_transform
 
 from cryoet_core.config.match_template import MatchTemplate
 from cryoet_core.metadata import TiltSeries
@@ -55,6 +57,22 @@ def timed(label: str, n_rotations: int, voxels: int, function):
     return result
 
 
+def straightforward(volume, template_volume, rotations):
+    """What one would write first: spline rotation, whole transforms, running maximum with NumPy; returns the best scores."""
+    transform = rfftn(volume)
+    best, index = np.full(volume.shape, -np.inf, dtype=np.float32), np.zeros(volume.shape, dtype=np.int32)
+    centre = template_volume.shape[0] // 2
+    for number, rotation in enumerate(rotations):
+        matrix = rotation.T[::-1, ::-1]
+        turned = affine_transform(template_volume, matrix, centre - matrix @ np.full(3, centre), order=1)
+        padded = np.zeros(volume.shape, dtype=np.float32)
+        padded[: turned.shape[0], : turned.shape[1], : turned.shape[2]] = turned
+        scores = irfftn(transform * rfftn(padded).conj(), s=volume.shape)
+        better = scores > best
+        best[better], index[better] = scores[better], number
+    return best
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--small", action="store_true", help="128 x 128 x 68")
@@ -72,6 +90,8 @@ def main():
     score_map(filtered, template, rotations[:2], filters, (slice(10, 12),) * 3)
     few = rotations[:: max(1, len(rotations) // args.rotations)][: args.rotations]
     exact = timed("one FFT per rotation", len(few), voxels, lambda: score_map(filtered, template, few, filters, region))
+    timed("straightforward SciPy", max(1, len(few) // 2), voxels, lambda: straightforward(filtered.matched, blob_template(32, 22), few[: max(1, len(few) // 2)]))
+    timed("one FFT per rotation, again", len(few), voxels, lambda: score_map(filtered, template, few, filters, region))
     if args.fft_only:
         return
     start = time.process_time()

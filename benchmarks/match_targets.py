@@ -22,6 +22,7 @@ from scipy.spatial.distance import cdist
 
 from cryoet_core.config.match_template import MatchTemplate
 from cryoet_core.metadata import Particles, TiltSeries
+from cryoet_core.picking.background import FalsePickModel, score_for_number
 from cryoet_core.picking.evaluate import match_picks
 from cryoet_core.picking.match import match_template, particle_optics
 from cryoet_core.tomogram.reconstruct import reconstruct_tomogram
@@ -190,7 +191,11 @@ def one(task) -> dict:
         row["precision"], row["recall"] = round(found.precision, 3), round(found.recall, 3)
         row["f1"] = round(2 * found.precision * found.recall / total, 3) if total else 0.0
         row["angle_deg"], row["distance_angst"] = round(found.median_angle_deg, 2), round(found.median_distance_angst, 1)
-    s = result.summary
+    s, picked = result.summary, result.particles.table
+    row["score"], row["score_mirrored"] = (round(float(picked[c].median()), 3) if len(picked) else None for c in ("score", "score_mirrored"))
+    if not len(where):
+        row |= {f"asked_{n}": int(np.sum(np.array(s["candidate_scores"]) >= score_for_number(models, n))) for models in
+                [[FalsePickModel(**terms) for terms in s["false_pick_models"]]] if models for n in (1, 2, 5, 10, 20)}
     row |= {"hand": s["hand"]["verdict"], "gap": s["hand"].get("mean_gap_sigma"), "real_better": s["hand"].get("fraction_real_better"),
             "step": round(s["step_deg"], 2), "n_rotations": s["n_rotations"], "route": s["route"], "rank": s["rank"],
             "expected_false": s.get("expected_false"), "similarity": s["hand"].get("mirror_similarity")}
@@ -217,7 +222,10 @@ def main():
         for task in tasks:
             rows.append(one(task))
             print(json.dumps(rows[-1], default=float), flush=True)
-    print(pd.DataFrame(rows).to_string(index=False))
+    table = pd.DataFrame(rows)
+    print(table.to_string(index=False))
+    for column in [name for name in table if name.startswith("asked_")]:
+        print(f"{column}: {table[column].mean():.2f} false picks found per tomogram")
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ rule match_template:
     threads: 2
     resources:
         gpu=step_gpu("match_template"),
-        mem_mb=step_memory_mb("match_template", 6000),
+        mem_mb=step_memory_mb("match_template", 9000),
         runtime=480,
     params:
         **step_params("match_template"),

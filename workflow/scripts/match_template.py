@@ -39,11 +39,10 @@ def imported(s, series, config):
 
 def matched(s, series, config):
     """(particles, summary) of template matching; the score map and the orientation of every voxel are written."""
-    tomogram, _ = read_mrc(s.input.tomogram)
     reference, pixel = read_mrc(s.input.reference)
     mask = read_mrc(s.input.search_mask)[0] if s.input.get("search_mask") else None
     result = match_template(
-        s.to_device(tomogram), s.to_device(reference), pixel, series, config, s.rng("eigen-templates"),
+        s.to_device(read_mrc(s.input.tomogram)[0]), s.to_device(reference), pixel, series, config, s.rng("eigen-templates"),
         mask=mask, threads=s.threads, report=Tenths(s.log),
     )
     hand = result.summary["hand"]["verdict"]

@@ -12,10 +12,10 @@ from cryoet_core.picking.background import (
     score_for_fraction,
     score_for_number,
 )
-from cryoet_core.picking.passes import Pass
+from cryoet_core.picking.passes import Pass, refine_at
 from cryoet_core.picking.peaks import prune_close
 
-HAND_PLACES = 400  # the best places, of the template or its mirror image, that tell the hand
+HAND_PLACES = 100  # the best places, of the template or its mirror image, that tell the hand
 HAND_SIGMA = 5.0  # and their score at least, in sigmas of the score map
 RIGHT_GAP = 0.25  # sigma: mean advantage of one hand from which it is believed
 BEST_PICKS = 60
@@ -88,26 +88,41 @@ def clear_of_mirror(real, mirrored, sigma: float) -> np.ndarray:
     return gap > GAP_SHARE * gap[:BEST_PICKS].mean()
 
 
-def hand_of_tomogram(real: Pass, mirror: Pass, picks, mirrored_picks, distance_px: float, reach: int, median: float, sigma: float) -> dict:
+def hand_of_tomogram(real: Pass, mirror: Pass, picks, mirrored_picks, distance_px: float, reach: int, median: float, sigma: float, threads: int = 1) -> dict:
     """Which of template and mirror image fits better at the best places of either: the tomogram's hand.
 
-    The places are chosen without regard to which of the two found them, and both are read from their score maps, so in a
-    tomogram without the particle the mean gap is 0. verdict: "right" or "mirrored" when it is beyond RIGHT_GAP sigma and
-    3 standard errors, else "undecided".
+    The places are chosen without regard to which of the two found them, and both are refined near them, so in a
+    tomogram without the particle the mean gap is 0. A place counts as much as it stands out of the score map, or the many
+    places of noise would hide a few particles. verdict: "right" or "mirrored" when the mean gap is beyond RIGHT_GAP sigma and
+    3 standard errors, and at least five places carry it, else "undecided".
     """
+    lowest = median + HAND_SIGMA * sigma
     both = [*picks, *mirrored_picks]
-    kept = [both[i] for i in separate(both, distance_px) if both[i].score >= median + HAND_SIGMA * sigma][:HAND_PLACES]
+    kept = [both[i] for i in separate(both, distance_px) if both[i].score > lowest][:HAND_PLACES]
     if len(kept) < 5:
         return {"verdict": "undecided", "n": len(kept)}
-    scores = np.array([[field.best_near(pick.position_px, reach)[0] for field in (real, mirror)] for pick in kept])
+    scores = np.array([
+        [pick.score for pick in refine_at(field, [field.best_near(place.position_px, reach)[1] for place in kept], threads)] for field in (real, mirror)
+    ]).T  # (n, 2)
     gap = (scores[:, 0] - scores[:, 1]) / sigma
-    mean, error = float(gap.mean()), float(gap.std(ddof=1) / np.sqrt(len(gap)))
-    certain = abs(mean) > max(3 * error, RIGHT_GAP)
+    weight = np.array([pick.score for pick in kept]) - lowest
+    mean, error, n_carrying = weighted_mean(gap, weight)
+    certain = n_carrying >= 5 and abs(mean) > max(3 * error, RIGHT_GAP)
     return {
-        "verdict": ("right" if mean > 0 else "mirrored") if certain else "undecided", "n": len(gap), "mean_gap_sigma": mean,
-        "gap_error_sigma": error, "best_gap_sigma": float(gap[:BEST_PICKS].mean()), "fraction_real_better": float((gap > 0).mean()),
+        "verdict": ("right" if mean > 0 else "mirrored") if certain else "undecided", "n": len(gap), "n_carrying": n_carrying,
+        "mean_gap_sigma": mean, "gap_error_sigma": error, "best_gap_sigma": float(gap[:BEST_PICKS].mean()),
+        "fraction_real_better": float((weight * (gap > 0)).sum() / weight.sum()),
         "median_score": float(np.median(scores[:, 0])), "median_score_mirrored": float(np.median(scores[:, 1])),
     }
+
+
+def weighted_mean(values, weights) -> tuple[float, float, float]:
+    """Weighted mean, its standard error from the scatter, and how many equal values would be as many: (sum w)^2 / sum w^2."""
+    total = weights.sum()
+    mean = float((weights * values).sum() / total)
+    n = float(total**2 / (weights**2).sum())
+    error = np.sqrt((weights**2 * (values - mean) ** 2).sum()) / total
+    return mean, float(error * np.sqrt(n / max(n - 1, 1e-9))), n
 
 
 def expected_at(models, score: float) -> float | None:

@@ -190,6 +190,7 @@ def match_template(
         return _eman2_result(tomogram, reference, series, config, report)
     plan = plan_match(reference, series.pixel_size_angst, config)
     template, filters, filtered, gold, where = _searchers(tomogram, reference, series, plan, config, mask)
+    del tomogram  # its memory is needed for the scores, unless the caller keeps it
     rotations = unique_rotations(plan.step_deg, config.symmetry)
     eigen = eigen_templates(template, rotations, filters, rng, ENERGY)
     use_eigen = not _uses_fft(config.method, eigen, len(rotations))
@@ -214,7 +215,7 @@ def match_template(
     } | {name: value for name, value in found.items() if name not in ("picks", "mirrored")}
     particles = picked_particles(found["picks"], found["mirrored"], real.score.shape, series, found["score_median"], found["score_sigma"])
     searched = real.score > NO_SCORE
-    orientation = np.where(searched, real.orientation, -1).astype(np.int32)
+    orientation = np.where(searched, real.orientation.astype(np.int32), -1)
     return MatchResult(particles, np.where(searched, real.score, 0).astype(np.float32), summary, orientation, rotations)
 
 
@@ -281,7 +282,7 @@ def _choose(real: Pass, controls: dict, plan: MatchPlan, pixel: float, config, t
     """Candidates of all searches -> picks (best first), their mirrored scores, and the numbers for the summary."""
     distance = plan.min_distance_angst / pixel
     radius = _cube_radius(distance)
-    median, sigma = robust_statistics(real.score[real.score > NO_SCORE])
+    median, sigma = real.level
     lowest = _lowest(controls, radius, median, sigma, config)
     candidates = refined_peaks(real, radius, lowest, CANDIDATE_FACTOR * config.max_particles, threads)
     others = {kind: refined_peaks(control, radius, lowest, CONTROL_PEAKS, threads) for kind, control in controls.items()}
@@ -296,7 +297,7 @@ def _choose(real: Pass, controls: dict, plan: MatchPlan, pixel: float, config, t
     picks, mirrored = picks[: config.max_particles], mirrored[: config.max_particles]
     hand = {"verdict": "undecided", "n": 0}
     if "mirror" in controls:
-        hand = hand_of_tomogram(real, controls["mirror"], candidates, others["mirror"], distance, radius, median, sigma)
+        hand = hand_of_tomogram(real, controls["mirror"], candidates, others["mirror"], distance, radius, median, sigma, threads)
     return {
         "picks": picks, "mirrored": mirrored, "n_picks": len(picks), "n_candidates": len(candidates), "score_median": median,
         "score_sigma": sigma, "score_threshold": decided["score"] if np.isfinite(decided["score"]) else None,

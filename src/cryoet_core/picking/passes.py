@@ -10,7 +10,7 @@ import numpy as np
 from cryoet_core.backend import array_namespace, asnumpy
 from cryoet_core.picking.eigen import coefficients, eigen_templates
 from cryoet_core.picking.local_search import Pick, Search, mirrored_search, refine_peak
-from cryoet_core.picking.peaks import local_maxima
+from cryoet_core.picking.peaks import local_maxima, robust_statistics
 from cryoet_core.picking.scores import NO_SCORE, score_map
 from cryoet_core.picking.template import make_template
 
@@ -19,12 +19,13 @@ from cryoet_core.picking.template import make_template
 class Pass:
     """search and its result in its own frame: score, orientation (z, y, x), NO_SCORE where nothing was searched.
 
-    mirrored : the frame is the tomogram with x reversed, where the template is its own mirror image.
+    level : median and robust sigma of the score over all orientations. mirrored : the frame is the tomogram with x reversed, where the template is its own mirror image.
     """
 
     search: Search
     score: np.ndarray
     orientation: np.ndarray
+    level: tuple[float, float]
     mirrored: bool = False
 
     def flipped(self, position):
@@ -58,7 +59,8 @@ def run_pass(search: Search, region, allowed, use_eigen: bool, *, mirrored: bool
     score = asnumpy(found.score)
     if allowed is not None:
         score[~allowed] = NO_SCORE
-    return Pass(search, score, asnumpy(found.orientation), mirrored)
+    level = robust_statistics(score[score > NO_SCORE] if found.sample is None else asnumpy(found.sample))
+    return Pass(search, score, asnumpy(found.orientation), level, mirrored)
 
 
 def mirror_pass(search: Search, region, allowed, use_eigen: bool, threads: int = 1, report=None) -> Pass:

@@ -52,18 +52,18 @@ def _without(tomogram, excluded, background_px, ndimage, xp):
     return (total / xp.maximum(weight, 1e-3) - tomogram) * keep
 
 
-def padded_smoothly(volume, margin: int, shape):
-    """The volume with mirrored borders that fade to 0 over ``margin`` voxels, at the start of zeros of ``shape``.
+def smooth_part(volume, tile, halo: int, fade: int):
+    """Part of a volume around a tile ((start, stop) along z, y, x) with ``halo`` voxels on every side, float32.
 
-    Returns (array of ``shape``, slices of the volume in it); ``shape`` must leave room for 2 * margin.
+    Beyond the volume's border it goes on as its mirror image, which fades to 0 over ``fade`` voxels.
     """
     xp = array_namespace(volume)
-    result = xp.zeros(shape, dtype=xp.float32)
-    extended = xp.pad(volume, margin, mode="symmetric")
-    for axis, n in enumerate(volume.shape):
-        index = np.arange(n + 2 * margin)
-        distance = np.clip(np.maximum(margin - index, index - (n + margin - 1)) / (margin + 1), 0, 1)
-        ramp = xp.asarray(0.5 * (1 + np.cos(np.pi * distance)), dtype=xp.float32)
-        extended *= ramp.reshape([-1 if axis == i else 1 for i in range(3)])
-    result[tuple(slice(0, n) for n in extended.shape)] = extended
-    return result, tuple(slice(margin, margin + n) for n in volume.shape)
+    part = volume
+    for axis, ((start, stop), n) in enumerate(zip(tile, volume.shape, strict=True)):
+        index = np.arange(start - halo, stop + halo)
+        outside = np.maximum(np.maximum(-index, index - (n - 1)), 0)
+        ramp = 0.5 * (1 + np.cos(np.pi * np.minimum(outside / (fade + 1), 1)))
+        mirrored = np.where(index < 0, -1 - index, np.where(index >= n, 2 * n - 1 - index, index))
+        part = xp.take(part, xp.asarray(np.clip(mirrored, 0, n - 1)), axis=axis)
+        part = part * xp.asarray(ramp, dtype=xp.float32).reshape([-1 if axis == i else 1 for i in range(3)])
+    return part.astype(xp.float32)

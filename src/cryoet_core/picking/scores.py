@@ -29,12 +29,14 @@ from cryoet_core.fourier import half_complex_multiplicity
 from cryoet_core.kernels.max_update import max_update
 from cryoet_core.masks import soft_sphere
 from cryoet_core.picking.eigen import EigenTemplates
-from cryoet_core.picking.prepare import padded_smoothly
+from cryoet_core.picking.prepare import smooth_part
 from cryoet_core.picking.template import Template, embed, rotated_rows
 from cryoet_core.picking.transfer import MatchFilters, on_grid
 
 FINE_SHARE = 0.04
+SAMPLE_EVERY = 101  # voxels: where a hierarchical search measures what all orientations would have given
 FEATURE_MB = 1536  # of eigen-template scores held at once
+FILTER_TILE_PX = 256
 FFT_TILE_PX = 288  # with its halo about 0.5 GB of transforms
 CPU_PRODUCT = (256, 2048)  # rotations x voxels whose scores stay in the cache
 GPU_PRODUCT = (512, 1 << 20)
@@ -52,10 +54,14 @@ class FilteredTomogram:
 
 @dataclass(frozen=True)
 class ScoreMap:
-    """Best score over orientations and its index, (z, y, x) float32 and int32; NO_SCORE where nothing was searched."""
+    """Best score over orientations and its index, (z, y, x) float32 and integer; NO_SCORE where nothing was searched.
+
+    sample : (k,) scores over all orientations at voxels taken without regard to their score, after a hierarchical search; else None.
+    """
 
     score: object
     orientation: object
+    sample: object = None
 
 
 def _sphere_transform(shape, radius_px: float, edge_px: float, xp):
@@ -67,25 +73,40 @@ def _sphere_transform(shape, radius_px: float, edge_px: float, xp):
     return fft_module(xp).rfftn(xp.roll(padded, (-half,) * 3, axis=(0, 1, 2))).conj(), float(sphere.sum())
 
 
-def filter_tomogram(bright, filters: MatchFilters, radius_px: float, edge_px: float = 2.0) -> FilteredTomogram:
-    """Whiten and match-filter a searchable tomogram (z, y, x; bright), and measure the local norm under a soft sphere."""
+def filter_tomogram(bright, filters: MatchFilters, radius_px: float, edge_px: float = 2.0, tile_px: int = FILTER_TILE_PX) -> FilteredTomogram:
+    """Whiten and match-filter a searchable tomogram (z, y, x; bright), and measure the local norm under a soft sphere.
+
+    Tiles of ``tile_px`` are filtered with a halo as wide as the filters reach, so the transforms never take the memory of a whole tomogram.
+    """
     xp = array_namespace(bright)
+    matched, variance = xp.empty(bright.shape, dtype=xp.float32), xp.empty(bright.shape, dtype=xp.float32)
+    tiles = _tiles(tuple(slice(0, n) for n in bright.shape), tile_px)
+    reach = int(np.ceil(radius_px + edge_px))
+    halo = filters.box // 2 if len(tiles) == 1 else filters.box + reach
+    for tile in tiles:
+        window = tuple(slice(a, b) for a, b in tile)
+        matched[window], variance[window] = _filter_part(smooth_part(bright, tile, halo, filters.box // 2), filters, radius_px, edge_px, halo)
+    # ice without anything in it must not win by having no variance
+    variance = xp.maximum(variance, LOWEST_VARIANCE * xp.median(variance))
+    total = float(soft_sphere((2 * reach + 1,) * 3, radius_px, edge_px, xp).sum())
+    return FilteredTomogram(matched, xp.sqrt(total * variance).astype(xp.float32))
+
+
+def _filter_part(part, filters: MatchFilters, radius_px: float, edge_px: float, halo: int):
+    """(matched filter's result, local variance of the whitened part) without the halo."""
+    xp = array_namespace(part)
     fft = fft_module(xp)
-    margin = filters.box // 2
-    shape = tuple(next_fast_len(n + 2 * margin, real=axis == 2) for axis, n in enumerate(bright.shape))
-    extended, inner = padded_smoothly(bright, margin, shape)
-    spectrum = fft.rfftn(extended)
+    inner = tuple(slice(halo, n - halo) for n in part.shape)
+    shape = tuple(next_fast_len(n, real=axis == 2) for axis, n in enumerate(part.shape))
+    spectrum = fft.rfftn(part, s=shape)
     spectrum *= on_grid(filters.whiten, shape)
     white = fft.irfftn(spectrum, s=shape)
     spectrum *= on_grid(filters.expect, shape)
-    matched = fft.irfftn(spectrum, s=shape)[inner].astype(xp.float32)
+    matched = fft.irfftn(spectrum, s=shape)[inner]
     kernel, total = _sphere_transform(shape, radius_px, edge_px, xp)
     mean = fft.irfftn(fft.rfftn(white) * kernel, s=shape)[inner] / total
     power = fft.irfftn(fft.rfftn(white * white) * kernel, s=shape)[inner] / total
-    variance = xp.maximum(power - mean * mean, 0)
-    # ice without anything in it must not win by having no variance
-    variance = xp.maximum(variance, LOWEST_VARIANCE * xp.median(variance))
-    return FilteredTomogram(xp.ascontiguousarray(matched), xp.sqrt(total * variance).astype(xp.float32))
+    return matched, xp.maximum(power - mean * mean, 0)
 
 
 def template_norms(rows, template: Template, filters: MatchFilters):
@@ -112,48 +133,50 @@ def _tiles(region, tile_px: int):
     return [(z, y, x) for z in spans[0] for y in spans[1] for x in spans[2]]
 
 
-def _tile_with_halo(volume, tile, halo: int):
-    """Part of the volume around a tile, zero-filled where it leaves the volume."""
-    xp = array_namespace(volume)
-    window, padding = [], []
-    for (start, stop), n in zip(tile, volume.shape, strict=True):
-        a, b = start - halo, stop + halo
-        window.append(slice(max(a, 0), min(b, n)))
-        padding.append((max(-a, 0), max(b - n, 0)))
-    return xp.pad(volume[tuple(window)], padding)
+def _halo_spans(tile, shape, halo: int):
+    """Per axis: (start, stop) of the data about a tile within the volume, and how many zeros must follow them.
 
-
-def _template_transform(small, shape):
-    """Half-complex transform of small boxes (m, s, s, s) at the corner of zeros of ``shape``: short FFTs first."""
-    fft = fft_module(array_namespace(small))
-    spectrum = fft.rfft(small, n=shape[2], axis=-1)
-    spectrum = fft.fft(spectrum, n=shape[1], axis=-2)
-    return fft.fft(spectrum, n=shape[0], axis=-3)
+    Where the halo leaves the volume on both sides, the zeros behind the end serve both, as the transform is periodic.
+    """
+    spans = []
+    for (start, stop), n in zip(tile, shape, strict=True):
+        below, above = max(halo - start, 0), max(stop + halo - n, 0)
+        spans.append((start - halo + below, stop + halo - above, max(below, above)))
+    return spans
 
 
 class TileCorrelator:
     """Correlations of small boxes with one tile: ``correlate(small)`` gives <small, tile>(x) at the tile's voxels.
 
-    A correlation is a convolution with the reversed box, so nothing is conjugated; the first 2*half voxels of each axis, where the
-    periodic transform wraps round, are halo and dropped as soon as their axis is transformed back.
+    A correlation is a convolution with the reversed box, so nothing is conjugated; what is not wanted of an axis is dropped as
+    soon as it is transformed back.
     """
 
     def __init__(self, matched, tile, half: int):
-        self.half = half
-        part = _tile_with_halo(matched, tile, half)
+        spans = _halo_spans(tile, matched.shape, half)
+        part = matched[tuple(slice(a, b) for a, b, _ in spans)]
         self.xp = array_namespace(part)
         self.fft = fft_module(self.xp)
         self.size = tuple(stop - start for start, stop in tile)
-        self.shape = tuple(next_fast_len(n, real=axis == 2) for axis, n in enumerate(part.shape))
+        self.shape = tuple(next_fast_len(b - a + zeros, real=axis == 2) for axis, (a, b, zeros) in enumerate(spans))
+        self.wanted = tuple(slice(t[0] - a + half, t[1] - a + half) for t, (a, _, _) in zip(tile, spans, strict=True))
         self.transform = self.fft.rfftn(part, s=self.shape)
+        self.buffer = self.xp.empty_like(self.transform)  # fresh memory for every orientation would cost as much as a transform
+
+    def _template_transform(self, small):
+        """Half-complex transform of a small box at the corner of zeros, in the buffer: short transforms first."""
+        rows = self.fft.fft(self.fft.rfft(small, n=self.shape[2], axis=2), n=self.shape[1], axis=1)
+        self.buffer[: len(rows)] = rows
+        self.buffer[len(rows) :] = 0
+        return self.fft.fft(self.buffer, axis=0, overwrite_x=True)
 
     def correlate(self, small):
         """``small`` (2*half+1,)*3 -> (z, y, x) of the tile."""
-        z, y, x = (slice(2 * self.half, 2 * self.half + n) for n in self.size)
-        product = _template_transform(small[::-1, ::-1, ::-1], self.shape)
+        z, y, x = self.wanted
+        product = self._template_transform(small[::-1, ::-1, ::-1])
         product *= self.transform
         rows = self.fft.ifft(product, axis=0, overwrite_x=True)[z]
-        rows = self.fft.ifft(rows, axis=1)[:, y]
+        rows = self.fft.ifft(rows, axis=1, overwrite_x=True)[:, y]
         return self.fft.irfft(rows, n=self.shape[2], axis=2)[:, :, x]
 
 
@@ -190,6 +213,7 @@ def _score_tile_low_rank(filtered, tile, template, eigen: EigenTemplates, coarse
     for i, row in enumerate(eigen.basis):
         features[i] = correlator.correlate(_small_box(row, template)).ravel()
     norm = filtered.norm[window].ravel()
+    sample = None
     if coarse is None:
         best, index = _best_of(eigen.coefficients, features, report)
     else:
@@ -201,8 +225,8 @@ def _score_tile_low_rank(filtered, tile, template, eigen: EigenTemplates, coarse
         # the coarse orientation is not on the fine grid: its score stays when it is the better one, with the nearest number
         better = top > best[fine]
         best[fine[better]], index[fine[better]] = top[better], which[better]
-        report(1)
-    return (best / norm).reshape(correlator.size), index.reshape(correlator.size)
+        sample = _best_of(eigen.coefficients, xp.ascontiguousarray(features[:, ::SAMPLE_EVERY]), None)[0] / norm[::SAMPLE_EVERY]
+    return (best / norm).reshape(correlator.size), index.reshape(correlator.size), sample
 
 
 def _best_of(coefficients, features, report):
@@ -262,16 +286,16 @@ def score_map(
     """
     xp = array_namespace(filtered.matched)
     score = xp.full(filtered.matched.shape, NO_SCORE, dtype=xp.float32)
-    orientation = xp.zeros(filtered.matched.shape, dtype=xp.int32)
+    orientation = xp.zeros(filtered.matched.shape, dtype=xp.uint16 if len(rotations) < 1 << 16 else xp.int32)
     tiles = _tiles(region, tile_px or tile_side(None if eigen is None else eigen.rank))
-    progress = _TileProgress(report, len(tiles), len(rotations))
+    progress, samples = _TileProgress(report, len(tiles), len(rotations)), [None] * len(tiles)
 
     def search(number):
         tile = tiles[number]
         if eigen is None:
             best, index = _score_tile_fft(filtered, tile, template, rotations, filters, progress.of(number))
         else:
-            best, index = _score_tile_low_rank(filtered, tile, template, eigen, coarse, progress.of(number))
+            best, index, samples[number] = _score_tile_low_rank(filtered, tile, template, eigen, coarse, progress.of(number))
         window = tuple(slice(a, b) for a, b in tile)
         score[window], orientation[window] = best, index
         progress.of(number)(1)
@@ -283,7 +307,7 @@ def score_map(
     else:
         for number in range(len(tiles)):
             search(number)
-    return ScoreMap(score, orientation)
+    return ScoreMap(score, orientation, None if samples[0] is None else xp.concatenate(samples))
 
 
 class _TileProgress:

@@ -11,7 +11,7 @@ from cryoet_core.report.results import Results
 
 SCORE_CAPTION = (
     "Above: the score map with the picks, and the orientation that fits best. Below: the scores of all voxels (their far tail is not Gaussian: a "
-    "maximum over orientations), and how many candidates lie above a score, against the places that a control won, which are false by construction."
+    "maximum over orientations; in a hierarchical search most voxels show the lower score of the coarse orientations, the Gaussian is that of all), and how many candidates lie above a score, against the places that a control won, which are false by construction."
 )
 UNKNOWN_DIAMETER_PX = 8  # of the circles where nobody said how large the particle is
 

@@ -11,7 +11,7 @@ from cryoet_core.picking.background import (
     score_for_fraction,
     score_for_number,
 )
-from cryoet_core.picking.choice import clear_of_mirror, compete, cutoff
+from cryoet_core.picking.choice import clear_of_mirror, compete, cutoff, weighted_mean
 from cryoet_core.picking.local_search import Pick
 
 
@@ -95,3 +95,12 @@ def test_random_phases_keep_the_spectrum_and_lose_the_shape():
     noise = phase_randomised(volume, 16, rng)
     np.testing.assert_allclose(np.abs(np.fft.rfftn(noise)), np.abs(np.fft.rfftn(volume)), rtol=1e-3, atol=1e-3)
     assert abs(np.corrcoef(noise.ravel(), volume.ravel())[0, 1]) < 0.1
+
+
+def test_weighted_mean_has_the_scatter_it_says():
+    rng = np.random.default_rng(6)
+    weights = rng.uniform(0, 1, 60)
+    found = np.array([weighted_mean(rng.normal(0.3, 1, 60), weights) for _ in range(800)])
+    assert found[:, 0].mean() == pytest.approx(0.3, abs=0.02)
+    assert found[:, 1].mean() == pytest.approx(found[:, 0].std(), rel=0.1)
+    assert weighted_mean(np.ones(7), np.ones(7)) == (1.0, 0.0, 7.0)

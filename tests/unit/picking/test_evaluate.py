@@ -9,7 +9,6 @@ from cryoet_core.geometry import matrix_to_euler, random_rotations, rotation_vec
 from cryoet_core.metadata import Particles
 from cryoet_core.picking.evaluate import match_picks, match_picks_aligned
 from cryoet_core.picking.peaks import (
-    competition_threshold,
     local_maxima,
     parabola_offset,
     prune_close,
@@ -73,16 +72,3 @@ def test_peaks():
     assert region == (slice(7, 14), slice(2, 28), slice(2, 38))
     with pytest.raises(UserInputError, match="E-PICK-01"):
         search_region((20, 30, 40), 16.0)
-
-
-def test_competition_keeps_the_share_of_false_picks():
-    rng = np.random.default_rng(3)
-    true, false = rng.normal(10, 1, 200), rng.normal(6, 1, 200)
-    real = np.concatenate([true, false])
-    control = rng.normal(6, 1, 400)
-    threshold = competition_threshold(real, control, 0.05)
-    accepted = (real >= threshold) & (real > control)
-    share = accepted[200:].sum() / accepted.sum()
-    assert 0.01 < share < 0.1
-    assert accepted[:200].sum() > 185
-    assert competition_threshold(real[200:], real[200:] + 1, 0.05) == float("inf")

@@ -18,9 +18,10 @@ from cryoet_core.kernels.forward_project import forward_project
 from cryoet_core.kernels.rotate_volume import rotate_volume
 from cryoet_core.metadata import TiltSeries
 from cryoet_core.picking.eigen import eigen_templates
-from cryoet_core.picking.match import match_template, unique_rotations
-from cryoet_core.picking.prepare import near_gold, padded_smoothly, searchable_tomogram
-from cryoet_core.picking.scores import filter_tomogram, score_map
+from cryoet_core.picking.match import MatchPlan, coarse_grid, match_template, unique_rotations
+from cryoet_core.picking.peaks import local_maxima, robust_statistics
+from cryoet_core.picking.prepare import near_gold, searchable_tomogram, smooth_part
+from cryoet_core.picking.scores import TileCorrelator, filter_tomogram, score_map
 from cryoet_core.picking.template import make_template, rotated_rows
 from cryoet_core.picking.transfer import match_filters, on_grid, patch_power, signal_transfer
 from cryoet_core.tomogram.reconstruct import reconstruct_tomogram
@@ -131,11 +132,22 @@ def test_gold_and_slow_changes_are_removed_particles_stay():
 
 def test_borders_fade_without_a_step():
     volume = np.full((8, 9, 10), 3.0, dtype=np.float32)
-    padded, inner = padded_smoothly(volume, 6, (24, 24, 24))
-    np.testing.assert_array_equal(padded[inner], volume)
-    line = padded[10, 10]
+    part = smooth_part(volume, ((0, 8), (0, 9), (0, 10)), 7, 6)
+    np.testing.assert_array_equal(part[7:15, 7:16, 7:17], volume)
+    line = part[11, 11]
     assert np.abs(np.diff(line)).max() < 1.0
-    assert line[0] < 0.5 and line[23] == 0
+    assert line[0] == 0 and 0 < line[1] < 0.5
+    ramp = np.arange(800, dtype=np.float32).reshape(8, 10, 10)
+    np.testing.assert_array_equal(smooth_part(ramp, ((3, 5), (3, 5), (3, 5)), 2, 4), ramp[1:7, 1:7, 1:7])
+
+
+def test_a_tomogram_filtered_in_tiles_is_the_same(scene):
+    tomogram, series, *_ = scene
+    bright, _ = searchable_tomogram(tomogram, 12.0)
+    filters = match_filters(bright, series, 28, 150.0, 2 * PIXEL)
+    whole, tiled = (filter_tomogram(bright, filters, 7.5, tile_px=n) for n in (256, 40))
+    for a, b in ((whole.matched, tiled.matched), (whole.norm, tiled.norm)):
+        assert np.sqrt(np.mean((a - b) ** 2)) < 0.02 * a.std()
 
 
 def test_fft_route_equals_the_definition(scene):
@@ -158,6 +170,18 @@ def test_fft_route_equals_the_definition(scene):
     assert (found.score[:10] == -1).all()
 
 
+def test_correlations_of_any_tile_equal_the_sums():
+    rng = np.random.default_rng(8)
+    volume, small = (rng.standard_normal(n).astype(np.float32) for n in ((9, 14, 20), (5, 5, 5)))
+    padded = np.pad(volume, 2)
+    expected = np.array([
+        [[(padded[z : z + 5, y : y + 5, x : x + 5] * small).sum() for x in range(20)] for y in range(14)] for z in range(9)
+    ])
+    for tile in (((0, 9), (0, 14), (0, 20)), ((1, 8), (0, 6), (5, 20)), ((4, 5), (3, 10), (7, 11))):
+        found = TileCorrelator(volume, tile, 2).correlate(small)
+        np.testing.assert_allclose(found, expected[tuple(slice(a, b) for a, b in tile)], atol=1e-4)
+
+
 def test_tiles_do_not_change_the_scores_and_eigen_templates_hardly_do(scene):
     tomogram, series, *_ = scene
     template, filters, filtered = setup(tomogram, series)
@@ -173,6 +197,33 @@ def test_tiles_do_not_change_the_scores_and_eigen_templates_hardly_do(scene):
     difference = (low_rank.score - whole.score)[inside]
     assert np.sqrt(np.mean(difference**2)) < 0.3 * whole.score[inside].std()
     assert whole.score.max() <= 1.0
+
+
+def test_hierarchical_search_keeps_the_peaks_and_knows_the_level(scene):
+    tomogram, series, *_ = scene
+    template, filters, filtered = setup(tomogram, series)
+    rotations = so3_grid_for_step(20.0)
+    region = (slice(4, 28), slice(4, 60), slice(4, 60))
+    eigen = eigen_templates(template, rotations, filters, np.random.default_rng(0), 0.95)
+    plan = MatchPlan(280.0, 45.0, 20.0, 140.0, 70.0)
+    coarse = coarse_grid(template, eigen, rotations, plan, MatchTemplate())
+    assert len(coarse.rotations) < 0.2 * len(rotations)
+    assert angular_distance_deg(rotations[coarse.nearest], coarse.rotations).max() < 20
+    whole = score_map(filtered, template, rotations, filters, region, eigen=eigen)
+    found = score_map(filtered, template, rotations, filters, region, eigen=eigen, coarse=coarse, tile_px=30)
+    threaded = score_map(filtered, template, rotations, filters, region, eigen=eigen, coarse=coarse, tile_px=30, threads=2)
+    np.testing.assert_array_equal(found.score, threaded.score)
+    np.testing.assert_array_equal(found.orientation, threaded.orientation)
+    # an orientation of the coarse grid may be the better one, nowhere by much
+    assert (found.score <= whole.score + 1.5 * whole.score[region].std()).all()
+    for peak in local_maxima(whole.score, 4, -1)[:10]:
+        assert found.score[tuple(peak)] >= whole.score[tuple(peak)] - 1e-4
+        both = [rotations[int(m.orientation[tuple(peak)])] for m in (found, whole)]
+        assert angular_distance_deg(*both) < 40
+    inside = whole.score[region]
+    median, sigma = robust_statistics(inside)
+    assert robust_statistics(found.sample)[0] == pytest.approx(median, abs=0.2 * sigma)
+    assert robust_statistics(found.sample)[1] == pytest.approx(sigma, rel=0.15)
 
 
 def test_particles_are_found_with_position_orientation_and_hand(scene):
@@ -209,11 +260,12 @@ def test_wrong_references_are_refused(scene):
         match_template(tomogram, -chiral_particle(), PIXEL, series, MatchTemplate(), np.random.default_rng(0))
 
 
-def test_symmetry_leaves_one_of_equivalent_orientations():
+@pytest.mark.parametrize("group, order", [("C4", 4), ("D2", 4), ("O", 24)])
+def test_symmetry_leaves_one_of_equivalent_orientations(group, order):
     grid = so3_grid_for_step(30.0)
-    unique = unique_rotations(30.0, "C4")
-    assert len(unique) < 0.35 * len(grid)
-    operators = point_group("C4")
+    unique = unique_rotations(30.0, group)
+    assert len(unique) < 1.4 / order * len(grid)
+    operators = point_group(group)
     nearest = [angular_distance_deg(unique, rotation, operators).min() for rotation in grid[::37]]
     assert max(nearest) < 30
 
