@@ -28,7 +28,7 @@ def stack_files(folder, **more):
 def run_steps(folder, table):
     erased = stack_files(folder / "x")
     run_script("erase_xrays", {"table": table}, erased, {})
-    aligned = {k: folder / "a" / f"TS_01.{k}" for k in ("xf", "tlt", "xtilt", "aln")}
+    aligned = {k: folder / "a" / f"TS_01.{k}" for k in ("xf", "tlt", "xtilt", "aln", "xml")}
     aligned |= {"table": folder / "a/TS_01.star", "summary": folder / "a/summary.json"}
     run_script("align_tilt_series", {"table": erased["table"]}, aligned, {"max_sweeps": 3})
     corrected, binned = stack_files(folder / "c"), stack_files(folder / "p")

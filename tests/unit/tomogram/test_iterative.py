@@ -1,8 +1,8 @@
 """SIRT and SART against blobs whose projections are written down exactly, and against the SIRT-like filter."""
 
-import blobs
 import numpy as np
 import pytest
+import slab_of_blobs as blobs
 from test_reconstruct import blob_views, peak_position
 
 from cryoet_core.geometry import TiltGeometry

@@ -1,8 +1,8 @@
 """Reconstruction against known points and known densities."""
 
-import blobs
 import numpy as np
 import pytest
+import slab_of_blobs as blobs
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 from cryoet_core.errors import DataQualityError
