@@ -6,7 +6,7 @@ import numpy as np
 from scipy.ndimage import spline_filter
 
 
-def _weights(t):
+def cubic_weights(t):
     """(..., 4) weights of the nodes -1, 0, 1, 2 at the fraction ``t``, with their first and second derivatives."""
     s = 1 - t
     value = np.stack([s**3, 4 - 3 * t * t * (2 - t), 4 - 3 * s * s * (2 - s), t**3], axis=-1) / 6
@@ -31,7 +31,7 @@ class MapSplines:
         columns, rows = (left[:, axis, None] + np.arange(4) for axis in (0, 1))
         which = np.arange(len(left)) if len(self._nodes) > 1 else np.zeros(len(left), int)
         nodes = self._nodes[which[:, None, None], rows[:, :, None], columns[:, None, :]]
-        along = _weights(position - left)
+        along = cubic_weights(position - left)
         return nodes, [w[:, 1] for w in along], [w[:, 0] for w in along]
 
     @staticmethod

@@ -16,6 +16,7 @@ from scipy.ndimage import gaussian_filter, spline_filter1d
 
 from cryoet_core.backend import array_namespace, asnumpy, fft_module
 from cryoet_core.fourier import frequency_grid
+from cryoet_core.movies.map_spline import cubic_weights
 from cryoet_core.movies.pair_correlation import STEP, band_weights
 
 PATCH_ANGST = 1500.0  # side; Warp's patches are 768 px
@@ -118,15 +119,6 @@ class PatchMaps:
         return PatchMaps(blurred, self.first, self.second, self.step_px, self.noise2, self.likeness, self.centres_px)
 
 
-def _taps(t, order: int):
-    """(..., 4) values of the cubic B-spline (or its derivative of ``order`` 1 or 2) at fraction t for samples -1 .. 2."""
-    if order == 0:
-        return np.stack([(1 - t) ** 3, 4 - 6 * t**2 + 3 * t**3, 4 - 6 * (1 - t) ** 2 + 3 * (1 - t) ** 3, t**3], axis=-1) / 6
-    if order == 1:
-        return np.stack([-((1 - t) ** 2), 3 * t**2 - 4 * t, 1 + 2 * t - 3 * t**2, t**2], axis=-1) / 2
-    return np.stack([1 - t, 3 * t - 2, 1 - 3 * t, t], axis=-1)
-
-
 def _evaluate(coefficients, shift, orders):
     """Maps (P, Q, m, m) at ``shift`` (P, Q, 2) x, y in samples from the centre: one (P, Q) array per (order x, order y).
 
@@ -142,9 +134,10 @@ def _evaluate(coefficients, shift, orders):
     flat = coefficients.reshape(*coefficients.shape[:2], m * m)
     cells = (index[:, :, 1, :, None] * m + index[:, :, 0, None, :]).reshape(*index.shape[:2], 16)
     values = np.take_along_axis(flat, cells, axis=2).reshape(*index.shape[:2], 4, 4)
+    along_x, along_y = cubic_weights(fraction[..., 0]), cubic_weights(fraction[..., 1])  # by order of the derivative
     out = []
     for order_x, order_y in orders:
-        result = np.einsum("pqyx,pqy,pqx->pq", values, _taps(fraction[..., 1], order_y), _taps(fraction[..., 0], order_x))
+        result = np.einsum("pqyx,pqy,pqx->pq", values, along_y[order_y], along_x[order_x])
         for order, axis in ((order_x, 0), (order_y, 1)):
             result = np.where(inside[..., axis], result, 0) if order else result
         out.append(result)
