@@ -28,12 +28,12 @@ class MatchTemplate(StepModel):
     n_sigma: float | None = key(
         None, ge=0,
         meaning="a pick's score is at least this many robust standard deviations above the median score of the map (the tutorial's rule); "
-        "empty = the expected false picks decide",
+        "given alone it decides alone; empty = the expected false picks decide",
     )
     max_false_fraction: float | None = key(
-        0.05, gt=0, le=1,
-        meaning="the automatic cut-off: expected share of false picks, from the competition with the background; picks that fit the mirrored "
-        "reference nearly as well are dropped too where the data tell the two apart clearly; empty = not asked",
+        None, gt=0, le=1,
+        meaning="expected share of false picks, from the competition with the background; picks that fit the mirrored reference nearly as well are "
+        "dropped too where the data tell the two apart clearly; empty = 0.05 where neither n_sigma nor max_false_picks is given; 1 = max_particles alone",
     )
     max_false_picks: float | None = key(
         None, gt=0, meaning="expected number of false picks per tomogram, instead of max_false_fraction"

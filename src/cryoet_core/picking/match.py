@@ -13,7 +13,7 @@ from cryoet_core.fourier import lowpass
 from cryoet_core.geometry import matrix_to_euler, point_group, so3_grid_for_step
 from cryoet_core.metadata import Particles, TiltSeries
 from cryoet_core.picking.background import phase_randomised
-from cryoet_core.picking.choice import DEFAULT_SIGMA, clear_of_mirror, compete, cutoff, expected_at, hand_of_tomogram
+from cryoet_core.picking.choice import DEFAULT_SIGMA, asked_fraction, clear_of_mirror, compete, cutoff, expected_at, hand_of_tomogram
 from cryoet_core.picking.eigen import EigenTemplates, coefficients, eigen_templates
 from cryoet_core.picking.eman import STEP_DEG as EMAN_STEP_DEG
 from cryoet_core.picking.eman import full_size, match_like_eman2
@@ -291,7 +291,7 @@ def _choose(real: Pass, controls: dict, plan: MatchPlan, pixel: float, config, t
     decided = cutoff(scores, game.models, median, sigma, config)
     picks = [pick for pick in game.picks if pick.score >= decided["score"]]
     mirrored = _mirrored_scores(real, controls.get("mirror"), picks, radius, threads)
-    if decided["rule"] != "max_false_picks" and config.max_false_fraction is not None:
+    if decided["rule"] != "max_false_picks" and asked_fraction(config) is not None:
         clear = clear_of_mirror([pick.score for pick in picks], mirrored, sigma)
         picks, mirrored = [pick for pick, good in zip(picks, clear, strict=True) if good], mirrored[clear]
     picks, mirrored = picks[: config.max_particles], mirrored[: config.max_particles]

@@ -79,7 +79,10 @@ def test_the_strictest_rule_decides():
     assert by_number["rule"] == "max_false_picks" and by_number["score"] == models[0].score_for(1.0)
     both = cutoff(scores, models, 0.15, 0.01, config(max_false_picks=1.0, n_sigma=30))
     assert both["rule"] == "n_sigma" and both["score"] == pytest.approx(0.45)
-    assert cutoff(scores, models, 0.15, 0.01, config())["score"] == -1
+    alone = cutoff(scores, models, 0.15, 0.01, config(n_sigma=1))
+    assert alone["rules"].keys() == {"n_sigma"} and alone["score"] == pytest.approx(0.16)  # what the user asks is not overruled
+    assert cutoff(scores, models, 0.15, 0.01, config()) == cutoff(scores, models, 0.15, 0.01, config(max_false_fraction=0.05))
+    assert cutoff(scores, models, 0.15, 0.01, config(max_false_fraction=1.0))["score"] == -1
     assert cutoff(scores, [], 0.15, 0.01, config(max_false_fraction=0.05))["score"] == pytest.approx(0.21)
 
 
