@@ -13,7 +13,15 @@ from cryoet_core.fourier import lowpass
 from cryoet_core.geometry import matrix_to_euler, point_group, so3_grid_for_step
 from cryoet_core.metadata import Particles, TiltSeries
 from cryoet_core.picking.background import phase_randomised
-from cryoet_core.picking.choice import DEFAULT_SIGMA, asked_fraction, clear_of_mirror, compete, cutoff, expected_at, hand_of_tomogram
+from cryoet_core.picking.choice import (
+    DEFAULT_SIGMA,
+    asked_fraction,
+    clear_of_mirror,
+    compete,
+    cutoff,
+    expected_at,
+    hand_of_tomogram,
+)
 from cryoet_core.picking.eigen import EigenTemplates, coefficients, eigen_templates
 from cryoet_core.picking.eman import STEP_DEG as EMAN_STEP_DEG
 from cryoet_core.picking.eman import full_size, match_like_eman2
