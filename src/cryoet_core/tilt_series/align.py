@@ -26,7 +26,6 @@ from cryoet_core.tilt_series.bundle import (
     improvement,
     solve_bundle,
 )
-from cryoet_core.tilt_series.gold import fill_gold, find_gold
 from cryoet_core.tilt_series.patches import track_patches
 from cryoet_core.tilt_series.plane import PlaneViews, plane_spectra, prepare_views
 from cryoet_core.tilt_series.refine_alignment import Band
@@ -36,7 +35,6 @@ MIN_VIEWS = 5
 MAX_TURN_DEG = 12.0  # largest change of axis, offset or tilt about x in one band
 TRACKING_ANGST = 40.0  # finest detail in patches: their correlations hold less signal than those of whole views
 TRACKING_ROUNDS = 3  # of tracking and adjustment when only coarse alignment went before
-MAX_GOLD_SHARE = 0.3  # of the views; more dark spots than this are not beads
 THICKNESS_STEPS = ((0.4, 0.6, 0.85, 1.2, 1.7), (0.86, 1.0, 1.16))  # a parabola over wide steps is skewed: a narrow one follows
 ACCEPT_SIGMA = 3.0  # standard errors by which held-out patches must agree better before an adjustment is taken
 
@@ -100,18 +98,6 @@ def alignment_images(images, pixel_size_angst: float, binning: int, highpass_ang
     pixel = pixel_size_angst * binning
     small = [_binned(image, binning) for image in images]
     return array_namespace(images[0]).stack([_clipped(highpass(image, highpass_angst, pixel), clip_sigma) for image in small])
-
-
-def images_without_gold(images, pixel_size_angst: float, binning: int, highpass_angst: float, clip_sigma: float):
-    """:func:`alignment_images` with beads replaced by their surroundings; None when there are none, or too many to be beads."""
-    xp, pixel = array_namespace(images[0]), pixel_size_angst * binning
-    rng, filled, share = np.random.default_rng(0), [], []
-    for image in images:
-        small = _binned(image, binning)
-        gold = find_gold(highpass(small, highpass_angst, pixel), pixel)
-        share.append(float(gold.mean()))
-        filled.append(_clipped(highpass(fill_gold(small[None], gold, pixel, rng)[0], highpass_angst, pixel), clip_sigma))
-    return xp.stack(filled) if 0 < np.mean(share) < MAX_GOLD_SHARE else None
 
 
 def _binned(image, binning):
@@ -297,15 +283,13 @@ def _check_enough(included):
 
 
 def _prepare(images, pixel_size_angst, geometry, settings):
-    """Views at the working pixel size, and at twice that; beads stay in the latter: good landmarks, but too few to level a specimen."""
+    """Views at the working pixel size, and at twice that."""
     binning = alignment_binning(pixel_size_angst, settings.pixel_size_angst)
     field_angst = min(images[0].shape) * pixel_size_angst
     highpass_angst = settings.highpass_angst or float(np.clip(0.25 * field_angst, 400, 1200))
     fine = alignment_images(images, pixel_size_angst, binning, highpass_angst, settings.clip_sigma)
     pixel, axis = pixel_size_angst * binning, float(np.mean(geometry.z_rot_deg))
     coarse = bin_images(fine, 2)
-    plain = images_without_gold(images, pixel_size_angst, binning, highpass_angst, settings.clip_sigma)
-    fine = fine if plain is None else plain
     return prepare_views(fine, pixel, axis), prepare_views(coarse, 2 * pixel, axis), highpass_angst
 
 
