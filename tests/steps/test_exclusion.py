@@ -1,20 +1,15 @@
 """Excluding a view equals never having had it: the steps from erase_xrays to reconstruct_tomogram, run both ways."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 from script_runner import run_script
 from small_series import small_series
+from synthetic_series import blob_series
 
 from cryoet_core.io.images import load_images
 from cryoet_core.io.mrc import read_mrc
 from cryoet_core.metadata import read_tilt_series, write_tilt_series
 from cryoet_core.tilt_series.exclude import mark_excluded
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "tilt_series"))
-from synthetic_series import blob_series  # noqa: E402
 
 BAD, PIXEL = 4, 14.0
 GREY = {"binning": 1, "grey_values": "common_range", "gold_diameter_angst": 200.0}
