@@ -20,7 +20,7 @@ def phase_shift_accumulate(spectra, shifts_px, shape, out=None, weights=None):
 
     Parameters
     ----------
-    spectra : complex64 (n, h, w//2 + 1), rfft2 layout.
+    spectra : complex64 (n, h, w//2 + 1) or a sequence of n (h, w//2 + 1), rfft2 layout; a sequence is not copied together.
     shifts_px : (n, 2), (dx, dy): how far the content is to move.
     shape : (h, w) of the images.
     out : complex64 (h, w//2 + 1) to add to; zeros when None.
@@ -30,16 +30,16 @@ def phase_shift_accumulate(spectra, shifts_px, shape, out=None, weights=None):
     ------
     ValueError when a shape does not fit.
     """
-    spectra = dense("spectra", spectra, 3, "complex64")
-    n = spectra.shape[0]
+    spectra = [dense("spectra", s, 2, "complex64") for s in spectra]
+    n = len(spectra)
     h, w = (int(s) for s in shape)
-    if spectra.shape[1:] != (h, w // 2 + 1):
-        raise ValueError(f"spectra must be (n, {h}, {w // 2 + 1}) for shape {shape}, found {spectra.shape}")
+    if not n or any(s.shape != (h, w // 2 + 1) for s in spectra):
+        raise ValueError(f"spectra must be (n, {h}, {w // 2 + 1}) for shape {shape}, found {[s.shape for s in spectra]}")
     shifts = host("shifts_px", shifts_px, (n, 2))
     weights = host("weights", np.ones(n) if weights is None else weights, (n,))
-    out = output(out, (h, w // 2 + 1), "complex64", spectra)
+    out = output(out, (h, w // 2 + 1), "complex64", spectra[0])
     phases_x, phases_y = phase_tables(shifts, weights, h, w)
-    implementation = phase_shift_accumulate_gpu if is_gpu_array(spectra) else phase_shift_accumulate_cpu
+    implementation = phase_shift_accumulate_gpu if is_gpu_array(spectra[0]) else phase_shift_accumulate_cpu
     implementation.phase_shift_accumulate(spectra, phases_x, phases_y, out)
     return out
 

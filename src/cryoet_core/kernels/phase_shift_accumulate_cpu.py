@@ -7,29 +7,23 @@ from numba import njit
 
 from cryoet_core.kernels.threads import for_blocks, spans
 
+AT_ONCE = 4  # spectra per pass over the sum: each number of them is a compiled variant of its own
+
 
 def phase_shift_accumulate(spectra, phases_x, phases_y, out):
     """See :func:`cryoet_core.kernels.phase_shift_accumulate.phase_shift_accumulate`; adds to ``out``."""
-    pairs = spectra.view(np.float32).reshape(*spectra.shape, 2)
-    target = out.view(np.float32).reshape(*out.shape, 2)
     along_x, along_y = np.ascontiguousarray(phases_x), np.ascontiguousarray(phases_y)
-    real_x, imag_x = np.ascontiguousarray(along_x.real), np.ascontiguousarray(along_x.imag)
-    real_y, imag_y = np.ascontiguousarray(along_y.real), np.ascontiguousarray(along_y.imag)
-    for_blocks(
-        lambda a, b: add_rows(pairs, real_x, imag_x, real_y, imag_y, target, a, b), spans(0, out.shape[0], 64)
-    )
+    for first, end in spans(0, len(spectra), AT_ONCE):
+        arguments = tuple(spectra[first:end]), along_x[first:end], along_y[first:end], out
+        for_blocks(lambda a, b, arguments=arguments: add_rows(*arguments, a, b), spans(0, out.shape[0], 64))
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz"})
-def add_rows(pairs, real_x, imag_x, real_y, imag_y, out, y0, y1):
-    """Add the shifted rows y0..y1-1 of all spectra."""
+def add_rows(spectra, along_x, along_y, out, y0, y1):
+    """Add the shifted rows y0..y1-1 of all spectra (a tuple of arrays)."""
     for y in range(y0, y1):
         line = out[y]
-        for i in range(pairs.shape[0]):
-            a, b = real_y[i, y], imag_y[i, y]
-            source = pairs[i, y]
+        for i in range(len(spectra)):
+            source, phase, phases = spectra[i][y], along_y[i, y], along_x[i]
             for x in range(out.shape[1]):
-                c = a * real_x[i, x] - b * imag_x[i, x]
-                s = a * imag_x[i, x] + b * real_x[i, x]
-                line[x, 0] += source[x, 0] * c - source[x, 1] * s
-                line[x, 1] += source[x, 0] * s + source[x, 1] * c
+                line[x] += source[x] * (phase * phases[x])

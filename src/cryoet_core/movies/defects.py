@@ -112,7 +112,7 @@ def find_defects(half_sums, known=None, *, sigma: float = DEFECT_SIGMA):
             found = _same_side([test(e, places) for e in expected], threshold, xp)
             places = tuple(p[found] for p in places)
         bad[places] = True
-    if float(bad.mean()) > MAX_DEFECT_FRACTION:
+    if int(xp.count_nonzero(bad)) > MAX_DEFECT_FRACTION * bad.size:
         bad[...] = False
     return bad if known is None else bad | xp.asarray(known)
 
@@ -125,7 +125,7 @@ class DefectFiller:
 
     def __init__(self, defects):
         bad = np.asarray(defects, dtype=bool)
-        self.rows, self.columns = np.nonzero(bad)
+        self.rows, self.columns = np.unravel_index(np.flatnonzero(bad), bad.shape)  # many times faster than nonzero in two dimensions
         self._bad = bad
 
     def __len__(self):

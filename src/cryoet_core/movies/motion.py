@@ -145,7 +145,8 @@ def start_track(pairs: PairMaps, tau_px: float, smoothing_px) -> np.ndarray:
     movement = np.zeros((pairs.n_frames, 2))
     step = pairs.axis_px[1] - pairs.axis_px[0]
     for smoothing in smoothing_px:
-        maps = [gaussian_filter(_frame_map(pairs, f, movement), smoothing / step) for f in range(pairs.n_frames)]
+        maps = np.stack([_frame_map(pairs, f, movement) for f in range(pairs.n_frames)])
+        maps = gaussian_filter(maps, (0, smoothing / step, smoothing / step))
         found = [_candidates(image, pairs.axis_px, here) for image, here in zip(maps, movement, strict=True)]
         scores = [0.5 * np.maximum(height, 0) ** 2 for _, height in found]
         path = _best_path([xy for xy, _ in found], scores, tau_px)
@@ -195,19 +196,21 @@ def refine_track(pairs: PairMaps, start, basis, tau_px: float) -> np.ndarray:
     return _centred(basis @ nodes)
 
 
-def _fit(pairs: PairMaps, basis, tau_px, smoothing_px, start=None):
-    """Best of two refinements: from the robust start and from no motion."""
-    first = start_track(pairs, tau_px, smoothing_px) if start is None else start
-    tracks = [refine_track(pairs, s, basis, tau_px) for s in (first, np.zeros_like(first))]
+def _fit(pairs: PairMaps, basis, tau_px, start):
+    """Best of two refinements: from the robust ``start`` and from no motion."""
+    tracks = [refine_track(pairs, s, basis, tau_px) for s in (start, np.zeros_like(start))]
     scale = max(signal_scale(pairs, t) for t in tracks)
     return max(tracks, key=lambda t: scale * pairs.value(t) + _step_prior(t, tau_px)[0])
 
 
-def _held_out_gain(halves, basis, tau_px, smoothing_px):
-    """Objective gained on each half of the frequencies by the track fitted to the other half: (gain, in noise sd)."""
+def _held_out_gain(halves, starts, basis, tau_px):
+    """Objective gained on each half of the frequencies by the track fitted to the other half: (gain, in noise sd).
+
+    starts : robust track of each half by itself, so that nothing of the tested half leaks in.
+    """
     gain, variance, zero = 0.0, 0.0, np.zeros((halves[0].n_frames, 2))
-    for fitted, tested in (halves, halves[::-1]):
-        track = _fit(fitted, basis, tau_px, smoothing_px)  # its own start: nothing of the tested half leaks in
+    for fitted, tested, start in zip(halves, halves[::-1], starts, strict=True):
+        track = _fit(fitted, basis, tau_px, start)
         gain += tested.value(track) - tested.value(zero)
         variance += tested.noise_of_gain(track) ** 2
     return gain, gain / max(np.sqrt(variance), 1e-6)
@@ -250,14 +253,15 @@ def estimate_track(
     tau = STEP_PRIOR_ANGST / pixel_size_angst
     smoothing = [s / pixel_size_angst for s in START_SMOOTHING_ANGST]
     bases = {"free": node_matrix(n, n_nodes or n), "line": _line_basis(n)}
-    track = _fit(pairs, bases["free"], tau, smoothing)
-    gains = {name: _held_out_gain((one, two), basis, tau, smoothing) for name, basis in bases.items()}
+    start, *starts = (start_track(p, tau, smoothing) for p in (pairs, one, two))
+    track = _fit(pairs, bases["free"], tau, start)
+    gains = {name: _held_out_gain((one, two), starts, basis, tau) for name, basis in bases.items()}
     model = max(gains, key=lambda name: gains[name][0])
     significance = gains[model][1]
     if significance < MIN_SIGNIFICANCE:
         return _summary(pairs, np.zeros((n, 2)), "none", significance)
     if model == "line":
-        track = _fit(pairs, bases["line"], tau, smoothing, start=track)
+        track = _fit(pairs, bases["line"], tau, track)
     return _summary(pairs, track, model, significance)
 
 

@@ -199,11 +199,11 @@ def pair_maps(spectra, band, scale_xy, weights, *, reach_px: float, subset=None)
     half = max(8, int(np.ceil(reach_px / step)))
     axis = step * np.arange(-half, half + 1)
     ky, kx = (asnumpy(k).ravel().astype(np.float64) for k in frequency_grid(band, 1.0))
-    columns = np.ones(len(kx), bool) if subset is None else subset
+    columns = np.arange(len(kx)) if subset is None else np.flatnonzero(subset)
     chosen = xp.asarray(columns)
     sample = _MapSampler(ky / scale_xy[1], kx[columns] / scale_xy[0], axis, xp)
-    used = weights[:, chosen].astype(xp.float32)
-    parts = [s[:, chosen] for s in spectra]
+    used = xp.take(weights, chosen, axis=1).astype(xp.float32)
+    parts = [xp.take(s, chosen, axis=1) for s in spectra]
     power = xp.stack([(used * (s.real**2 + s.imag**2)).ravel() for s in parts])
     typical = float(power.mean()) or 1.0  # squares of large counts would leave float32
     power /= typical
