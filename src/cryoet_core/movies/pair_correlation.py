@@ -155,8 +155,8 @@ class PairMaps:
         return self._per_frame(-self._splines.bend(self._apart(movement_px)), 1)
 
 
-class _MapSampler:
-    """Re sum_k P(k) exp(2 pi i k delta) at delta in axis x axis, for P on a half-complex grid (h, columns) with h even.
+class MapSampler:
+    """Re sum_k P(k) exp(2 pi i k delta) at delta in axis x axis, for every P on a half-complex grid (..., h, columns) with h even.
 
     Terms of opposite ky are joined first: their sum meets a cosine and their difference a sine, for delta_y >= 0 only, so the
     products are real and four times smaller. The Nyquist row, whose sign of ky is not known, is left out.
@@ -171,13 +171,13 @@ class _MapSampler:
 
     def __call__(self, product):
         xp, middle = self.xp, self.middle
-        mirrored = product[:middle:-1]  # rows -1, -2, ..
-        even, odd = product[:middle].copy(), product[:middle].copy()
-        even[1:] += mirrored
-        odd[1:] -= mirrored
+        mirrored = product[..., :middle:-1, :]  # rows -1, -2, ..
+        even, odd = (product[..., :middle, :].copy() for _ in range(2))
+        even[..., 1:, :] += mirrored
+        odd[..., 1:, :] -= mirrored
         cosine = (self._cos @ even.view(xp.float32)).view(xp.complex64)
         sine = 1j * (self._sin @ odd.view(xp.float32)).view(xp.complex64)
-        rows = xp.concatenate([(cosine - sine)[:0:-1], cosine + sine])  # delta_y = -max .. max
+        rows = xp.concatenate([(cosine - sine)[..., :0:-1, :], cosine + sine], axis=-2)  # delta_y = -max .. max
         return asnumpy(rows.view(xp.float32) @ self._along_x).astype(np.float64)
 
 
@@ -201,7 +201,7 @@ def pair_maps(spectra, band, scale_xy, weights, *, reach_px: float, subset=None)
     ky, kx = (asnumpy(k).ravel().astype(np.float64) for k in frequency_grid(band, 1.0))
     columns = np.arange(len(kx)) if subset is None else np.flatnonzero(subset)
     chosen = xp.asarray(columns)
-    sample = _MapSampler(ky / scale_xy[1], kx[columns] / scale_xy[0], axis, xp)
+    sample = MapSampler(ky / scale_xy[1], kx[columns] / scale_xy[0], axis, xp)
     used = xp.take(weights, chosen, axis=1).astype(xp.float32)
     parts = [xp.take(s, chosen, axis=1) for s in spectra]
     power = xp.stack([(used * (s.real**2 + s.imag**2)).ravel() for s in parts])

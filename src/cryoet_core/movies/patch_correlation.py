@@ -17,7 +17,7 @@ from scipy.ndimage import gaussian_filter, spline_filter1d
 from cryoet_core.backend import array_namespace, asnumpy, fft_module
 from cryoet_core.fourier import frequency_grid
 from cryoet_core.movies.map_spline import cubic_weights
-from cryoet_core.movies.pair_correlation import STEP, band_weights
+from cryoet_core.movies.pair_correlation import STEP, MapSampler, band_weights
 
 PATCH_ANGST = 1500.0  # side; Warp's patches are 768 px
 REACH_ANGST = 30.0  # largest local shift between two frames
@@ -174,8 +174,7 @@ class _Sampler:
         ky, kx = (asnumpy(k).ravel().astype(np.float64) for k in frequency_grid(side, 1.0))
         used = np.flatnonzero(asnumpy(weights).any(axis=0))
         self.columns = slice(0, int(used[-1]) + 1 if len(used) else 1)
-        self.ex = xp.asarray(np.exp(2j * np.pi * np.outer(kx[self.columns], axis) / scale_xy[0]).astype(np.complex64))
-        self.ey = xp.asarray(np.exp(2j * np.pi * np.outer(axis, ky) / scale_xy[1]).astype(np.complex64))
+        self.sample = MapSampler(ky / scale_xy[1], kx[self.columns] / scale_xy[0], axis, xp)
         self.weights = weights[:, self.columns].astype(xp.float32)
         self.first, self.second = np.triu_indices(n_frames, 1)
 
@@ -187,7 +186,7 @@ class _Sampler:
         maps = []
         for f in range(len(spectra) - 1):
             product = (xp.conj(spectra[f]) * self.weights) * spectra[f + 1 :]
-            maps.append(asnumpy(((self.ey @ product) @ self.ex).real))
+            maps.append(self.sample(product).astype(np.float32))
         flat = power.reshape(len(power), -1).astype(xp.float64)
         noise2 = 0.5 * WINDOW_NOISE * asnumpy(flat @ flat.T)[self.first, self.second]
         return np.concatenate(maps), noise2, power.mean(axis=0) ** 2
@@ -195,7 +194,7 @@ class _Sampler:
     def likeness(self, power2):
         """(m, m) correlation of the noise of a map with itself, from the mean of the squared power."""
         xp = array_namespace(power2)
-        alike = asnumpy(((self.ey @ power2.astype(xp.complex64)) @ self.ex).real).astype(np.float64)
+        alike = self.sample(power2.astype(xp.complex64))
         return alike / alike[self.half, self.half]
 
 
