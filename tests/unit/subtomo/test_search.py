@@ -13,7 +13,7 @@ from cryoet_core.geometry import (
 )
 from cryoet_core.subtomo.likelihood import whiten
 from cryoet_core.subtomo.mstep import Reference
-from cryoet_core.subtomo.poses import OffsetPrior, Poses, refine_poses, weigh_modes
+from cryoet_core.subtomo.poses import PosePrior, Poses, refine_poses, weigh_modes
 from cryoet_core.subtomo.search import SearchPlan, asymmetric_unit, expectation, translation_grid
 
 BOX, PIXEL, N = 20, 25.0, 16
@@ -87,7 +87,7 @@ def test_local_search_returns_to_the_truth(data, reference):
 
 def test_refinement_never_goes_down_and_ends_at_a_maximum(data, reference):
     rng = np.random.default_rng(6)
-    white, prior = whiten(data.images, data.sigma2, 9), OffsetPrior(np.zeros((N, 3)), 3.0)
+    white, prior = whiten(data.images, data.sigma2, 9), PosePrior(np.zeros((N, 3)), 3.0)
     turned = rotation_vector_to_matrix(rng.standard_normal((N, 3)) * 3) @ data.rotations
     begin = start(rotations=turned, shifts=data.offsets_px + rng.standard_normal((N, 3)) * 0.3)
     scores = [refine_poses(white, reference, begin, prior, steps)[0].score for steps in (0, 1, 3, 6)]
