@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from cryoet_core.backend import array_namespace
@@ -10,7 +12,7 @@ from cryoet_core.fourier import rfft_centred
 from cryoet_core.geometry import matrix_to_euler
 from cryoet_core.masks import soft_disc
 from cryoet_core.subtomo.evaluate import resample_map
-from cryoet_core.subtomo.likelihood import FrequencyList, SeriesImages, masked_images
+from cryoet_core.subtomo.likelihood import FrequencyList, SeriesImages, masked_images, mean_square
 from cryoet_core.subtomo.refine import Refined, RefineSettings, half_sets, refine
 
 _MASK_EDGE_PX = 3.0
@@ -38,7 +40,8 @@ def series_images(stack, mask_diameter_angst: float) -> SeriesImages:
         unmasked[place] = frequencies.gather(rfft_centred(images, 2))
         masked[place] = frequencies.gather(rfft_centred(masked_images(images, mask), 2))
         ctf[place] = frequencies.gather(stack.ctf(part))
-    return SeriesImages(rows, stack.view_rotations[views], masked, unmasked, ctf, frequencies)
+    power = mean_square(mask)
+    return SeriesImages(rows, stack.view_rotations[views], masked, unmasked, ctf, frequencies, mask_power=power)
 
 
 def all_series_images(stacks, mask_diameter_angst: float) -> list[SeriesImages]:
@@ -110,7 +113,7 @@ def refine_stacks(stacks, reference, reference_pixel_angst, config, seed, to_dev
 def on_device(images: SeriesImages, to_device) -> SeriesImages:
     """The same particles with their arrays moved."""
     arrays = {name: to_device(getattr(images, name)) for name in ("masked", "unmasked", "ctf")}
-    return SeriesImages(images.rows, images.view_rotations, frequencies=images.frequencies, **arrays)
+    return replace(images, **arrays)
 
 
 def refined_particles(particles, refined: Refined, halves, pixel_size_angst: float):
