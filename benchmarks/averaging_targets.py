@@ -44,9 +44,8 @@ class Data:
     truth: np.ndarray
     pixel: float
     diameter: float
-
-    def take(self, index):
-        return replace(self, images=self.images.take(index), rotations=self.rotations[index], offsets_px=self.offsets_px[index])
+    stack: np.ndarray  # (n, F, box, box) premultiplied real images
+    ctf: np.ndarray  # (n, F, box, box//2 + 1)
 
 
 def views(tilts, axis_deg):
@@ -120,12 +119,24 @@ def simulate(
             spectrum = clean * c + rfft2(rng.standard_normal((work, work)) * sigma)
             images[p, f] = fftshift(irfft2(spectrum * c, s=(work, work)))[cut, cut]
             ctf[p, f] = transfer(box, pixel, *optics)
-    axis_px = np.arange(box) - box // 2
-    radius = np.hypot(axis_px[:, None], axis_px[None])
-    edge = np.clip((diameter / (2 * pixel) + 3 - radius) / 3, 0, 1)
-    mask = (0.5 - 0.5 * np.cos(np.pi * edge)).astype(np.float32)
-    packed = SeriesImages.from_images(images, ctf, rotate, first_row + np.arange(n), mask)
-    return Data(packed, turned, offsets, true_map(molecule, pixel, box), pixel, diameter)
+    packed = SeriesImages.from_images(images, ctf, rotate, first_row + np.arange(n), disc(box, diameter / pixel))
+    return Data(packed, turned, offsets, true_map(molecule, pixel, box), pixel, diameter, images, ctf)
+
+
+def disc(box, diameter_px):
+    """Circular mask with a raised-cosine edge of 3 px."""
+    axis = np.arange(box) - box // 2
+    edge = np.clip((diameter_px / 2 + 3 - np.hypot(axis[:, None], axis[None])) / 3, 0, 1)
+    return (0.5 - 0.5 * np.cos(np.pi * edge)).astype(np.float32)
+
+
+def with_noise(data: Data, sigma, rng) -> Data:
+    """The same particles with other noise: white of standard deviation ``sigma`` per pixel, premultiplied, before the mask."""
+    box = data.stack.shape[-1]
+    raw = rng.standard_normal(data.stack.shape, dtype=np.float32) * np.float32(sigma)
+    images = data.stack + irfft2(rfft2(raw) * data.ctf, s=(box, box)).astype(np.float32)
+    old, mask = data.images, disc(box, data.diameter / data.pixel)
+    return replace(data, images=SeriesImages.from_images(images, data.ctf, old.view_rotations, old.rows, mask))
 
 
 def crowded(level, rotate, fine, pixel, rng):
@@ -212,8 +223,8 @@ def wrong(posterior, data, limit_deg=15.0):
 
 def coverage(args):
     out = {}
-    for name, molecule, noise in (("ribosome", ribosome(), 1.0), ("ribosome, noise x 4", ribosome(), 4.0), ("400 kDa", chiral_molecule(), 1.0)):
-        data = simulate(molecule, args.particles, noise=noise, crowd=args.crowd, diameter=320.0 if "ribo" in name else 200.0)
+    for name, noise, crowd in (("noise x 2", 2.0, args.crowd), ("noise x 4", 4.0, args.crowd), ("noise x 4, not crowded", 4.0, 0.0)):
+        data = simulate(ribosome(), args.particles, pixel=15.28, box=32, noise=noise, crowd=crowd)
         posterior = search(data, "exact")
         inside = credible(posterior, data.rotations, data.offsets_px, np.random.default_rng(0))
         near = ~wrong(posterior, data)
@@ -225,6 +236,57 @@ def coverage(args):
         }
         print(name, out[name], flush=True)
     return out
+
+
+def counting_noise(pixel, dose=3.0):
+    return 1 / np.sqrt(dose * pixel**2 * DQE * np.exp(-THICKNESS / MEAN_FREE_PATH))
+
+
+def likelihoods(args):
+    """Wrong poses without any search: is one of 4,608 orientations more than 30 degrees away more likely than the true pose?
+
+    The same particles and noise for both likelihoods, each with its own spectra; many noises for each particle.
+    """
+    from cryoet_core.geometry import so3_grid
+
+    clean = simulate(ribosome(), 40, noise=0.0, crowd=args.crowd, seed=1)
+    reference, rng, out = Reference.of_map(clean.truth), np.random.default_rng(0), {}
+    n, grid, frequencies = 40, so3_grid(2), clean.images.frequencies
+    for noise in args.noise:
+        trials = [with_noise(clean, noise * counting_noise(clean.pixel), rng) for _ in range(args.trials)]
+        wins = {}
+        for kind in ("exact", "relion"):
+            whites = []
+            for t in trials:
+                sigma2 = noise_spectra(t, reference, kind)
+                whites.append(whiten(t.images, sigma2, frequencies.box_px // 2, t.offsets_px, likelihood=kind))
+            wins[kind] = beaten(whites, reference, grid, clean.rotations)
+        counts = {k: int(w.sum()) for k, w in wins.items()}
+        out[f"noise x {noise:g}"] = {
+            "asked": "exact <= 0.75 relion", **{k: c / (n * args.trials) for k, c in counts.items()}, "trials": n * args.trials,
+            "ratio": counts["exact"] / max(counts["relion"], 1), "only_exact_wrong": int((wins["exact"] & ~wins["relion"]).sum()),
+            "only_relion_wrong": int((wins["relion"] & ~wins["exact"]).sum()),
+        }
+        print(noise, out[f"noise x {noise:g}"], flush=True)
+    return out
+
+
+def beaten(whites, reference, grid, rotations, tile=128):
+    """(trials, n) bool: some far orientation of the grid is more likely than the true one."""
+    first, best, n = whites[0], None, len(rotations)
+    still = np.zeros((1, 3))
+    own = reference.view_slices(first.view_rotations, rotations, first.frequencies)
+    phases = shift_phases(first.frequencies, first.view_rotations, still)
+    truth = np.stack([[log_likelihoods(w.take(slice(p, p + 1)), own[p : p + 1], phases)[0, 0, 0] for p in range(n)] for w in whites])
+    best = np.full(truth.shape, -np.inf)
+    for o in range(0, len(grid), tile):
+        part = grid[o : o + tile]
+        slices = reference.view_slices(first.view_rotations, part, first.frequencies)
+        near = angular_distance_deg(part[None], rotations[:, None]) < 30
+        for t, w in enumerate(whites):
+            scores = log_likelihoods(w, slices, phases)[:, 0]
+            best[t] = np.maximum(best[t], np.where(near, -np.inf, scores).max(axis=1))
+    return best > truth
 
 
 def wrong_poses(args):
@@ -398,7 +460,7 @@ def refinement(args):
     return out
 
 
-PARTS = {"coverage": coverage, "wrong_poses": wrong_poses, "offset": offset, "noise": noise, "rate": rate, "initial_model": initial_models, "refinement": refinement}
+PARTS = {"coverage": coverage, "likelihoods": likelihoods, "wrong_poses": wrong_poses, "offset": offset, "noise": noise, "rate": rate, "initial_model": initial_models, "refinement": refinement}
 
 
 def main():
@@ -407,6 +469,7 @@ def main():
     parser.add_argument("--particles", type=int, default=200)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--noise", type=float, nargs="+", default=[4.0, 6.0], help="factors on the counting noise (wrong poses)")
+    parser.add_argument("--trials", type=int, default=10, help="noises of each particle (likelihoods)")
     parser.add_argument("--crowd", type=float, default=1.0, help="small proteins around the particles, x 40 mg/ml")
     parser.add_argument("--out", help="JSON file of all numbers")
     args = parser.parse_args()

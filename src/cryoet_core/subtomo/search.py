@@ -1,7 +1,8 @@
 """The expectation step: every particle's most likely poses, from coarse to fine.
 
 1. Where: all shifts of the range with few orientations, at a resolution that the coarse grid can resolve; left out when the shifts are few.
-2. How: the full grid of orientations with the shifts around what was found; the best distinct orientations are kept.
+2. How: the full grid of orientations with the shifts around what was found; the best distinct orientations that
+   could still win are kept: few for a clear particle, up to ``n_candidates`` for a dim one.
 3. Exactly: these are refined in all six parameters (:mod:`.poses`) on a ladder of resolutions, each half as fine again as the one before.
    On every rung the modes that are still significant go on, fewer each time, so that the many-candidate rungs are cheap ones.
 
@@ -26,6 +27,7 @@ from cryoet_core.subtomo.poses import PosePrior, Poses, Posterior, join_posterio
 _RUNG = 1.5  # ratio of the resolutions of two rungs of the ladder
 _SIGNIFICANT = 1e-6  # modes below this posterior weight do not reach the next rung
 _FEW_SHIFTS = 60
+_MARGIN_NATS, _MARGIN_SHARE = 12.0, 0.4  # grid points so far below the best (or by this share of it) are no candidates
 _CHUNK = 64  # particles of one parallel job; fixed, so that results do not depend on the number of threads
 
 
@@ -61,7 +63,7 @@ class SearchPlan:
     offset_step_px: float = 1.0
     offset_sigma_px: float = 2.5
     orientation_sigma_deg: float = np.inf
-    n_candidates: int = 24
+    n_candidates: int = 48
     symmetry: np.ndarray | None = None
     relaxed: np.ndarray | None = None
     likelihood: str = "exact"
@@ -74,11 +76,10 @@ class SearchPlan:
 
     def ladder(self, coarse: int) -> list[tuple[int, int]]:
         """(shell, modes kept) of the rungs between the grid's resolution and the finest one."""
-        rungs, shell, keep = [], coarse, self.n_candidates
+        rungs, shell, keep = [], coarse, max(3, self.n_candidates // 2)
         while shell < self.max_shell:
-            keep = max(3, keep // 3)
             rungs.append((shell, keep))
-            shell = int(np.ceil(_RUNG * shell))
+            shell, keep = int(np.ceil(_RUNG * shell)), max(3, keep // 3)
         return rungs
 
     def shift_step(self, box_px: int, shell: int) -> float:
@@ -113,7 +114,7 @@ def expectation(
         found, coarse = start, plan.max_shell
     found = _with_relaxed_mates(found, plan.relaxed)
     for shell, keep in plan.ladder(coarse):
-        found, hessians = refine_poses(_whitened(images, sigma2, shell, plan), reference, found, prior, 3)
+        found, hessians = refine_poses(_whitened(images, sigma2, shell, plan), reference, found, prior, 2)
         found = weigh_modes(found, hessians, len(images), keep, _SIGNIFICANT, plan.symmetry).poses
     refined, hessians = refine_poses(_whitened(images, sigma2, plan.max_shell, plan), reference, found, prior, 4)
     return weigh_modes(refined, hessians, len(images), 3, 0.01, plan.symmetry)
@@ -260,6 +261,7 @@ def _select(score, shift, orientations, shifts, n_best, distance_deg=20.0) -> Po
     for p, row in enumerate(score):
         top = np.argpartition(-row, pool - 1)[:pool]
         top = top[np.argsort(-row[top], kind="stable")]
+        top = top[row[top] >= row[top[0]] - max(_MARGIN_NATS, _MARGIN_SHARE * abs(row[top[0]]))]
         chosen = []
         for candidate in top:
             if len(chosen) == n_best:
