@@ -203,18 +203,22 @@ def _climb(images, reference, poses, prior, n_steps):
 
 
 def weigh_modes(poses: Poses, hessians, n_particles: int, n_keep=3, least=0.01, symmetry=None) -> Posterior:
-    """Posterior weights of refined poses by Laplace's approximation; duplicates and unlikely modes are dropped."""
+    """Posterior weights of refined poses by Laplace's approximation; duplicates and unlikely modes are dropped.
+
+    ``max_probability`` is the best mode's share among all distinct modes, before any is dropped.
+    """
     eigenvalues = np.maximum(np.linalg.eigvalsh(hessians), 1e-6)
     log_weight = poses.score - 0.5 * np.log(eigenvalues).sum(axis=1)
     covariance = np.linalg.inv(hessians + 1e-6 * np.eye(6))
     turn = np.rad2deg(np.sqrt(np.clip(np.einsum("mii->m", covariance[:, :3, :3]), 0, np.pi**2)))
     move = np.sqrt(np.clip(np.einsum("mii->m", covariance[:, 3:, 3:]), 0, 1e4))
-    keep, weight = [], []
+    keep, weight, probability = [], [], np.ones(n_particles)
     for p in range(n_particles):
         mine = np.flatnonzero(poses.particle == p)
         mine = mine[np.argsort(-log_weight[mine], kind="stable")]
-        chosen = _distinct(poses, mine, symmetry)[:n_keep]
+        chosen = _distinct(poses, mine, symmetry)
         share = np.exp(log_weight[chosen] - log_sum_exp(log_weight[chosen], 0))
+        chosen, share, probability[p] = chosen[:n_keep], share[:n_keep], share[0]
         enough = share >= min(least, share.max())
         keep += list(np.array(chosen)[enough])
         weight += list(share[enough] / share[enough].sum())
@@ -223,7 +227,7 @@ def weigh_modes(poses: Poses, hessians, n_particles: int, n_keep=3, least=0.01, 
     first = np.searchsorted(kept.particle, np.arange(n_particles))
     weight = np.array(weight)
     best = keep[first]
-    return Posterior(kept, weight, covariance[keep], kept.score[first], weight[first], turn[best], move[best])
+    return Posterior(kept, weight, covariance[keep], kept.score[first], probability, turn[best], move[best])
 
 
 def _distinct(poses, order, symmetry):

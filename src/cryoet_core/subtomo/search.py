@@ -25,6 +25,7 @@ from cryoet_core.subtomo.likelihood import SeriesImages, WhitenedImages, log_lik
 from cryoet_core.subtomo.poses import PosePrior, Poses, Posterior, join_posteriors, refine_poses, weigh_modes
 
 _RUNG = 1.5  # ratio of the resolutions of two rungs of the ladder
+_MODES = 6  # poses of one particle that may enter the map
 _SIGNIFICANT = 1e-6  # modes below this posterior weight do not reach the next rung
 _FEW_SHIFTS = 60
 _MARGIN_NATS, _MARGIN_SHARE = 12.0, 0.4  # grid points so far below the best (or by this share of it) are no candidates
@@ -76,10 +77,10 @@ class SearchPlan:
 
     def ladder(self, coarse: int) -> list[tuple[int, int]]:
         """(shell, modes kept) of the rungs between the grid's resolution and the finest one."""
-        rungs, shell, keep = [], coarse, max(3, self.n_candidates // 2)
+        rungs, shell, keep = [], coarse, max(_MODES, self.n_candidates // 2)
         while shell < self.max_shell:
             rungs.append((shell, keep))
-            shell, keep = int(np.ceil(_RUNG * shell)), max(3, keep // 3)
+            shell, keep = int(np.ceil(_RUNG * shell)), max(_MODES, keep // 3)
         return rungs
 
     def shift_step(self, box_px: int, shell: int) -> float:
@@ -117,7 +118,7 @@ def expectation(
         found, hessians = refine_poses(_whitened(images, sigma2, shell, plan), reference, found, prior, 2)
         found = weigh_modes(found, hessians, len(images), keep, _SIGNIFICANT, plan.symmetry).poses
     refined, hessians = refine_poses(_whitened(images, sigma2, plan.max_shell, plan), reference, found, prior, 4)
-    return weigh_modes(refined, hessians, len(images), 3, 0.01, plan.symmetry)
+    return weigh_modes(refined, hessians, len(images), _MODES, 0.01, plan.symmetry)
 
 
 def _prior(centre_px, plan, rotations=None):
