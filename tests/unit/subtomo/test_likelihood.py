@@ -15,6 +15,7 @@ from cryoet_core.subtomo.likelihood import (
     log_likelihoods,
     log_sum_exp,
     masked_images,
+    norm_terms,
     shift_phases,
     whiten,
 )
@@ -153,6 +154,28 @@ def test_corrections_find_planted_strength_and_noise(data, reference):
         found = noise_factors(correction_sums(scaled, rows, slices, phases, sigma2, 8, likelihood))
         assert np.all(np.abs(found / (planted_noise / planted_noise.mean()) - 1) < 0.2)
         assert np.corrcoef(found, planted_noise)[0, 1] > 0.95
+
+
+def test_scores_of_masked_noise_have_the_variance_that_the_likelihood_assumes():
+    """Var(C) = 2 N for images of noise under the particle's mask: else posteriors are too sharp by the inverse of the mask's power."""
+    rng, n, box = np.random.default_rng(12), 300, 32
+    axis = np.arange(box) - box // 2
+    mask = np.clip(11 + 0.5 - np.hypot(axis[:, None], axis[None]), 0, 1).astype(np.float32)
+    noise = rng.standard_normal((n, 1, box, box)).astype(np.float32)
+    ones = np.ones((n, 1, box, box // 2 + 1), np.float32)
+    images = SeriesImages.from_images(noise, ones, np.eye(3)[None], np.arange(n), mask)
+    small = Blobs(chiral_blobs().centres * 0.8, chiral_blobs().mass, 12.0).density(box, 14.0)
+    slices = Reference.of_map(small).view_slices(np.eye(3)[None], random_rotations(40, rng), images.frequencies.upto(12))
+    phases = shift_phases(images.frequencies.upto(12), images.view_rotations, np.zeros((1, 3)))
+    ratio = {}
+    for likelihood in ("exact", "relion"):
+        white = whiten(images, initial_spectra(images, likelihood), 12, likelihood=likelihood)
+        norm = norm_terms(white.weight, slices)
+        cross = log_likelihoods(white, slices, phases)[:, 0] + norm
+        ratio[likelihood] = np.mean(cross**2) / np.mean(2 * norm)
+    assert abs(ratio["exact"] - 1) < 0.12
+    assert abs(ratio["relion"] * images.mask_power - 1) < 0.12  # RELION's spectrum of masked images, as it is
+    assert images.mask_power < 0.5
 
 
 def test_corrected_particles_enter_the_map_at_its_grey_scale(data):
