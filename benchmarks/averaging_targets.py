@@ -223,8 +223,8 @@ def wrong(posterior, data, limit_deg=15.0):
 
 def coverage(args):
     out = {}
-    for name, noise, crowd in (("noise x 2", 2.0, args.crowd), ("noise x 4", 4.0, args.crowd), ("noise x 4, not crowded", 4.0, 0.0)):
-        data = simulate(ribosome(), args.particles, pixel=15.28, box=32, noise=noise, crowd=crowd)
+    for name, noise, crowd in (("noise x 3", 3.0, args.crowd), ("noise x 3, not crowded", 3.0, 0.0)):
+        data = simulate(ribosome(), args.particles, pixel=15.28, box=32, noise=noise, crowd=crowd, seed=40 + len(out))
         posterior = search(data, "exact")
         inside = credible(posterior, data.rotations, data.offsets_px, np.random.default_rng(0))
         near = ~wrong(posterior, data)

@@ -18,6 +18,7 @@ from cryoet_core.subtomo.likelihood import as_real, log_sum_exp, shift_phases
 
 _MAX_TURN_DEG, _MAX_MOVE_PX = 10.0, 1.0  # largest Gauss-Newton step
 _SAME_DEG, _SAME_PX = 2.0, 0.5  # modes closer than this are one
+_WIDEST = 2 * np.pi / (8 * np.pi**2) ** (2 / 3)  # curvature, 1/rad^2, of a Gaussian whose integral is that of all rotations
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class Posterior:
     poses : the kept modes, best first within a particle; weight (M,) sums to 1 within a particle.
     covariance (M, 6, 6) of every mode (rotation vector about the tomogram's axes in rad, shift in px), from the curvature.
     log_likelihood (P,) of the best mode against "no particle"; max_probability (P,) its weight; angle_error_deg,
-    shift_error_px (P,) expected errors of the best mode.
+    shift_error_px (P,) expected errors of the best mode. log_evidence (P,) : log probability of the images with a particle in
+    any pose, against none at all; near or below zero where the images hold no pose.
     """
 
     poses: Poses
@@ -51,6 +53,7 @@ class Posterior:
     max_probability: np.ndarray
     angle_error_deg: np.ndarray
     shift_error_px: np.ndarray
+    log_evidence: np.ndarray
 
     @property
     def best(self) -> Poses:
@@ -85,6 +88,17 @@ class PosePrior:
     @property
     def has_orientations(self) -> bool:
         return self.rotations is not None and np.isfinite(self.sigma_deg)
+
+    @property
+    def log_volume(self) -> float:
+        """Log of the prior's volume (rad^3 px^3): what a mode's Laplace integral is divided by.
+
+        All rotations have 8 pi^2 rad^3, shared by the symmetry mates.
+        """
+        turns = np.log(8 * np.pi**2 / (1 if self.symmetry is None else len(self.symmetry)))
+        if self.has_orientations:
+            turns = min(turns, 1.5 * np.log(2 * np.pi * np.deg2rad(self.sigma_deg) ** 2))
+        return float(turns + 1.5 * np.log(2 * np.pi * self.sigma_px**2))
 
     def log(self, particle, shifts_px):
         """Log prior of total offsets for particles (...,) and shifts (..., 3)."""
@@ -202,22 +216,29 @@ def _climb(images, reference, poses, prior, n_steps):
     return Poses(poses.particle, rotations, shifts, best.value), best.hessian
 
 
-def weigh_modes(poses: Poses, hessians, n_particles: int, n_keep=3, least=0.01, symmetry=None) -> Posterior:
+def weigh_modes(
+    poses: Poses, hessians, n_particles: int, n_keep=3, least=0.01, symmetry=None, log_prior_volume=0.0
+) -> Posterior:
     """Posterior weights of refined poses by Laplace's approximation; duplicates and unlikely modes are dropped.
 
     ``max_probability`` is the best mode's share among all distinct modes, before any is dropped.
     """
-    eigenvalues = np.maximum(np.linalg.eigvalsh(hessians), 1e-6)
-    log_weight = poses.score - 0.5 * np.log(eigenvalues).sum(axis=1)
+    # a mode without any curvature in angle is as wide as all rotations, never wider
+    eigenvalues = np.maximum(np.linalg.eigvalsh(hessians + np.diag([_WIDEST, _WIDEST, _WIDEST, 0, 0, 0])), 1e-6)
+    log_volume = 3 * np.log(2 * np.pi) - 0.5 * np.log(eigenvalues).sum(axis=1) - log_prior_volume
+    log_weight = poses.score + log_volume
     covariance = np.linalg.inv(hessians + 1e-6 * np.eye(6))
     turn = np.rad2deg(np.sqrt(np.clip(np.einsum("mii->m", covariance[:, :3, :3]), 0, np.pi**2)))
     move = np.sqrt(np.clip(np.einsum("mii->m", covariance[:, 3:, 3:]), 0, 1e4))
-    keep, weight, probability = [], [], np.ones(n_particles)
+    keep, weight, probability, evidence = [], [], np.ones(n_particles), np.zeros(n_particles)
     for p in range(n_particles):
         mine = np.flatnonzero(poses.particle == p)
         mine = mine[np.argsort(-log_weight[mine], kind="stable")]
         chosen = _distinct(poses, mine, symmetry)
-        share = np.exp(log_weight[chosen] - log_sum_exp(log_weight[chosen], 0))
+        total = log_sum_exp(log_weight[chosen], 0)
+        # overlapping wide modes together are never wider than the prior
+        evidence[p] = total - max(0.0, float(log_sum_exp(log_volume[chosen], 0)))
+        share = np.exp(log_weight[chosen] - total)
         chosen, share, probability[p] = chosen[:n_keep], share[:n_keep], share[0]
         enough = share >= min(least, share.max())
         keep += list(np.array(chosen)[enough])
@@ -227,7 +248,7 @@ def weigh_modes(poses: Poses, hessians, n_particles: int, n_keep=3, least=0.01, 
     first = np.searchsorted(kept.particle, np.arange(n_particles))
     weight = np.array(weight)
     best = keep[first]
-    return Posterior(kept, weight, covariance[keep], kept.score[first], probability, turn[best], move[best])
+    return Posterior(kept, weight, covariance[keep], kept.score[first], probability, turn[best], move[best], evidence)
 
 
 def _distinct(poses, order, symmetry):
@@ -250,5 +271,5 @@ def join_posteriors(parts: list[Posterior]) -> Posterior:
         np.concatenate([p.poses.particle + f for p, f in zip(parts, first, strict=False)]),
         *(np.concatenate([getattr(p.poses, name) for p in parts]) for name in ("rotations", "shifts_px", "score")),
     )
-    names = ("weight", "covariance", "log_likelihood", "max_probability", "angle_error_deg", "shift_error_px")
+    names = ("weight", "covariance", "log_likelihood", "max_probability", "angle_error_deg", "shift_error_px", "log_evidence")
     return Posterior(poses, *(np.concatenate([getattr(p, name) for p in parts]) for name in names))

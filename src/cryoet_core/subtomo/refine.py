@@ -38,6 +38,7 @@ from cryoet_core.subtomo.poses import Poses, Posterior
 from cryoet_core.subtomo.search import SearchPlan, expectation_of_all
 
 _DIFFUSE_PROBABILITY, _DIFFUSE_DEG = 0.3, 20.0
+_DIFFUSE_EVIDENCE = 3.0  # nats for a particle against none: odds of 20
 
 
 @dataclass(frozen=True)
@@ -408,8 +409,9 @@ def _summarise(number, state, groups, previous, fsc, halves, symmetry, settings)
 
 
 def is_diffuse(posterior: Posterior):
-    """(P,) bool: no pose stands out, or the likelihood hardly bends."""
-    return (posterior.max_probability < _DIFFUSE_PROBABILITY) | (posterior.angle_error_deg > _DIFFUSE_DEG)
+    """(P,) bool: no pose stands out, the likelihood hardly bends, or a particle in any pose is hardly likelier than none."""
+    unclear = (posterior.max_probability < _DIFFUSE_PROBABILITY) | (posterior.angle_error_deg > _DIFFUSE_DEG)
+    return unclear | (posterior.log_evidence < _DIFFUSE_EVIDENCE)
 
 
 def _result(groups, halves, joined, iterations, converged, n) -> Refined:

@@ -118,7 +118,7 @@ def expectation(
         found, hessians = refine_poses(_whitened(images, sigma2, shell, plan), reference, found, prior, 2)
         found = weigh_modes(found, hessians, len(images), keep, _SIGNIFICANT, plan.symmetry).poses
     refined, hessians = refine_poses(_whitened(images, sigma2, plan.max_shell, plan), reference, found, prior, 4)
-    return weigh_modes(refined, hessians, len(images), _MODES, 0.01, plan.symmetry)
+    return weigh_modes(refined, hessians, len(images), _MODES, 0.01, plan.symmetry, prior.log_volume)
 
 
 def _prior(centre_px, plan, rotations=None):

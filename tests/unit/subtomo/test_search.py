@@ -107,6 +107,23 @@ def test_images_of_nothing_are_diffuse_and_do_not_crash(data, reference):
     assert posterior.angle_error_deg[2] > 90 and posterior.max_probability[2] < 0.9
 
 
+def test_evidence_tells_particles_from_noise(data, reference):
+    """Noise alone finds its best pose too, but not one that outweighs all the poses it could have had."""
+    rng = np.random.default_rng(8)
+    shape, sigma = data.images.masked.shape, np.sqrt(data.sigma2[:, 0])[:, None]
+    noise = data.images.ctf * sigma * (rng.standard_normal(shape) + 1j * rng.standard_normal(shape))
+    empty = dataclasses.replace(data.images, masked=noise.astype(np.complex64)).take(np.arange(8))
+    faint = Reference.of_map(0.15 * chiral_blobs().density(BOX, PIXEL))  # as faint as what a refinement of noise makes
+    with_particle = expectation(data.images, data.sigma2, reference, start(), plan())
+    assert np.all(with_particle.log_evidence > 20)
+    assert np.all(expectation(empty, data.sigma2, reference, start(8), plan()).log_evidence < 0)
+    without = expectation(empty, data.sigma2, faint, start(8), plan())
+    assert np.mean(without.log_likelihood > 0) > 0.8  # the likelihood of the best pose alone does not tell
+    assert np.all(without.log_evidence < 3)
+    nothing = dataclasses.replace(data.images.take(np.arange(2)), ctf=0 * data.images.ctf[:2], masked=0 * data.images.masked[:2])
+    assert np.all(expectation(nothing, data.sigma2, reference, start(2), plan()).log_evidence < 2)
+
+
 def test_the_same_input_gives_the_same_bits(data, reference):
     first, second = (
         expectation(data.images.take(np.arange(4)), data.sigma2, reference, start(4), plan()) for _ in range(2)
