@@ -341,7 +341,7 @@ def pure_noise(data, seed):
 
 def noise_settings(data, **values):
     box = data.images.frequencies.box_px
-    values = {"mask_diameter_angst": data.diameter, "initial_lowpass_angst": 60.0, "max_iterations": 6, "offset_range_px": 3.0, **values}
+    values = {"mask_diameter_angst": data.diameter, "initial_lowpass_angst": 60.0, "max_iterations": 4, "offset_range_px": 3.0, **values}
     return RefineSettings(data.pixel, box, **values)
 
 
@@ -445,7 +445,7 @@ def refinement(args):
     start = Rotation.from_rotvec(np.deg2rad(4.0) * rng.standard_normal((n, 3))).as_matrix() @ rotations
     out = {}
     for likelihood in ("exact", "relion"):
-        settings = RefineSettings(7.64, 64, start="given_poses", likelihood=likelihood, mask_diameter_angst=320.0, max_iterations=8)
+        settings = RefineSettings(7.64, 64, start="given_poses", likelihood=likelihood, mask_diameter_angst=320.0, max_iterations=5)
         clock = time.process_time()
         result = refine([s.images for s in series], half_sets(range(n), 0), lowpass(truth, 40.0, 7.64), settings, start)
         errors = pose_errors(result.rotations, result.offsets_px * 7.64, rotations, offsets * 7.64)
