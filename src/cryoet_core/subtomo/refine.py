@@ -7,7 +7,7 @@ Nat Methods 9:853 (gold standard); Scheres 2012, J Struct Biol 180:519 (regulari
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -24,7 +24,16 @@ from cryoet_core.subtomo.mstep import (
     solvent_mask,
     ssnr_from_fsc,
 )
-from cryoet_core.subtomo.noise import initial_spectra, residual_sums, smooth_spectra
+from cryoet_core.subtomo.noise import (
+    balanced,
+    correction_sums,
+    group_amplitude,
+    initial_spectra,
+    joined_sums,
+    noise_factors,
+    residual_sums,
+    spectra,
+)
 from cryoet_core.subtomo.poses import Poses, Posterior
 from cryoet_core.subtomo.search import SearchPlan, expectation_of_all
 
@@ -49,6 +58,12 @@ class RefineSettings:
     max_iterations: int = 12
     join_halves_angst: float = 40.0
     regularisation: float = 1.0
+    likelihood: str = "exact"
+    offset_sigma_angst: float | None = None
+    orientation_sigma_deg: float | None = None
+    relax_symmetry: str = "C1"
+    norm_correction: bool = True
+    scale_correction: bool = True
 
     @property
     def box_angst(self) -> float:
@@ -134,6 +149,7 @@ class _Group:
     images: SeriesImages
     poses: Poses
     posterior: Posterior | None = None
+    expected: np.ndarray | None = None  # (P, 3, 3) orientations of the picks, when they are a prior
 
 
 def refine(series: list[SeriesImages], half_set, reference, settings: RefineSettings, rotations=None, report=None):
@@ -150,11 +166,11 @@ def refine(series: list[SeriesImages], half_set, reference, settings: RefineSett
     -------
     Refined.
     """
-    groups = _groups(series, np.asarray(half_set), rotations)
+    groups = _groups(series, np.asarray(half_set), rotations, bool(settings.orientation_sigma_deg))
     symmetry = point_group(settings.symmetry)
     xp = array_namespace(reference)
     mask = solvent_mask(settings.box_px, settings.mask_diameter_angst, settings.pixel_size_angst, xp)
-    sigma2 = [initial_spectra(images) for images in series]
+    sigma2 = [initial_spectra(images, settings.likelihood) for images in series]
     first = lowpass(reference, settings.initial_lowpass_angst, settings.pixel_size_angst) * mask
     state = _State(settings, settings.shell(settings.initial_lowpass_angst))
     first = first * np.float32(grey_scale(groups, sigma2, first, settings, settings.start == "given_poses"))
@@ -164,10 +180,11 @@ def refine(series: list[SeriesImages], half_set, reference, settings: RefineSett
         plan = state.plan(symmetry)
         previous = [g.poses for g in groups]
         sliced = [Reference.of_map(r) for r in references]
-        jobs = [(g.images, sigma2[g.series], sliced[g.half], g.poses, plan) for g in groups]
+        jobs = [(g.images, sigma2[g.series], sliced[g.half], g.poses, plan, g.expected) for g in groups]
         for group, posterior in zip(groups, expectation_of_all(jobs), strict=True):
             group.posterior, group.poses = posterior, posterior.best
-        sigma2 = _noise(groups, sigma2, sliced)
+        sigma2 = _noise(groups, sigma2, sliced, settings, state.max_shell)
+        state.offset_sigma_px = _offset_sigma(groups, settings, state.offset_sigma_px)
         sums = [_maximise(groups, sigma2, half, settings, symmetry, xp) for half in (0, 1)]
         halves = [s.reconstruct() for s in sums]
         fsc = asnumpy(fourier_shell_correlation(*halves, mask))
@@ -191,7 +208,8 @@ class _State:
         given = settings.start == "given_poses"
         self.search = "local grid" if given else "global"
         self.offset_range_px = settings.offset_range_px
-        self.offset_sigma_px = max(settings.offset_range_px / 2, 0.5)
+        given_sigma = (settings.offset_sigma_angst or 0) / settings.pixel_size_angst
+        self.offset_sigma_px = given_sigma or max(settings.offset_range_px / 2, 0.5)
         self.stalled, self.best = 0, np.inf
         self.converged = False
 
@@ -207,7 +225,10 @@ class _State:
             offset_range_px=self.offset_range_px,
             offset_step_px=s.offset_step_px,
             offset_sigma_px=self.offset_sigma_px,
+            orientation_sigma_deg=s.orientation_sigma_deg or np.inf,
             symmetry=symmetry,
+            relaxed=None if s.relax_symmetry == "C1" else point_group(s.relax_symmetry),
+            likelihood=s.likelihood,
         )
 
     def update(self, iterations) -> bool:
@@ -232,7 +253,7 @@ class _State:
         return self.converged
 
 
-def _groups(series, half_set, rotations):
+def _groups(series, half_set, rotations, as_prior=False):
     groups = []
     for number, images in enumerate(series):
         for half in (0, 1):
@@ -241,7 +262,9 @@ def _groups(series, half_set, rotations):
             if n == 0:
                 continue
             turned = np.tile(np.eye(3), (n, 1, 1)) if rotations is None else np.asarray(rotations)[part.rows]
-            groups.append(_Group(number, half, part, Poses(np.arange(n), turned, np.zeros((n, 3)), np.zeros(n))))
+            poses = Poses(np.arange(n), turned, np.zeros((n, 3)), np.zeros(n))
+            expected = turned if as_prior and rotations is not None else None
+            groups.append(_Group(number, half, part, poses, expected=expected))
     return groups
 
 
@@ -255,7 +278,8 @@ def grey_scale(groups, sigma2, volume, settings, poses_known: bool) -> float:
     reference = Reference.of_map(volume)
     cross = norm = 0.0
     for group in groups:
-        white = whiten(group.images, sigma2[group.series], settings.shell(settings.initial_lowpass_angst))
+        shell = settings.shell(settings.initial_lowpass_angst)
+        white = whiten(group.images, sigma2[group.series], shell, likelihood=settings.likelihood)
         for p in range(0, len(group.images), 16):
             part = white.take(slice(p, p + 16))
             if poses_known:
@@ -278,11 +302,15 @@ def _spherical_slice(reference, frequencies, xp):
     return xp.asarray(profile[frequencies.shell], dtype=xp.float32)[None, None]
 
 
-def _noise(groups, sigma2, references):
-    """Noise spectra of every tilt series from the residuals at the best poses (both halves, each with its reference)."""
+def _noise(groups, sigma2, references, settings, max_shell):
+    """Noise spectra of every tilt series from the residuals at the best poses (both halves, each with its reference).
+
+    The groups' corrections are brought up to date from the same residuals.
+    """
     power, weight = [np.zeros_like(s) for s in sigma2], [np.zeros_like(s) for s in sigma2]
+    corrections = []
     for group in groups:
-        images, poses = group.images, group.poses
+        images, poses, parts = group.images, group.poses, []
         for p in range(0, len(images), 16):
             rows = np.arange(p, min(p + 16, len(images)))
             slices = references[group.half].view_slices(
@@ -290,10 +318,37 @@ def _noise(groups, sigma2, references):
             )
             xp = array_namespace(slices)
             phases = shift_phases(images.frequencies, images.view_rotations, poses.shifts_px[rows], xp)
-            a, b = residual_sums(images, rows, slices, phases)
+            a, b = residual_sums(images, rows, slices, phases, settings.likelihood)
             power[group.series] += a
             weight[group.series] += b
-    return [smooth_spectra(a, b) for a, b in zip(power, weight, strict=True)]
+            old = sigma2[group.series]
+            parts.append(correction_sums(images, rows, slices, phases, old, max_shell, settings.likelihood))
+        corrections.append(joined_sums(parts))
+    _correct(groups, corrections, settings)
+    return [spectra(a, b, settings.likelihood) for a, b in zip(power, weight, strict=True)]
+
+
+def _correct(groups, corrections, settings):
+    """Scale of every series (one for both halves, mean 1 over the particles) and noise factor of every particle."""
+    numbers = sorted({g.series for g in groups})
+    if settings.scale_correction and len(numbers) > 1:
+        mine = [[c for g, c in zip(groups, corrections, strict=True) if g.series == n] for n in numbers]
+        sizes = [sum(c.cross.size for c in m) for m in mine]
+        scale = dict(zip(numbers, balanced([group_amplitude(m) for m in mine], sizes), strict=True))
+        for g in groups:
+            g.images = replace(g.images, amplitude=np.full(len(g.images), scale[g.series]))
+    if settings.norm_correction:
+        for g, c in zip(groups, corrections, strict=True):
+            g.images = replace(g.images, noise_factor=noise_factors(c))
+
+
+def _offset_sigma(groups, settings, present_px):
+    """Width of the offsets' prior for the next iteration, px: given, or the posterior's mean square (never below 1.5 A)."""
+    if settings.offset_sigma_angst:
+        return present_px
+    counts = [len(g.images) for g in groups]
+    square = np.average([g.posterior.mean_square_offset_px2() for g in groups], weights=counts)
+    return float(np.clip(np.sqrt(square), 1.5 / settings.pixel_size_angst, max(settings.offset_range_px, 0.5)))
 
 
 def _maximise(groups, sigma2, half, settings, symmetry, xp):
