@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from cryoet_core.backend import array_namespace
@@ -9,12 +11,15 @@ from cryoet_core.errors import DataQualityError
 from cryoet_core.fourier import rfft_centred
 from cryoet_core.geometry import matrix_to_euler
 from cryoet_core.masks import soft_disc
+from cryoet_core.subtomo.checkpoint import Checkpoint, refinement_identity
 from cryoet_core.subtomo.evaluate import resample_map
+from cryoet_core.subtomo.iteration_files import write_iteration
 from cryoet_core.subtomo.likelihood import FrequencyList, SeriesImages, masked_images
-from cryoet_core.subtomo.refine import Refined, RefineSettings, half_sets, refine
+from cryoet_core.subtomo.refine import IterationDetails, Refined, RefineSettings, half_sets, refine
 
 _MASK_EDGE_PX = 3.0
 _BATCH = 2048
+CHECKPOINT = "checkpoint.npz"
 
 
 def series_images(stack, mask_diameter_angst: float) -> SeriesImages:
@@ -93,18 +98,45 @@ def fitted_reference(volume, pixel_size_angst: float, settings: RefineSettings):
     return resample_map(volume, pixel_size_angst, settings.box_px, settings.pixel_size_angst)
 
 
-def refine_stacks(stacks, reference, reference_pixel_angst, config, seed, to_device=lambda a: a, report=None):
+def refine_stacks(
+    stacks, reference, reference_pixel_angst, config, seed, to_device=lambda a: a, report=None, *, work_folder=None, at=None
+):
     """Refine extracted particles: (Refined, Particles with the new poses).
 
     stacks : ParticleStacks. reference : (n, n, n) map, bright. config : config.refine.Refine. to_device : moves an array to
-    the device that computes.
+    the device that computes. work_folder : where every iteration leaves its files and the checkpoint is kept, or None; a run
+    that finds a checkpoint there goes on from it. at : where the caller puts that folder in the end.
+
+    Raises
+    ------
+    DataQualityError E-AVG-01 with too few particles, E-REF-01 and UserInputError E-REF-02 about the checkpoint.
     """
     settings = RefineSettings(pixel_size_angst=stacks.pixel_size_angst, box_px=stacks.box, **config.model_dump())
     series = [on_device(s, to_device) for s in all_series_images(stacks, settings.mask_diameter_angst)]
     volume = to_device(fitted_reference(np.asarray(reference, np.float32), reference_pixel_angst, settings))
     halves = chosen_halves(stacks.particles, seed)
-    refined = refine(series, halves, volume, settings, stacks.particles.rotations, report)
+    rotations, checkpoint, each = stacks.particles.rotations, None, report
+    if work_folder is not None:
+        identity = refinement_identity(series, halves, volume, settings, rotations, config.version)
+        checkpoint = Checkpoint(Path(work_folder) / CHECKPOINT, identity)
+        each = _writing(work_folder, at, settings, stacks, halves, report)
+    refined = refine(series, halves, volume, settings, rotations, each, checkpoint)
+    if checkpoint is not None:
+        checkpoint.remove()
     return refined, refined_particles(stacks.particles, refined, halves, stacks.pixel_size_angst)
+
+
+def _writing(folder, at, settings, stacks, halves, report):
+    """``report`` after the iteration's files are written."""
+    names = [stack.name for stack in stacks.series]
+
+    def each(iteration):
+        particles = refined_particles(stacks.particles, iteration.details, halves, stacks.pixel_size_angst)
+        write_iteration(folder, iteration, settings, particles, names, at)
+        if report:
+            report(iteration)
+
+    return each
 
 
 def on_device(images: SeriesImages, to_device) -> SeriesImages:
@@ -113,7 +145,7 @@ def on_device(images: SeriesImages, to_device) -> SeriesImages:
     return SeriesImages(images.rows, images.view_rotations, frequencies=images.frequencies, **arrays)
 
 
-def refined_particles(particles, refined: Refined, halves, pixel_size_angst: float):
+def refined_particles(particles, refined: Refined | IterationDetails, halves, pixel_size_angst: float):
     """The particle table with refined angles, origins and statistics.
 
     Pre-orientations (rlnTomoSubtomogram*) and coordinates stay; position = coordinate - A_subtomogram . origin.
