@@ -109,7 +109,7 @@ rule refine:
     threads: 2
     resources:
         gpu=step_gpu("refine"),
-        mem_mb=step_memory_mb("refine", 8000),
+        mem_mb=lambda wildcards, attempt: int(1.25 * round_config(wildcards.round).refine.memory_mb) * 2 ** (attempt - 1),
         runtime=1440,
     params:
         **round_section("refine"),

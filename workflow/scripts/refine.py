@@ -36,11 +36,15 @@ with step(snakemake) as s:
     def report(iteration):
         s.log.info("%s", iteration.sentence())
 
+    def plan_report(plan):
+        s.log.info("%s", plan.sentence())
+
     if (folder / CHECKPOINT).exists():
         s.log.info("going on from %s", folder / CHECKPOINT)
     reference, reference_pixel = read_mrc(s.input.reference)
     refined, particles = refine_stacks(
-        stacks, reference, reference_pixel, config, int(s.seed), s.to_device, report, work_folder=folder, at=final
+        stacks, reference, reference_pixel, config, int(s.seed), s.to_device, report, work_folder=folder, at=final,
+        plan_report=plan_report,
     )
     for name in ("half1", "half2", "map"):
         write_mrc(getattr(s.output, name), getattr(refined, name), pixel)

@@ -17,6 +17,7 @@ from cryoet_core.fsc import fourier_shell_correlation, resolution_at
 from cryoet_core.geometry import angular_distance_deg, point_group
 from cryoet_core.subtomo.checkpoint import restore_refinement, save_refinement
 from cryoet_core.subtomo.likelihood import SeriesImages, shift_phases, whiten
+from cryoet_core.subtomo.memory import contiguous, search_tile_mb
 from cryoet_core.subtomo.mstep import (
     Accumulator,
     Reference,
@@ -65,6 +66,7 @@ class RefineSettings:
     relax_symmetry: str = "C1"
     norm_correction: bool = True
     scale_correction: bool = True
+    memory_mb: float = 4000.0
 
     @property
     def box_angst(self) -> float:
@@ -270,6 +272,7 @@ class _State:
             symmetry=symmetry,
             relaxed=None if s.relax_symmetry == "C1" else point_group(s.relax_symmetry),
             likelihood=s.likelihood,
+            memory_mb=search_tile_mb(s.memory_mb),
         )
 
     def update(self, iterations) -> bool:
@@ -298,7 +301,7 @@ def _groups(series, half_set, rotations, as_prior=False):
     groups = []
     for number, images in enumerate(series):
         for half in (0, 1):
-            part = images.take(np.flatnonzero(half_set[images.rows] == half + 1))
+            part = images.take(contiguous(np.flatnonzero(half_set[images.rows] == half + 1)))
             n = len(part)
             if n == 0:
                 continue
