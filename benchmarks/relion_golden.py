@@ -21,13 +21,14 @@ from unittest import mock
 import numpy as np
 
 from cryoet_core.fourier import centre_crop_or_pad, fourier_crop, frequency_grid
-from cryoet_core.fsc import fourier_shell_correlation
+from cryoet_core.fsc import fourier_shell_correlation, resolution_at
 from cryoet_core.io.images import load_named_images
 from cryoet_core.io.mrc import read_mrc
 from cryoet_core.io.star import find_block, read_star
 from cryoet_core.metadata import read_particles, series_from_tables
 from cryoet_core.subtomo import transfer
 from cryoet_core.subtomo.extract import ExtractionSettings, crop_to_disc, extract_stacks
+from cryoet_core.subtomo.postprocess import fsc_weight, guinier_table
 from cryoet_core.subtomo.reconstruct import HalfSums, insert_series, reconstruct_maps
 from cryoet_core.subtomo.volumes import extract_volumes
 
@@ -161,6 +162,39 @@ def check_truth(folder, series, images):
         print(f"{name:14s} correlation {compare(volume, truth)[0]:.4f}  FSC", " ".join(f"{v:.3f}" for v in fsc[1:]))
 
 
+def half_plane_fsc(a, b):
+    """FSC over the stored half of the transforms, each coefficient once, as RELION sums: the plane kx = 0 counts double."""
+    fa, fb = np.fft.rfftn(a), np.fft.rfftn(b)
+    n = a.shape[0]
+    k = np.fft.fftfreq(n, 1 / n)
+    shell = np.rint(np.sqrt(k[:, None, None] ** 2 + k[None, :, None] ** 2 + np.arange(n // 2 + 1) ** 2)).astype(int)
+    inside = shell <= n // 2
+    cross, one, two = (
+        np.bincount(shell[inside], v[inside]) for v in ((fa * fb.conj()).real, np.abs(fa) ** 2, np.abs(fb) ** 2)
+    )
+    return cross / np.sqrt(one * two)
+
+
+def check_postprocess(folder):
+    """FSC and Guinier plot of RELION's own half maps against its postprocess file."""
+    half1, half2 = (read_mrc(folder / "Rec" / f"half{h}.mrc")[0] for h in (1, 2))
+    blocks = read_star(folder / "PostProcess" / "pp.star")
+    theirs = blocks["fsc"]["rlnFourierShellCorrelationUnmaskedMaps"].to_numpy()
+    ours = fourier_shell_correlation(half1, half2)
+    counted = half_plane_fsc(half1, half2)
+    print(f"FSC without a mask: largest difference {np.abs(ours - theirs)[1:].max():.1e}")
+    print(f"the same, plane kx = 0 counted twice: {np.abs(counted - theirs)[1:].max():.1e} (asked 1e-3)")
+    guinier = guinier_table(0.5 * (half1 + half2), 8.0, fsc_weight(theirs))
+    for mine, label in (("log_amplitude", "rlnLogAmplitudesOriginal"), ("log_amplitude_weighted", "rlnLogAmplitudesWeighted")):
+        n = min(len(guinier), len(blocks["guinier"]) - 1)
+        difference = guinier[mine].to_numpy()[: n - 1] - blocks["guinier"][label].to_numpy()[1:n]
+        difference = difference[np.isfinite(difference)]
+        print(f"Guinier plot, {label}: offset {np.median(difference):+.4f}, spread {np.std(difference):.1e}")
+    final = blocks["general"]["rlnFinalResolution"]
+    last = int(np.flatnonzero(ours[1:] < 0.143)[0])
+    print(f"resolution, last shell above 0.143: {32 * 8.0 / last:.3f} A, RELION {final} A; interpolated {resolution_at(ours, 8.0, 32):.2f} A")
+
+
 def main(folder):
     folder = Path(folder)
     series, images = read_project(folder)
@@ -177,6 +211,8 @@ def main(folder):
         check(folder, series, images, False, None)
     print("relative difference per shell; whole: images cut from the whole multiplied view")
     check_cutting(folder, series, images)
+    print("postprocess of RELION's half maps")
+    check_postprocess(folder)
     print("maps against the true map of the phantom")
     check_truth(folder, series, images)
 

@@ -151,6 +151,8 @@ rule postprocess:
     output:
         map=result("postprocess/{round}/map.mrc"),
         mask=result("postprocess/{round}/mask.mrc"),
+        local_resolution=result("postprocess/{round}/local_resolution.mrc"),
+        local_map=result("postprocess/{round}/map_local.mrc"),
         fsc=result("postprocess/{round}/fsc.star"),
         summary=result("postprocess/{round}/summary.json"),
     log:
