@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from cryoet_core.backend import array_namespace
+from cryoet_core.backend import array_namespace, asnumpy
 from cryoet_core.fourier import rfft_centred
 
 
@@ -95,6 +95,9 @@ class SeriesImages:
     ctf : (P, F, K) float32, c(k) = CTF x dose weight x scale; zero for missing views.
     amplitude : (P,) or None, strength of the particle against the reference (scale correction of its series); noise_factor :
         (P,) or None, variance of its noise against that of its series (norm correction). None = 1.
+    mask_power : mean square of the mask over the image, the share of the noise that is left in ``masked``. Masked noise is
+        correlated: its scalar product with a slice inside the mask has the variance of the *unmasked* noise, so spectra that
+        are measured on masked images must be divided by this, or posteriors are too sharp by its inverse.
     """
 
     rows: np.ndarray
@@ -105,6 +108,7 @@ class SeriesImages:
     frequencies: FrequencyList
     amplitude: np.ndarray | None = None
     noise_factor: np.ndarray | None = None
+    mask_power: float = 1.0
 
     def __len__(self) -> int:
         return int(self.rows.size)
@@ -134,7 +138,13 @@ class SeriesImages:
             unmasked,
             frequencies.gather(ctf),
             frequencies,
+            mask_power=1.0 if mask is None else mean_square(mask),
         )
+
+
+def mean_square(mask) -> float:
+    """Mean of the mask's square: the share of white noise that it leaves."""
+    return float(asnumpy((mask * mask).mean()))
 
 
 def masked_images(images, mask):

@@ -50,7 +50,13 @@ def spectra(power, weight, likelihood: str = "exact"):
 def initial_spectra(images, likelihood: str = "exact"):
     """First guess: all power of the images is noise. images: SeriesImages -> (F, n_shells)."""
     power = shell_sums(np.abs(images.masked) ** 2, images.frequencies)
-    return spectra(power, shell_sums(_variance_weight(images.ctf, likelihood), images.frequencies), likelihood)
+    weight = _variance_weight(images.ctf, likelihood) * _mask_power(images, likelihood)
+    return spectra(power, shell_sums(weight, images.frequencies), likelihood)
+
+
+def _mask_power(images, likelihood):
+    """Share of the noise that the mask leaves. RELION takes the spectrum of the masked images as it is."""
+    return np.float32(images.mask_power if likelihood == "exact" else 1.0)
 
 
 def _variance_weight(ctf, likelihood):
@@ -68,7 +74,7 @@ def residual_sums(images, rows, slices, phases, likelihood: str = "exact"):
     slices : (M, F, K) at the poses; phases : (M, F, K) that undo the particles' shifts; a, nu the particles' factors.
     """
     power = residual_power(images, rows, slices, phases) / images.factors()[1][rows]
-    weight = _variance_weight(images.ctf[rows], likelihood)
+    weight = _variance_weight(images.ctf[rows], likelihood) * _mask_power(images, likelihood)
     return shell_sums(power, images.frequencies), shell_sums(weight, images.frequencies)
 
 
@@ -113,7 +119,8 @@ def correction_sums(images, rows, slices, phases, sigma2, max_shell: int, likeli
     share = 1 if likelihood == "exact" else low2
     cross = ((images.masked[rows][..., :n] * phases[..., :n]) * low.conj()).real * share
     norm = low2 * share * (low.real**2 + low.imag**2)
-    expected = asnumpy(_variance_weight(images.ctf[rows], likelihood).sum(axis=(1, 2), dtype=xp.float64))
+    expected = _variance_weight(images.ctf[rows], likelihood) * _mask_power(images, likelihood)
+    expected = asnumpy(expected.sum(axis=(1, 2), dtype=xp.float64))
     return CorrectionSums(total(cross), total(norm), total(power), expected)
 
 

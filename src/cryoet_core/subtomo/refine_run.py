@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numba
@@ -15,7 +16,7 @@ from cryoet_core.masks import soft_disc
 from cryoet_core.subtomo.checkpoint import Checkpoint, refinement_identity
 from cryoet_core.subtomo.evaluate import resample_map
 from cryoet_core.subtomo.iteration_files import write_iteration
-from cryoet_core.subtomo.likelihood import FrequencyList, SeriesImages, masked_images
+from cryoet_core.subtomo.likelihood import FrequencyList, SeriesImages, masked_images, mean_square
 from cryoet_core.subtomo.memory import Scratch, plan_memory, stack_sizes
 from cryoet_core.subtomo.refine import IterationDetails, Refined, RefineSettings, half_sets, refine
 
@@ -51,7 +52,8 @@ def series_images(stack, mask_diameter_angst: float, halves=None, scratch: Scrat
         unmasked[place] = frequencies.gather(rfft_centred(images, 2))
         masked[place] = frequencies.gather(rfft_centred(masked_images(images, mask), 2))
         ctf[place] = frequencies.gather(stack.ctf(part))
-    return SeriesImages(rows, stack.view_rotations[views], masked, unmasked, ctf, frequencies)
+    power = mean_square(mask)
+    return SeriesImages(rows, stack.view_rotations[views], masked, unmasked, ctf, frequencies, mask_power=power)
 
 
 def all_series_images(stacks, mask_diameter_angst: float, halves=None, scratch=None) -> list[SeriesImages]:
@@ -161,7 +163,7 @@ def _writing(folder, at, settings, stacks, halves, report):
 def on_device(images: SeriesImages, to_device) -> SeriesImages:
     """The same particles with their arrays moved."""
     arrays = {name: to_device(getattr(images, name)) for name in ("masked", "unmasked", "ctf")}
-    return SeriesImages(images.rows, images.view_rotations, frequencies=images.frequencies, **arrays)
+    return replace(images, **arrays)
 
 
 def refined_particles(particles, refined: Refined | IterationDetails, halves, pixel_size_angst: float):

@@ -1,11 +1,13 @@
 """The expectation step: every particle's most likely poses, from coarse to fine.
 
-1. Where: all shifts of the range with few orientations, at a resolution that the coarse grid can resolve.
+1. Where: all shifts of the range with few orientations, at a resolution that the coarse grid can resolve; left out when the shifts are few.
 2. How: the full grid of orientations with the shifts around what was found; the best distinct orientations are kept.
-3. Exactly: these are refined in all six parameters, first at a low, then at the full resolution (:mod:`.poses`).
+3. Exactly: these are refined in all six parameters (:mod:`.poses`) on a ladder of resolutions, each half as fine again as the one before.
+   On every rung the modes that are still significant go on, fewer each time, so that the many-candidate rungs are cheap ones.
 
-The resolution of a grid search is tied to the grid (a peak finer than the grid would be missed): the shell where half a
-step moves the particle's rim by about a radian of phase.
+The resolution of a grid search is tied to the grid (a peak finer than the grid would be missed): 1.2 times the arc of half a step at
+the rim of the particle. Coarser is safer for one particle's peak but tells orientations apart less: with the rim's own radian as the
+limit most poses of dim particles were lost in the search, not in the likelihood.
 """
 
 from __future__ import annotations
@@ -21,6 +23,9 @@ from cryoet_core.kernels.threads import for_blocks
 from cryoet_core.subtomo.likelihood import SeriesImages, WhitenedImages, log_likelihoods, shift_phases, whiten
 from cryoet_core.subtomo.poses import PosePrior, Poses, Posterior, join_posteriors, refine_poses, weigh_modes
 
+_RUNG = 1.5  # ratio of the resolutions of two rungs of the ladder
+_SIGNIFICANT = 1e-6  # modes below this posterior weight do not reach the next rung
+_FEW_SHIFTS = 60
 _CHUNK = 64  # particles of one parallel job; fixed, so that results do not depend on the number of threads
 
 
@@ -56,7 +61,7 @@ class SearchPlan:
     offset_step_px: float = 1.0
     offset_sigma_px: float = 2.5
     orientation_sigma_deg: float = np.inf
-    n_candidates: int = 8
+    n_candidates: int = 24
     symmetry: np.ndarray | None = None
     relaxed: np.ndarray | None = None
     likelihood: str = "exact"
@@ -65,7 +70,16 @@ class SearchPlan:
     def grid_shell(self, step_deg: float) -> int:
         """Finest shell that a grid of ``step_deg`` can resolve."""
         rim_angst = np.pi * self.diameter_angst * step_deg / 360
-        return int(np.clip(np.ceil(self.box_angst / (2 * rim_angst)), 3, self.max_shell))
+        return int(np.clip(np.rint(self.box_angst / (1.2 * rim_angst)), 3, self.max_shell))
+
+    def ladder(self, coarse: int) -> list[tuple[int, int]]:
+        """(shell, modes kept) of the rungs between the grid's resolution and the finest one."""
+        rungs, shell, keep = [], coarse, self.n_candidates
+        while shell < self.max_shell:
+            keep = max(3, keep // 3)
+            rungs.append((shell, keep))
+            shell = int(np.ceil(_RUNG * shell))
+        return rungs
 
     def shift_step(self, box_px: int, shell: int) -> float:
         """Step of the shifts that matches ``shell``, not finer than asked for."""
@@ -98,11 +112,10 @@ def expectation(
     else:
         found, coarse = start, plan.max_shell
     found = _with_relaxed_mates(found, plan.relaxed)
-    if coarse < plan.max_shell:
-        middle = min(plan.max_shell, coarse + 2)
-        found, hessians = refine_poses(_whitened(images, sigma2, middle, plan), reference, found, prior, 3)
-        found = weigh_modes(found, hessians, len(images), 3, 1e-4, plan.symmetry).poses
-    refined, hessians = refine_poses(_whitened(images, sigma2, plan.max_shell, plan), reference, found, prior, 3)
+    for shell, keep in plan.ladder(coarse):
+        found, hessians = refine_poses(_whitened(images, sigma2, shell, plan), reference, found, prior, 3)
+        found = weigh_modes(found, hessians, len(images), keep, _SIGNIFICANT, plan.symmetry).poses
+    refined, hessians = refine_poses(_whitened(images, sigma2, plan.max_shell, plan), reference, found, prior, 4)
     return weigh_modes(refined, hessians, len(images), 3, 0.01, plan.symmetry)
 
 
@@ -150,19 +163,21 @@ def expectation_of_all(jobs) -> list[Posterior]:
 
 def _global_candidates(images, sigma2, reference, start, plan, coarse, prior):
     box = images.frequencies.box_px
+    shifts = translation_grid(plan.offset_range_px, plan.shift_step(box, coarse))
+    if len(shifts) <= _FEW_SHIFTS:
+        return _how(images, sigma2, reference, start, plan, coarse, prior, shifts)
     few = asymmetric_unit(so3_grid(1), plan.symmetry)
     shell = plan.grid_shell(30.0)
     shifts = translation_grid(plan.offset_range_px, plan.shift_step(box, shell))
     centred = _centred(images, sigma2, shell, start, plan, prior)
     where = grid_search(*centred, reference, few, shifts, n_best=1, plan=plan)
-    return _how(images, sigma2, reference, where, plan, coarse, prior)
+    step = plan.shift_step(box, coarse)
+    return _how(images, sigma2, reference, where, plan, coarse, prior, translation_grid(2 * step, step))
 
 
-def _how(images, sigma2, reference, where, plan, coarse, prior):
+def _how(images, sigma2, reference, where, plan, coarse, prior, shifts):
     order = int(np.clip(np.rint(np.log2(60.0 / plan.step_deg)), 0, 4))
     orientations = asymmetric_unit(so3_grid(order), plan.symmetry)
-    step = plan.shift_step(images.frequencies.box_px, coarse)
-    shifts = translation_grid(1.5 * step, step)
     centred = _centred(images, sigma2, coarse, where, plan, prior)
     return grid_search(*centred, reference, orientations, shifts, n_best=plan.n_candidates, plan=plan)
 
