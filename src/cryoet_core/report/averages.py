@@ -42,7 +42,7 @@ def averaging_round(results: Results, name: str, numbers: dict, comparison: dict
 
 
 def _caption(numbers: dict) -> str:
-    text = "Fourier shell correlation of the two half maps."
+    text = "Fourier shell correlation of the two half maps; right: in the iterations of the refinement."
     if "resolution_fsc_0.143_angst" in numbers:
         text += f" Resolution at 0.143: {numbers['resolution_fsc_0.143_angst']:.1f} A."
     if "resolution_truth_0.5_angst" in numbers:
@@ -64,8 +64,9 @@ def _fsc_figure(results, name, box, pixel, comparison):
     found = fsc_curves(results, name)
     curves = {label: (found[column], style) for column, (label, style) in _FSC_COLUMNS.items() if column in found}
     figure = new_figure(11, 3.2)
-    axes = figure.subplots(1, 2)
+    axes = figure.subplots(1, 3)
     fsc_plot(axes[0], curves, pixel, box)
+    _iteration_fsc(axes[2], results, name)
     if comparison:
         fsc_plot(
             axes[1],
@@ -76,6 +77,19 @@ def _fsc_figure(results, name, box, pixel, comparison):
     else:
         axes[1].set_axis_off()
     return figure
+
+
+def _iteration_fsc(ax, results, name):
+    """FSC of the halves in the first, middle and last iteration of the refinement."""
+    iterations = read_summary(results.path("refine", name, "iterations.json"))["iterations"]
+    chosen = sorted({0, (len(iterations) - 1) // 2, len(iterations) - 1})
+    styles = ("-", "--", ":")[-len(chosen) :][::-1]
+    curves = {
+        f"iteration {iterations[i]['number']}": (np.array([1.0, *iterations[i]["fsc"][1:]]), style)
+        for i, style in zip(chosen, styles, strict=True)
+    }
+    pixel = results.summary("refine", name)["pixel_size_angst"]
+    fsc_plot(ax, curves, pixel, 2 * (len(iterations[0]["fsc"]) - 1))
 
 
 def _local_figure(results, name):
@@ -108,8 +122,8 @@ def _progress_figure(results, name, particles):
     iterations = read_summary(results.path("refine", name, "iterations.json"))["iterations"]
     columns = (
         ("resolution_angst", "resolution (A)"),
-        ("angle_change_deg", "median angle change (deg)"),
-        ("offset_change_angst", "median offset change (A)"),
+        ("angle_change_deg", "angle change (deg)"),
+        ("offset_change_angst", "offset change (A)"),
     )
     for ax, (key, label) in zip(axes, columns, strict=False):
         values = [np.nan if i[key] is None else i[key] for i in iterations]
