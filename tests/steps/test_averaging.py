@@ -14,7 +14,7 @@ from cryoet_core.fourier import irfft_centred
 from cryoet_core.geometry import (
     angular_distance_deg,
     euler_to_matrix,
-    healpix_directions,
+    healpix_nested_order,
     matrix_to_euler,
     rotation_vector_to_matrix,
 )
@@ -22,7 +22,13 @@ from cryoet_core.io.mrc import read_mrc
 from cryoet_core.io.star import read_star, write_star
 from cryoet_core.metadata import Particles, read_particles, write_particles
 from cryoet_core.subtomo.evaluate import pose_errors
-from cryoet_core.subtomo.iteration_files import direction_histogram, model_blocks
+from cryoet_core.subtomo.iteration_files import (
+    direction_histogram,
+    model_blocks,
+    optimiser_blocks,
+    relion_directions,
+    sampling_blocks,
+)
 from cryoet_core.subtomo.refine import RefineSettings
 from cryoet_core.subtomo.refine_run import fsc_blocks, refine_stacks, refine_summary, series_images
 from cryoet_core.subtomo.stacks import ImageTransfer, ParticleStacks, SeriesStack
@@ -144,6 +150,7 @@ def test_every_iteration_leaves_maps_and_relions_tables_and_a_killed_run_goes_on
         model = read_star(f"{root}_half1_model.star")
         fsc = model["model_class_1"]["rlnGoldStandardFsc"].to_numpy()
         assert np.allclose(fsc[1:], whole.iterations[number - 1].fsc[1:], atol=1e-5)
+        assert model["model_general"]["rlnNrOpticsGroups"] == 1
         directions = read_star(f"{root}_sampling.star")["sampling_directions"]
         share = model["model_pdf_orient_class_1"]["rlnOrientationDistribution"].to_numpy()
         assert share.sum() == pytest.approx(1, abs=1e-4) and len(share) == len(directions)
@@ -160,9 +167,10 @@ def test_every_iteration_leaves_maps_and_relions_tables_and_a_killed_run_goes_on
 def test_direction_histogram_counts_the_nearest_direction():
     angles = np.array([[10.0, 90.0, 33.0], [10.0, 90.0, -140.0], [-170.0, 5.0, 0.0], [200.0, 120.0, 4.0]])
     share = direction_histogram(euler_to_matrix(*angles.T))
-    grid = healpix_directions(3)
+    grid = relion_directions(3)
     found = grid[np.flatnonzero(share)]
-    assert share[share > 0].tolist() == pytest.approx([0.25, 0.5, 0.25])  # ring order: from the north pole to the south
+    assert sorted(share[share > 0]) == pytest.approx([0.25, 0.25, 0.5])
+    found = found[np.argsort(found[:, 1])]
     for (rot, tilt), (true_rot, true_tilt) in zip(found, [(190, 5), (10, 90), (200, 120)], strict=True):
         turn = (rot - true_rot + 180) % 360 - 180
         assert abs(tilt - true_tilt) < 6 and abs(turn) * np.sin(np.deg2rad(true_tilt)) < 6
@@ -172,7 +180,8 @@ def test_relions_own_tables_have_the_labels_that_ours_have():
     """Labels of RELION 5.0.1's files of an iteration (its model, optimiser, sampling and data files)."""
     relion = {
         "rlnReferenceDimensionality", "rlnDataDimensionality", "rlnOriginalImageSize", "rlnCurrentResolution",
-        "rlnCurrentImageSize", "rlnPaddingFactor", "rlnPixelSize", "rlnNrClasses", "rlnNrBodies", "rlnNrGroups",
+        "rlnCurrentImageSize", "rlnPaddingFactor", "rlnFourierSpaceInterpolator", "rlnMinRadiusNnInterpolation", "rlnPixelSize",
+        "rlnSigmaPriorRotAngle", "rlnSigmaPriorTiltAngle", "rlnSigmaPriorPsiAngle", "rlnNrClasses", "rlnNrBodies", "rlnNrGroups",
         "rlnNrOpticsGroups", "rlnTau2FudgeFactor", "rlnNormCorrectionAverage", "rlnSigmaOffsetsAngst",
         "rlnOrientationalPriorMode", "rlnLogLikelihood", "rlnAveragePmax", "rlnReferenceImage", "rlnClassDistribution",
         "rlnAccuracyRotations", "rlnAccuracyTranslationsAngst", "rlnEstimatedResolution", "rlnSpectralIndex", "rlnResolution",
@@ -188,5 +197,45 @@ def test_relions_own_tables_have_the_labels_that_ours_have():
         expected_angle_error_deg=1.0, expected_offset_error_angst=2.0, fsc=np.ones(5),
     )
     settings = RefineSettings(10.0, 8)
-    blocks = model_blocks(iteration, 0, settings, ["TS_01"], np.array(["TS_01"]), "a.mrc")
+    blocks = model_blocks(iteration, 0, settings, ["TS_01"], pd.DataFrame({"tomo_name": ["TS_01"], "optics_group": [1]}), "a.mrc")
     assert {str(label) for block in blocks.values() for label in block} == relion
+
+
+def test_directions_are_in_relions_order():
+    """The first rows of a sampling file of RELION 5.0.1 at order 6."""
+    relion = [(45.0, 89.403158), (45.703125, 88.806252), (44.296875, 88.806252), (45.0, 88.209215), (46.40625, 88.209215)]
+    relion += [(47.109375, 87.611985), (45.703125, 87.611985), (46.40625, 87.014494), (43.59375, 88.209215)]
+    assert np.allclose(relion_directions(6)[: len(relion)], relion, atol=1e-5)
+    for order in range(4):
+        assert sorted(healpix_nested_order(order)) == list(range(12 * 4**order))
+
+
+def test_optimiser_and_sampling_hold_every_label_that_relion_insists_on():
+    """The labels whose absence makes RELION 5.0.1 stop ("incorrect optimiser_general table"), from its source."""
+    optimiser = (
+        "OutputRootName ModelStarFile ModelStarFile2 ExperimentalDataStarFile OrientSamplingStarFile CurrentIteration "
+        "NumberOfIterations DoSplitRandomHalves JoinHalvesUntilThisResolution AdaptiveOversampleOrder AdaptiveOversampleFraction "
+        "RandomSeed ParticleDiameter WidthMaskEdge DoZeroMask DoSolventFlattening SolventMaskName SolventMask2Name "
+        "TauSpectrumName MaximumCoarseImageSize HighresLimitExpectation IncrementImageSize DoMapEstimation DoAutoRefine "
+        "AutoLocalSearchesHealpixOrder NumberOfIterWithoutResolutionGain BestResolutionThusFar "
+        "NumberOfIterWithoutChangingAssignments DoSkipAlign OverallAccuracyRotations OverallAccuracyTranslationsAngst "
+        "ChangesOptimalOrientations ChangesOptimalOffsets ChangesOptimalClasses SmallestChangesOrientations "
+        "SmallestChangesOffsets SmallestChangesClasses HasConverged HasHighFscAtResolLimit HasLargeSizeIncreaseIterationsAgo "
+        "DoCorrectNorm DoCorrectScale DoCorrectCtf DoIgnoreCtfUntilFirstPeak CtfDataArePhaseFlipped DoOnlyFlipCtfPhases "
+        "RefsAreCtfCorrected FixSigmaNoiseEstimates FixSigmaOffsetEstimates MaxNumberOfPooledParticles"
+    ).split()
+    sampling = (
+        "Is3DSampling Is3DTranslationalSampling PsiStep OffsetRange OffsetStep SamplingPerturbFactor HealpixOrder SymmetryGroup "
+        "TiltAngleLimit"
+    ).split()
+    changes = SimpleNamespace(angle_change_deg=np.array([3.0, 4.0]), offset_change_px=np.array([1.0, 1.0]))
+    iteration = SimpleNamespace(
+        details=changes, resolution_angst=20.0, number=2, expected_angle_error_deg=1.0, expected_offset_error_angst=2.0,
+        sampling_deg=7.5,
+    )
+    settings = RefineSettings(10.0, 8)
+    block = optimiser_blocks(iteration, settings, "a/run_it002")["optimiser_general"]
+    assert {f"rln{name}" for name in optimiser} <= set(block)
+    assert block["rlnOutputRootName"] == "a/run" and block["rlnChangesOptimalOrientations"] == 3.5
+    assert block["rlnChangesOptimalOffsets"] == pytest.approx(10.0 / np.sqrt(2))
+    assert {f"rln{name}" for name in sampling} <= set(sampling_blocks(iteration, settings)["sampling_general"])
