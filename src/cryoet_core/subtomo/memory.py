@@ -86,6 +86,8 @@ class Scratch:
         for path in self._files:
             path.unlink(missing_ok=True)
         self._files.clear()
+        if self.folder is not None and self.folder.exists() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
 
 
 def contiguous(index):
