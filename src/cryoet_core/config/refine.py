@@ -77,3 +77,10 @@ class Refine(StepModel):
     )
     norm_correction: bool = key(True, meaning="estimate the noise level of every particle")
     scale_correction: bool = key(True, meaning="estimate the signal's strength in every tilt series")
+    memory_mb: int = key(
+        4000,
+        unit="MB",
+        meaning="memory to plan with: it sets the tiles of the search; images that do not fit beside it are kept in scratch files (slower, "
+        "the same numbers)",
+        ge=500,
+    )

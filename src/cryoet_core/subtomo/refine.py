@@ -15,7 +15,9 @@ from cryoet_core.backend import array_namespace, asnumpy
 from cryoet_core.fourier import lowpass
 from cryoet_core.fsc import fourier_shell_correlation, resolution_at
 from cryoet_core.geometry import angular_distance_deg, point_group
+from cryoet_core.subtomo.checkpoint import restore_refinement, save_refinement
 from cryoet_core.subtomo.likelihood import SeriesImages, shift_phases, whiten
+from cryoet_core.subtomo.memory import contiguous, search_tile_mb
 from cryoet_core.subtomo.mstep import (
     Accumulator,
     Reference,
@@ -65,6 +67,7 @@ class RefineSettings:
     relax_symmetry: str = "C1"
     norm_correction: bool = True
     scale_correction: bool = True
+    memory_mb: float = 4000.0
 
     @property
     def box_angst(self) -> float:
@@ -81,6 +84,32 @@ class RefineSettings:
     @property
     def join_shell(self) -> int:
         return min(self.shell(self.join_halves_angst), self.nyquist_shell // 3)
+
+
+@dataclass
+class IterationDetails:
+    """What an iteration leaves besides its numbers. Rows (n, ...) are the particles.
+
+    rotations (n, 3, 3), offsets_px (n, 3), log_likelihood, max_probability, angle_error_deg, offset_error_px, noise_factor,
+    angle_change_deg, offset_change_px (n,); n_poses (n,) kept modes; diffuse (n,) bool. sigma2 : noise spectra per series,
+    (F, n_shells); scale : per series; shell_weight : per half, (n_shells,) mean weight (1 / variance of the map's noise).
+    """
+
+    rotations: np.ndarray
+    offsets_px: np.ndarray
+    log_likelihood: np.ndarray
+    max_probability: np.ndarray
+    angle_error_deg: np.ndarray
+    offset_error_px: np.ndarray
+    noise_factor: np.ndarray
+    angle_change_deg: np.ndarray
+    offset_change_px: np.ndarray
+    n_poses: np.ndarray
+    diffuse: np.ndarray
+    sigma2: list
+    scale: list
+    shell_weight: list
+    offset_sigma_px: float
 
 
 @dataclass
@@ -102,6 +131,7 @@ class Iteration:
     n_diffuse: int
     half1: np.ndarray = field(repr=False, default=None)
     half2: np.ndarray = field(repr=False, default=None)
+    details: IterationDetails | None = field(repr=False, default=None)
 
     def sentence(self) -> str:
         """One line for the log."""
@@ -113,7 +143,7 @@ class Iteration:
 
     def numbers(self) -> dict:
         """Everything but the maps, JSON types."""
-        values = {k: v for k, v in self.__dict__.items() if k not in ("half1", "half2")}
+        values = {k: v for k, v in self.__dict__.items() if k not in ("half1", "half2", "details")}
         values["fsc"] = [float(v) for v in self.fsc]
         return values
 
@@ -153,7 +183,9 @@ class _Group:
     expected: np.ndarray | None = None  # (P, 3, 3) orientations of the picks, when they are a prior
 
 
-def refine(series: list[SeriesImages], half_set, reference, settings: RefineSettings, rotations=None, report=None):
+def refine(
+    series: list[SeriesImages], half_set, reference, settings: RefineSettings, rotations=None, report=None, checkpoint=None
+):
     """Refine all particles.
 
     Parameters
@@ -161,7 +193,9 @@ def refine(series: list[SeriesImages], half_set, reference, settings: RefineSett
     series : images of every tilt series; ``rows`` number the particles 0..n-1 over all series.
     half_set : (n,) 1 or 2. reference : (box, box, box) map, bright, any grey scale.
     rotations : (n, 3, 3) starting orientations, needed for ``start == "given_poses"``.
-    report : callable(Iteration) after every iteration, or None.
+    report : callable(Iteration) after every iteration, or None. Its maps and details are dropped afterwards.
+    checkpoint : subtomo.checkpoint.Checkpoint or None: the state is kept there after every iteration, and a run that finds
+        one goes on from it, with the same result to the bit (on the same device).
 
     Returns
     -------
@@ -171,13 +205,17 @@ def refine(series: list[SeriesImages], half_set, reference, settings: RefineSett
     symmetry = point_group(settings.symmetry)
     xp = array_namespace(reference)
     mask = solvent_mask(settings.box_px, settings.mask_diameter_angst, settings.pixel_size_angst, xp)
-    sigma2 = [initial_spectra(images, settings.likelihood) for images in series]
-    first = lowpass(reference, settings.initial_lowpass_angst, settings.pixel_size_angst) * mask
     state = _State(settings, settings.shell(settings.initial_lowpass_angst))
-    first = first * np.float32(grey_scale(groups, sigma2, first, settings, settings.start == "given_poses"))
-    references = [first, first]
-    iterations = []
-    for number in range(1, settings.max_iterations + 1):
+    kept = restore_refinement(checkpoint, state, groups, xp)
+    if kept is None:
+        sigma2 = [initial_spectra(images, settings.likelihood) for images in series]
+        first = lowpass(reference, settings.initial_lowpass_angst, settings.pixel_size_angst) * mask
+        first = first * np.float32(grey_scale(groups, sigma2, first, settings, settings.start == "given_poses"))
+        references, iterations = [first, first], []
+    else:
+        sigma2, references, done = kept
+        iterations = [Iteration(**{**i, "fsc": np.array(i["fsc"])}) for i in done]
+    for number in range(len(iterations) + 1, settings.max_iterations + 1):
         plan = state.plan(symmetry)
         previous = [g.poses for g in groups]
         sliced = [Reference.of_map(r) for r in references]
@@ -191,10 +229,15 @@ def refine(series: list[SeriesImages], half_set, reference, settings: RefineSett
         fsc = asnumpy(fourier_shell_correlation(*halves, mask))
         iterations.append(_summarise(number, state, groups, previous, fsc, halves, symmetry, settings))
         if report:
+            iterations[-1].details = _details(groups, previous, sigma2, sums, symmetry, len(half_set), state)
             report(iterations[-1])
-        if state.update(iterations):
+            iterations[-1].details = None
+        if state.update(iterations) or number == settings.max_iterations:
             break
         references = _references(sums, fsc, mask, settings)
+        if checkpoint is not None:
+            save_refinement(checkpoint, state, groups, sigma2, references, iterations)
+        iterations[-1].half1 = iterations[-1].half2 = None
     joined = (sums[0] + sums[1]).reconstruct(ssnr_from_fsc(fsc, True, settings.regularisation)) * mask
     return _result(groups, halves, joined, iterations, state.converged, len(half_set))
 
@@ -230,6 +273,7 @@ class _State:
             symmetry=symmetry,
             relaxed=None if s.relax_symmetry == "C1" else point_group(s.relax_symmetry),
             likelihood=s.likelihood,
+            memory_mb=search_tile_mb(s.memory_mb),
         )
 
     def update(self, iterations) -> bool:
@@ -258,7 +302,7 @@ def _groups(series, half_set, rotations, as_prior=False):
     groups = []
     for number, images in enumerate(series):
         for half in (0, 1):
-            part = images.take(np.flatnonzero(half_set[images.rows] == half + 1))
+            part = images.take(contiguous(np.flatnonzero(half_set[images.rows] == half + 1)))
             n = len(part)
             if n == 0:
                 continue
@@ -405,6 +449,38 @@ def _summarise(number, state, groups, previous, fsc, halves, symmetry, settings)
         n_diffuse=int(sum(is_diffuse(p).sum() for p in posterior)),
         half1=asnumpy(halves[0]),
         half2=asnumpy(halves[1]),
+    )
+
+
+def _details(groups, previous, sigma2, sums, symmetry, n, state) -> IterationDetails:
+    rows = np.concatenate([g.images.rows for g in groups])
+
+    def gather(values):
+        joined = np.concatenate([np.asarray(v) for v in values])
+        out = np.zeros((n, *joined.shape[1:]), dtype=joined.dtype)
+        out[rows] = joined
+        return out
+
+    before = [p.rotations for p in previous]
+    moved = [np.linalg.norm(g.poses.shifts_px - p.shifts_px, axis=1) for g, p in zip(groups, previous, strict=True)]
+    turned = [angular_distance_deg(g.poses.rotations, r, symmetry) for g, r in zip(groups, before, strict=True)]
+    one = [np.ones(len(g.images)) for g in groups]
+    noise = [o if g.images.noise_factor is None else asnumpy(g.images.noise_factor) for g, o in zip(groups, one, strict=True)]
+    amplitude = {g.series: 1.0 if g.images.amplitude is None else float(asnumpy(g.images.amplitude)[0]) for g in groups}
+    names = ("log_likelihood", "max_probability", "angle_error_deg", "shift_error_px")
+    return IterationDetails(
+        gather(g.poses.rotations for g in groups),
+        gather(g.poses.shifts_px for g in groups),
+        *(gather(getattr(g.posterior, name) for g in groups) for name in names),
+        noise_factor=gather(noise),
+        angle_change_deg=gather(turned),
+        offset_change_px=gather(moved),
+        n_poses=gather(np.bincount(g.posterior.poses.particle, minlength=len(g.images)) for g in groups),
+        diffuse=gather(is_diffuse(g.posterior) for g in groups),
+        sigma2=[asnumpy(s) for s in sigma2],
+        scale=[amplitude.get(i, 1.0) for i in range(len(sigma2))],
+        shell_weight=[asnumpy(s.shell_weight()) for s in sums],
+        offset_sigma_px=state.offset_sigma_px,
     )
 
 
