@@ -132,6 +132,32 @@ def insert_slices(slices, weights, rotations, n, radius_px, pad=1):
     return data[keep], weight[keep]
 
 
+def gather_slices(slices, weights, rotations, n, radii_px, pad=1):
+    """Every voxel reads every plane near it, from dictionaries of whole planes."""
+    box, size = n * pad, slices.shape[1]
+    planes = []
+    for image, w in zip(slices, weights, strict=True):
+        plane = {}
+        for p, j in itertools.product(range(size // 2 + 1), range(size)):
+            plane[p, j] = complex(image[j, p]), w[j, p]
+        planes.append(plane)
+    data, weight = np.zeros((box, box, box // 2 + 1), complex), np.zeros((box, box, box // 2 + 1))
+    for x, y, z in itertools.product(range(box // 2 + 1), range(box), range(box)):
+        k = np.array([x, y - box // 2, z - box // 2]) / pad
+        for plane, turn, radius in zip(planes, np.asarray(rotations), radii_px, strict=True):
+            q = turn @ k
+            if np.linalg.norm(k) > radius + 1e-9 or abs(q[2]) >= 1:
+                continue
+            u, v = q[:2] if q[0] >= 0 else -q[:2]
+            for p, j in itertools.product((np.floor(u), np.floor(u) + 1), (np.floor(v), np.floor(v) + 1)):
+                share = (1 - abs(q[2])) * (1 - abs(u - p)) * (1 - abs(v - j))
+                if share > 0:
+                    value, w = plane[int(p) if p <= size // 2 else size // 2 - 1, int(j) % size]
+                    data[z, y, x] += share * (value if q[0] >= 0 else np.conj(value))
+                    weight[z, y, x] += share * w
+    return data, weight
+
+
 def rotate_volume(volume, rotations, radius_px=None, box=None):
     box = box or volume.shape
     x, y, z = centred_points(box)

@@ -139,6 +139,14 @@ def insert_slices_cases():
         yield (slices, weights, scale * turns, 10), {"radius_px": 5}
 
 
+def gather_slices_cases():
+    turns = np.concatenate([np.eye(3)[None], random_rotations(3)])
+    for n, size, pad, radii in [(8, 8, 1, [3, 4, 2, 4]), (8, 8, 2, [4, 1, 3.5, 5]), (9, 12, 1, [6, 6, 0, 5]), (1, 2, 1, [0] * 4)]:
+        slices = complex_((4, size, size // 2 + 1))
+        weights = rng(9).uniform(0, 1, slices.shape).astype(np.float32)
+        yield (slices, weights, turns, n), {"radii_px": np.array(radii, float), "pad": pad}
+
+
 def rotate_volume_cases():
     turns = np.concatenate([np.eye(3)[None], random_rotations(2)])
     for shape, radius in [((8, 8, 8), None), ((9, 9, 9), 3.5), ((5, 8, 41), None), ((1, 1, 1), None), ((1, 6, 3), 2)]:
@@ -176,6 +184,7 @@ CASES = {
     "extract_slices": extract_slices_cases,
     "extract_points": extract_points_cases,
     "insert_slices": insert_slices_cases,
+    "gather_slices": gather_slices_cases,
     "rotate_volume": rotate_volume_cases,
     "phase_shift_accumulate": phase_shift_accumulate_cases,
     "warp_accumulate": warp_accumulate_cases,
@@ -207,7 +216,7 @@ def test_kernel_equals_reference(kernel, args, keywords, device):
     with on_device(device) as to:
         found = to.host(kernel.contract(to.device(args[0]), *to.arguments(kernel, args[1:]), **keywords))
     dtypes = ("complex64", "float32") if kernel.name in ("extract_slices", "extract_points") else ("float32",)
-    if kernel.name == "insert_slices":
+    if kernel.name in ("insert_slices", "gather_slices"):
         assert_close(found[0], expected[0], "complex64")
         assert_close(found[1], expected[1], "float32")
     else:

@@ -141,12 +141,16 @@ def test_map_fsc_and_relion_view(project):
     run_script(
         "postprocess",
         {"half1": "r/half1.mrc", "half2": "r/half2.mrc"},
-        {"map": "p/map.mrc", "mask": "p/mask.mrc", "fsc": "p/fsc.star", "summary": "p/summary.json"},
+        {"map": "p/map.mrc", "mask": "p/mask.mrc", "fsc": "p/fsc.star", "summary": "p/summary.json",
+         "local_resolution": "p/local_resolution.mrc", "local_map": "p/map_local.mrc"},
         Postprocess(mask_diameter_angst=100.0).model_dump(),
     )
     summary = read_summary("p/summary.json")
     assert 8 < summary["resolution_angst"] < 25
     assert len(read_star("p/fsc.star")["fsc"]) == 17
+    local = read_mrc("p/local_resolution.mrc")[0]
+    assert summary["local_resolution_median_angst"] == pytest.approx(np.median(local[local > 0]), rel=1e-5)
+    assert read_mrc("p/map_local.mrc")[0].shape == (32, 32, 32)
     outputs = {"optimisation_set": "relion/optimisation_set.star"}
     inputs = {"particles": "x/particles.star", "tilt_series": aligned, "map": "p/map.mrc", "mask": "p/mask.mrc"}
     run_script("relion_project", inputs | {"half1": "r/half1.mrc", "half2": "r/half2.mrc"}, outputs, {})

@@ -109,7 +109,7 @@ rule refine:
     threads: 2
     resources:
         gpu=step_gpu("refine"),
-        mem_mb=step_memory_mb("refine", 8000),
+        mem_mb=lambda wildcards, attempt: int(1.25 * round_config(wildcards.round).refine.memory_mb) * 2 ** (attempt - 1),
         runtime=1440,
     params:
         **round_section("refine"),
@@ -151,6 +151,8 @@ rule postprocess:
     output:
         map=result("postprocess/{round}/map.mrc"),
         mask=result("postprocess/{round}/mask.mrc"),
+        local_resolution=result("postprocess/{round}/local_resolution.mrc"),
+        local_map=result("postprocess/{round}/map_local.mrc"),
         fsc=result("postprocess/{round}/fsc.star"),
         summary=result("postprocess/{round}/summary.json"),
     log:

@@ -7,12 +7,15 @@ from cryoet_core.config.extract_subtomos import ExtractSubtomos
 from cryoet_core.io.images import load_images
 from cryoet_core.metadata import read_particles, read_tilt_series, write_particles
 from cryoet_core.step import step
-from cryoet_core.subtomo.extraction_run import ExtractionRun, merge_particles
+from cryoet_core.subtomo.extraction_run import ExtractionRun, chosen_particles, merge_particles
 from cryoet_core.tilt_series.gold import erase_gold
 
 with step(snakemake) as s:
     config = s.model(ExtractSubtomos)
-    particles = merge_particles([read_particles(path) for path in s.input.particles])
+    everything = merge_particles([read_particles(path) for path in s.input.particles])
+    pixel = read_tilt_series(s.input.tilt_series[0]).pixel_size_angst
+    particles, selection = chosen_particles(everything, config, pixel)
+    s.log.info("%d of %d particles enter, %d duplicates", len(particles), len(everything), selection.duplicates)
     run = ExtractionRun(config, Path(s.output.images))
 
     def raw_views(series):
@@ -30,4 +33,4 @@ with step(snakemake) as s:
         write_particles(run.relion_table(), Path(s.output.images) / "particles_relion.star")
     if config.volumes_3d:
         write_particles(run.volume_table(), Path(s.output.images) / "particles_3d.star")
-    s.write_summary(run.summary())
+    s.write_summary({**run.summary(), **selection.summary()})

@@ -1,5 +1,7 @@
 """Half maps -> mask, corrected FSC, sharpened map, resolution."""
 
+import numpy as np
+
 from cryoet_core.config.postprocess import Postprocess
 from cryoet_core.io.mrc import read_mrc, write_mrc
 from cryoet_core.io.star import write_star
@@ -18,5 +20,9 @@ with step(snakemake) as s:
     s.log.info("resolution %.1f A at FSC %.3f", result.resolution_angst, config.fsc_threshold)
     write_mrc(s.output.map, result.map, pixel)
     write_mrc(s.output.mask, result.mask, pixel)
+    # Always written, so that the outputs of the rule do not depend on the config: zeros without local_resolution.
+    none = np.zeros_like(result.map)
+    write_mrc(s.output.local_resolution, none if result.local is None else result.local.resolution_angst, pixel)
+    write_mrc(s.output.local_map, none if result.local is None else result.local.map, pixel)
     write_star(s.output.fsc, {"general": result.summary_star(), "fsc": fsc_table(result, pixel)})
     s.write_summary(result.summary())

@@ -14,7 +14,7 @@ with step(snakemake) as s:
     config = s.model(ReconstructParticle)
     extraction = ExtractSubtomos(**snakemake.params.extraction)
     particles = read_particles(s.input.particles)
-    sums = HalfSums(reconstruction_settings(config, extraction), config.symmetry)
+    sums = HalfSums(reconstruction_settings(config, extraction), config.symmetry, config.insertion)
     for path in s.progress(s.input.tilt_series, what="tilt series"):
         series = read_tilt_series(path)
         own = particles.select(particles.table["tomo_name"].to_numpy() == series.name)

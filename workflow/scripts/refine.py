@@ -1,5 +1,6 @@
 """Extracted particles and a first map -> refined poses, two independent half maps, their FSC."""
 
+import shutil
 from pathlib import Path
 
 from cryoet_core.config.refine import Refine
@@ -9,6 +10,7 @@ from cryoet_core.io.summary import write_summary
 from cryoet_core.metadata import write_particles
 from cryoet_core.step import step
 from cryoet_core.subtomo.refine_run import (
+    CHECKPOINT,
     diameter_warning,
     fsc_blocks,
     lowpass_warning,
@@ -20,7 +22,11 @@ from cryoet_core.subtomo.stacks import read_stacks
 with step(snakemake) as s:
     config = s.model(Refine)
     stacks = read_stacks(s.input.particles, s.input.tilt_series)
-    pixel, folder = stacks.pixel_size_angst, Path(s.output.iteration_maps)
+    pixel, final = stacks.pixel_size_angst, Path(s.output.iteration_maps)
+    # Outputs of a failed job are deleted, so iterations and checkpoint lie elsewhere until the job is done.
+    folder = final.with_name(".running")
+    if folder.exists() and not (folder / CHECKPOINT).exists():
+        shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     warnings = [diameter_warning(config.mask_diameter_angst, stacks.box * pixel)]
     warnings = [w for w in [*warnings, lowpass_warning(config.initial_lowpass_angst, pixel)] if w]
@@ -29,12 +35,17 @@ with step(snakemake) as s:
 
     def report(iteration):
         s.log.info("%s", iteration.sentence())
-        for half in (1, 2):
-            path = folder / f"it{iteration.number:03d}_half{half}.mrc"
-            write_mrc(path, getattr(iteration, f"half{half}"), pixel)
 
+    def plan_report(plan):
+        s.log.info("%s", plan.sentence())
+
+    if (folder / CHECKPOINT).exists():
+        s.log.info("going on from %s", folder / CHECKPOINT)
     reference, reference_pixel = read_mrc(s.input.reference)
-    refined, particles = refine_stacks(stacks, reference, reference_pixel, config, int(s.seed), s.to_device, report)
+    refined, particles = refine_stacks(
+        stacks, reference, reference_pixel, config, int(s.seed), s.to_device, report, work_folder=folder, at=final,
+        plan_report=plan_report,
+    )
     for name in ("half1", "half2", "map"):
         write_mrc(getattr(s.output, name), getattr(refined, name), pixel)
     summary = refine_summary(refined, pixel)
@@ -42,3 +53,6 @@ with step(snakemake) as s:
     write_star(s.output.fsc, fsc_blocks(refined.fsc, pixel, stacks.box, summary["resolution_angst"]))
     write_summary(s.output.iterations, {"iterations": [i.numbers() for i in refined.iterations]})
     s.write_summary({**summary, "warnings": warnings})
+    if final.exists():
+        shutil.rmtree(final)
+    folder.rename(final)

@@ -10,7 +10,7 @@ from cryoet_core.config.base import StepModel, key
 class ExtractSubtomos(StepModel):
     """Keys of the step; as RELION 5's extraction, box sizes in binned pixels."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     binning: int = key(8, meaning="binning of the particle images relative to the tilt images", ge=1)
     box_px: int = key(
         64, unit="px", meaning="box that is cut (binned pixels, even): room for signal spread by defocus", ge=8, multiple_of=2
@@ -19,6 +19,19 @@ class ExtractSubtomos(StepModel):
     max_dose_e_per_a2: float | None = key(
         None, unit="e/A^2", meaning="views with a larger dose before exposure are left out; empty = all views", gt=0
     )
+    duplicate_distance_angst: float | None = key(
+        None,
+        unit="A",
+        meaning="of particles of a tilt series closer than this only the best stays (one particle in both halves would fake the FSC); empty "
+        "= a tenth of the stored box; 0 = keep all",
+        ge=0,
+    )
+    rank_by: Literal["auto", "likelihood", "probability", "score"] = key(
+        "auto", meaning="what makes a particle better; auto = the likelihood of the round before, else the picking score"
+    )
+    keep_best: int | None = key(None, meaning="only so many best particles enter the round; empty = all", ge=10)
+    min_rank: float | None = key(None, meaning="only particles whose rank_by value is at least this; empty = all")
+    drop_diffuse: bool = key(False, meaning="leave out particles that the round before marked as without a clear pose")
     min_views: int = key(1, meaning="particles seen in fewer views are dropped", ge=1)
     ctf_premultiply: bool = key(True, meaning="multiply by CTF, dose weight and ctf_scale of every image")
     dose_at: Literal["start", "middle"] = key(

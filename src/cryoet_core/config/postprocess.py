@@ -12,7 +12,7 @@ from cryoet_core.config.base import StepModel, key
 class Postprocess(StepModel):
     """Keys of the step."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     mask: str | None = key(None, meaning="mask file (MRC, same box); empty = made from the map")
     mask_diameter_angst: float | None = key(
         None, unit="A", meaning="spherical mask of this diameter instead of a mask from the map", gt=0
@@ -31,6 +31,10 @@ class Postprocess(StepModel):
     mtf: str | None = key(None, meaning="STAR file of the detector's MTF; empty = none")
     mtf_pixel_size_angst: float | None = key(
         None, unit="A", meaning="pixel size of the camera the MTF is for; must be given with mtf", gt=0
+    )
+    local_resolution: bool = key(True, meaning="also compute the local resolution and a locally filtered map")
+    local_window_angst: float | None = key(
+        None, unit="A", meaning="full width of the window of the local resolution; empty = six times the resolution, at least 12 pixels", gt=0
     )
     fsc_threshold: float = key(0.143, meaning="FSC that defines the resolution", gt=0, lt=1)
 

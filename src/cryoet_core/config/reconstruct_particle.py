@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from cryoet_core.config.base import StepModel, key
 
@@ -21,5 +21,10 @@ class ReconstructParticle(StepModel):
     taper_px: float = key(10.0, unit="px", meaning="soft edge inside the sphere of the map's box", ge=0)
     cutoff_fraction: float = key(
         0.01, meaning="frequencies where an image's dose weight is smaller are not used", ge=0, lt=1
+    )
+    insertion: Literal["spread", "gather"] = key(
+        "spread",
+        meaning="spread: every pixel is shared among the voxels around it, the adjoint of slicing; gather: every voxel reads the slices near "
+        "it, as RELION (with cut_from_raw: its maps)",
     )
     cut_from_raw: bool = key(False, meaning="bin every particle's box on its own, as RELION (slower)")

@@ -10,7 +10,7 @@ from cryoet_core.config.base import StepModel, key
 class Refine(StepModel):
     """Keys of the step; names and defaults as in RELION 5's auto-refine of the tutorial."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     start: Literal["global", "given_poses"] = key(
         "global",
         meaning="global: search all orientations; given_poses: search only around the angles in the particle table "
@@ -51,3 +51,36 @@ class Refine(StepModel):
         gt=0,
     )
     regularisation: float = key(1.0, meaning="factor on the signal-to-noise ratio of the Wiener filter", gt=0)
+    likelihood: Literal["exact", "relion"] = key(
+        "exact",
+        meaning="noise model of the premultiplied images. exact: one spectrum per view of the un-multiplied images, so every "
+        "view counts by what it knows; relion: one spectrum per series of the multiplied images, as RELION 5, to compare",
+    )
+    offset_sigma_angst: float | None = key(
+        None,
+        unit="A",
+        meaning="width of the Gaussian prior of the offsets from the picked positions; empty: starts at half of offset_range_px, then "
+        "estimated from the particles in every iteration",
+        gt=0,
+    )
+    orientation_sigma_deg: float | None = key(
+        None,
+        unit="deg",
+        meaning="width of a Gaussian prior around the orientations in the particle table (template matching), about each axis, in all "
+        "iterations; empty: none",
+        gt=0,
+    )
+    relax_symmetry: str = key(
+        "C1",
+        meaning="point group that the particle nearly has: orientations that it relates are tried against one another in every "
+        "iteration, while the map has only `symmetry`",
+    )
+    norm_correction: bool = key(True, meaning="estimate the noise level of every particle")
+    scale_correction: bool = key(True, meaning="estimate the signal's strength in every tilt series")
+    memory_mb: int = key(
+        4000,
+        unit="MB",
+        meaning="memory to plan with: it sets the tiles of the search; images that do not fit beside it are kept in scratch files (slower, "
+        "the same numbers)",
+        ge=500,
+    )

@@ -11,6 +11,7 @@ from cryoet_core.geometry.rotations import (
 )
 from cryoet_core.geometry.so3 import (
     healpix_directions,
+    healpix_nested_order,
     local_rotations,
     random_rotations,
     so3_grid,
@@ -24,6 +25,7 @@ __all__ = [
     "angular_distance_deg",
     "euler_to_matrix",
     "healpix_directions",
+    "healpix_nested_order",
     "local_rotations",
     "matrix_to_euler",
     "point_group",

@@ -11,6 +11,27 @@ import numpy as np
 from cryoet_core.geometry.rotations import euler_to_matrix, rotation_vector_to_matrix
 
 
+def healpix_nested_order(order: int) -> np.ndarray:
+    """Ring index of every pixel of the nested scheme (RELION's order of directions): (12 * 4**order,) int64."""
+    nside = 2**order
+    pixel = np.arange(12 * nside * nside, dtype=np.int64)
+    face, inner = pixel // nside**2, pixel % nside**2
+    x = sum(((inner >> (2 * b)) & 1) << b for b in range(order)) if order else np.zeros_like(pixel)
+    y = sum(((inner >> (2 * b + 1)) & 1) << b for b in range(order)) if order else np.zeros_like(pixel)
+    ring = (2 + face // 4) * nside - x - y - 1  # 1 .. 4 nside - 1 from the north
+    north, south = ring < nside, ring > 3 * nside
+    length = np.where(north, ring, np.where(south, 4 * nside - ring, nside))  # a quarter of the pixels of the ring
+    shift = np.where(north | south, 0, (ring - nside) & 1)
+    first = np.array([1, 3, 5, 7, 0, 2, 4, 6, 1, 3, 5, 7])[face]
+    step = (first * length + x - y + 1 + shift) // 2
+    step = (step - 1) % (4 * length)
+    before_belt = 2 * nside * (nside - 1)
+    north_start = 2 * ring * (ring - 1)
+    belt_start = before_belt + (ring - nside) * 4 * nside
+    south_start = pixel.size - 2 * length * (length + 1)
+    return np.where(north, north_start, np.where(south, south_start, belt_start)) + step
+
+
 def healpix_directions(order: int):
     """Pixel centres of the HEALPix sphere with nside = 2**order, ring order.
 

@@ -14,6 +14,7 @@ from cryoet_core.kernels.back_project_aligned import back_project_aligned
 from cryoet_core.kernels.extract_slices import extract_points, extract_slices
 from cryoet_core.kernels.forward_project import forward_project
 from cryoet_core.kernels.forward_project_aligned import forward_project_aligned
+from cryoet_core.kernels.gather_slices import gather_slices
 from cryoet_core.kernels.insert_slices import insert_slices, new_accumulator, split_accumulator
 from cryoet_core.kernels.max_update import max_update
 from cryoet_core.kernels.phase_shift_accumulate import phase_shift_accumulate
@@ -51,6 +52,7 @@ _CONTRACTS = (
     (extract_slices, "extract_slices"),
     (extract_points, "extract_slices"),
     (insert_slices, "insert_slices"),
+    (gather_slices, "gather_slices"),
     (rotate_volume, "rotate_volume"),
     (sample_spline, "sample_spline"),
     (max_update, "max_update"),
@@ -68,6 +70,7 @@ __all__ = [
     "extract_slices",
     "forward_project",
     "forward_project_aligned",
+    "gather_slices",
     "insert_slices",
     "max_update",
     "new_accumulator",

@@ -34,12 +34,15 @@ def averaging_round(results: Results, name: str, numbers: dict, comparison: dict
         names.append("truth")
     section.add_figure(map_views(volumes, names), f"Central sections and projections, {pixel:.2f} A/px, bright is dense.")
     section.add_figure(_fsc_figure(results, name, final.shape[0], pixel, comparison), _caption(numbers))
+    local = _local_figure(results, name)
+    if local is not None:
+        section.add_figure(local, "Local resolution (A) in the three central sections, and its distribution inside the mask.")
     section.add_figure(_progress_figure(results, name, particles), "Refinement: resolution and changes per iteration; view directions of the particles.")
     return section
 
 
 def _caption(numbers: dict) -> str:
-    text = "Fourier shell correlation of the two half maps."
+    text = "Fourier shell correlation of the two half maps; right: in the iterations of the refinement."
     if "resolution_fsc_0.143_angst" in numbers:
         text += f" Resolution at 0.143: {numbers['resolution_fsc_0.143_angst']:.1f} A."
     if "resolution_truth_0.5_angst" in numbers:
@@ -61,8 +64,9 @@ def _fsc_figure(results, name, box, pixel, comparison):
     found = fsc_curves(results, name)
     curves = {label: (found[column], style) for column, (label, style) in _FSC_COLUMNS.items() if column in found}
     figure = new_figure(11, 3.2)
-    axes = figure.subplots(1, 2)
+    axes = figure.subplots(1, 3)
     fsc_plot(axes[0], curves, pixel, box)
+    _iteration_fsc(axes[2], results, name)
     if comparison:
         fsc_plot(
             axes[1],
@@ -75,18 +79,59 @@ def _fsc_figure(results, name, box, pixel, comparison):
     return figure
 
 
+def _iteration_fsc(ax, results, name):
+    """FSC of the halves in the first, middle and last iteration of the refinement."""
+    iterations = read_summary(results.path("refine", name, "iterations.json"))["iterations"]
+    chosen = sorted({0, (len(iterations) - 1) // 2, len(iterations) - 1})
+    styles = ("-", "--", ":")[-len(chosen) :][::-1]
+    curves = {
+        f"iteration {iterations[i]['number']}": (np.array([1.0, *iterations[i]["fsc"][1:]]), style)
+        for i, style in zip(chosen, styles, strict=True)
+    }
+    pixel = results.summary("refine", name)["pixel_size_angst"]
+    fsc_plot(ax, curves, pixel, 2 * (len(iterations[0]["fsc"]) - 1))
+
+
+def _local_figure(results, name):
+    """Central sections of the local resolution and its histogram; None where it was not computed."""
+    if not results.path("postprocess", name, "local_resolution.mrc").exists():
+        return None
+    volume, _ = results.volume("postprocess", name, "local_resolution.mrc")
+    inside = volume[volume > 0]
+    if inside.size == 0:
+        return None
+    limits = np.quantile(inside, [0.02, 0.98])
+    figure = new_figure(11, 2.6)
+    axes = figure.subplots(1, 4)
+    middle = [n // 2 for n in volume.shape]
+    sections = (volume[middle[0]], volume[:, middle[1]], volume[:, :, middle[2]])
+    for ax, section, label in zip(axes, sections, ("xy", "xz", "yz"), strict=False):
+        shown = np.where(section > 0, section, np.nan)
+        image = ax.imshow(shown, origin="lower", cmap="viridis_r", vmin=limits[0], vmax=max(limits[1], limits[0] + 1e-3))
+        ax.set_title(label, fontsize=9, color=OTHER)
+        ax.set_axis_off()
+    figure.colorbar(image, ax=axes[2], fraction=0.05)
+    axes[3].hist(inside, bins=40, color=MEASURED)
+    axes[3].set(xlabel="local resolution (A)", ylabel="voxels")
+    return figure
+
+
 def _progress_figure(results, name, particles):
     figure = new_figure(11, 2.8)
-    axes = figure.subplots(1, 3)
+    axes = figure.subplots(1, 4)
     iterations = read_summary(results.path("refine", name, "iterations.json"))["iterations"]
-    columns = (("resolution_angst", "resolution (A)"), ("angle_change_deg", "mean angle change (deg)"))
+    columns = (
+        ("resolution_angst", "resolution (A)"),
+        ("angle_change_deg", "angle change (deg)"),
+        ("offset_change_angst", "offset change (A)"),
+    )
     for ax, (key, label) in zip(axes, columns, strict=False):
         values = [np.nan if i[key] is None else i[key] for i in iterations]
         ax.plot([i["number"] for i in iterations], values, ".-", color=MEASURED)
         ax.set(xlabel="iteration", ylabel=label)
         ax.xaxis.get_major_locator().set_params(integer=True)
-    axes[2].remove()
-    polar = figure.add_subplot(1, 3, 3, projection="polar")
+    axes[3].remove()
+    polar = figure.add_subplot(1, 4, 4, projection="polar")
     direction = particles.rotations[:, 2, :]  # the tomogram's z axis seen from the particle
     upper = direction[:, 2] >= 0
     for rows, colour, label in ((upper, MEASURED, "upper"), (~upper, TRUE, "lower")):

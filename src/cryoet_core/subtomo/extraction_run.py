@@ -13,6 +13,7 @@ from cryoet_core.io.mrc import write_mrc
 from cryoet_core.io.relion import format_visible_frames
 from cryoet_core.metadata import Particles
 from cryoet_core.subtomo.extract import ExtractionSettings, extract_stacks
+from cryoet_core.subtomo.selection import select_particles
 from cryoet_core.subtomo.volumes import extract_volumes
 
 ORIGINS = ("origin_x_angst", "origin_y_angst", "origin_z_angst")
@@ -37,6 +38,19 @@ def reconstruction_settings(config, extraction) -> ExtractionSettings:
         dose_at=extraction.dose_at,
         cut_from_raw=config.cut_from_raw,
     )
+
+
+def chosen_particles(particles: Particles, config, pixel_size_angst: float):
+    """(Particles, Selection): those that enter the round by the rules of the config section of extract_subtomos.
+
+    pixel_size_angst : of the unbinned views.
+    """
+    distance = config.duplicate_distance_angst
+    if distance is None:
+        distance = 0.1 * config.crop_px * config.binning * pixel_size_angst
+    rules = {name: getattr(config, name) for name in ("rank_by", "keep_best", "min_rank", "drop_diffuse")}
+    selection = select_particles(particles, duplicate_distance_angst=distance, **rules)
+    return particles.select(selection.keep), selection
 
 
 def merge_particles(parts) -> Particles:

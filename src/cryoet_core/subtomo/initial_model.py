@@ -236,7 +236,7 @@ def _masked(volume, settings):
 
 def _plan(settings, shell) -> SearchPlan:
     diameter = min(settings.mask_diameter_angst, settings.box_angst)
-    return SearchPlan(shell, settings.box_angst, diameter, offset_step_px=settings.offset_step_px)
+    return SearchPlan(shell, settings.box_angst, diameter, offset_step_px=settings.offset_step_px, n_candidates=16)
 
 
 def _grid_step(series, model, number, settings, rng):

@@ -9,6 +9,10 @@ Everything that belongs to the particle stands on the image side, so P is shared
 real matrix product (particles x shifts) x (orientations), N a second, small one. Unlike a single noise spectrum for
 premultiplied data, sigma_f^2 |k| of the raw images is the exact weight of every view.
 Source of the model: Zivanov et al. 2022, eLife 11:e83724 (premultiplied stacks), here with the noise per view.
+
+``likelihood="relion"`` is RELION 5's model of the same images, for comparison: the premultiplied coefficients X have noise of one
+radial spectrum S^2(|k|) for all views of a series, log L = -1/2 sum |X - c^2 P|^2 / S^2. It has the same form with X/sigma^2
+replaced by c^2 X / S^2 and c^2/sigma^2 by c^4 / S^2, so both go through the same expectation step.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from cryoet_core.backend import array_namespace
+from cryoet_core.backend import array_namespace, asnumpy
 from cryoet_core.fourier import rfft_centred
 
 
@@ -89,6 +93,11 @@ class SeriesImages:
     masked, unmasked : (P, F, K) complex64, premultiplied bright images X = c x; the first with the particle's circular
         mask (for the likelihood), the second without (for the reconstruction). Missing views are zero.
     ctf : (P, F, K) float32, c(k) = CTF x dose weight x scale; zero for missing views.
+    amplitude : (P,) or None, strength of the particle against the reference (scale correction of its series); noise_factor :
+        (P,) or None, variance of its noise against that of its series (norm correction). None = 1.
+    mask_power : mean square of the mask over the image, the share of the noise that is left in ``masked``. Masked noise is
+        correlated: its scalar product with a slice inside the mask has the variance of the *unmasked* noise, so spectra that
+        are measured on masked images must be divided by this, or posteriors are too sharp by its inverse.
     """
 
     rows: np.ndarray
@@ -97,15 +106,24 @@ class SeriesImages:
     unmasked: np.ndarray
     ctf: np.ndarray
     frequencies: FrequencyList
+    amplitude: np.ndarray | None = None
+    noise_factor: np.ndarray | None = None
+    mask_power: float = 1.0
 
     def __len__(self) -> int:
         return int(self.rows.size)
 
     def take(self, index) -> SeriesImages:
         """Some of the particles (index array or boolean mask over 0..P-1)."""
-        return replace(
-            self, rows=self.rows[index], masked=self.masked[index], unmasked=self.unmasked[index], ctf=self.ctf[index]
-        )
+        fields = ("rows", "masked", "unmasked", "ctf", "amplitude", "noise_factor")
+        return replace(self, **{f: v[index] for f in fields if (v := getattr(self, f)) is not None})
+
+    def factors(self):
+        """(amplitude, noise_factor) as (P, 1, 1) float32 on the images' device."""
+        xp = array_namespace(self.masked)
+        one = np.ones(len(self))
+        both = (one if v is None else v for v in (self.amplitude, self.noise_factor))
+        return tuple(xp.asarray(v, dtype=xp.float32)[:, None, None] for v in both)
 
     @classmethod
     def from_images(cls, images, ctf, view_rotations, rows, mask=None) -> SeriesImages:
@@ -120,7 +138,13 @@ class SeriesImages:
             unmasked,
             frequencies.gather(ctf),
             frequencies,
+            mask_power=1.0 if mask is None else mean_square(mask),
         )
+
+
+def mean_square(mask) -> float:
+    """Mean of the mask's square: the share of white noise that it leaves."""
+    return float(asnumpy((mask * mask).mean()))
 
 
 def masked_images(images, mask):
@@ -163,12 +187,15 @@ class WhitenedImages:
         return replace(self, data=self.data[index], weight=self.weight[index])
 
 
-def whiten(images: SeriesImages, sigma2, max_shell: int, offsets_px=None, masked: bool = True) -> WhitenedImages:
+def whiten(
+    images: SeriesImages, sigma2, max_shell: int, offsets_px=None, masked: bool = True, likelihood: str = "exact"
+) -> WhitenedImages:
     """Divide by the noise spectra and undo the current offsets.
 
     Parameters
     ----------
-    sigma2 : (F, n_shells) variance of the real (or imaginary) part of one coefficient of the un-premultiplied images.
+    sigma2 : (F, n_shells) variance of the real (or imaginary) part of one coefficient: of the un-premultiplied images for the
+        exact likelihood, of the premultiplied ones (all views alike) for ``likelihood="relion"``.
     max_shell : finest shell used. offsets_px : (P, 3) or None, 3-D offsets of the particles from the extraction centre.
     """
     xp = array_namespace(images.masked)
@@ -179,7 +206,13 @@ def whiten(images: SeriesImages, sigma2, max_shell: int, offsets_px=None, masked
     data = source[..., :n] * inverse
     if offsets_px is not None:
         data *= shift_phases(frequencies, images.view_rotations, offsets_px, xp)
-    weight = images.ctf[..., :n] ** 2 * inverse
+    amplitude, noise = images.factors()
+    ctf2 = images.ctf[..., :n] ** 2
+    data *= amplitude / noise
+    weight = ctf2 * (inverse * (amplitude * amplitude / noise))
+    if likelihood == "relion":
+        data *= ctf2
+        weight *= ctf2
     return WhitenedImages(data, weight, images.view_rotations, frequencies)
 
 

@@ -147,14 +147,16 @@ def insert_particles(accumulator, images, sigma2, rows, rotations, offsets_px, w
     frequencies = images.frequencies
     inverse = xp.asarray(1.0 / np.asarray(sigma2)[:, frequencies.shell], dtype=xp.float32)
     operators = np.eye(3)[None] if symmetry is None else np.asarray(symmetry)
+    amplitude, noise = images.factors()
     n_views, step = len(images.view_rotations), 32
     for start in range(0, len(rows), step):
         part = slice(start, start + step)
         index = rows[part]
-        factor = xp.asarray(weights[part], dtype=xp.float32)[:, None, None] * inverse
+        share = xp.asarray(weights[part], dtype=xp.float32)[:, None, None] * amplitude[index] / noise[index]
+        factor = share * inverse
         data = images.unmasked[index] * factor
         data *= shift_phases(frequencies, images.view_rotations, offsets_px[part], xp)
-        weight = images.ctf[index] ** 2 * factor
+        weight = images.ctf[index] ** 2 * (factor * amplitude[index])
         for operator in operators:
             views = np.einsum("fij,mjk->mfik", images.view_rotations, rotations[part] @ operator)
             accumulator.insert(

@@ -2,9 +2,14 @@
 
 sigma2[f, shell] is the variance of the real (equally: imaginary) part of one Fourier coefficient. From premultiplied
 data X = c x it is the ratio  sum |X - c^2 P|^2 / (2 sum c^2), which needs no division by the zeros of the CTF.
+
+For ``likelihood="relion"`` it is RELION 5's: the variance of the premultiplied coefficients themselves, one curve for all views of
+a series, sum |X - c^2 P|^2 / (2 n) over the n coefficients of visible views.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -34,18 +39,107 @@ def smooth_spectra(power, weight, floor: float = 1e-6):
     return np.maximum(sigma2, floor * np.median(sigma2))
 
 
-def initial_spectra(images):
+def spectra(power, weight, likelihood: str = "exact"):
+    """Noise spectra (F, n_shells) from sums of residual power and of their weights, as the likelihood needs them."""
+    if likelihood == "exact":
+        return smooth_spectra(power, weight)
+    shared = smooth_spectra(power.sum(axis=0, keepdims=True), weight.sum(axis=0, keepdims=True))
+    return np.repeat(shared, len(power), axis=0)
+
+
+def initial_spectra(images, likelihood: str = "exact"):
     """First guess: all power of the images is noise. images: SeriesImages -> (F, n_shells)."""
     power = shell_sums(np.abs(images.masked) ** 2, images.frequencies)
-    return smooth_spectra(power, shell_sums(2 * images.ctf**2, images.frequencies))
+    weight = _variance_weight(images.ctf, likelihood) * _mask_power(images, likelihood)
+    return spectra(power, shell_sums(weight, images.frequencies), likelihood)
 
 
-def residual_sums(images, rows, slices, phases):
-    """Sums of |X e^{+i phi} - c^2 P|^2 and of 2 c^2 for particles ``rows`` at their poses: two (F, n_shells) arrays.
+def _mask_power(images, likelihood):
+    """Share of the noise that the mask leaves. RELION takes the spectrum of the masked images as it is."""
+    return np.float32(images.mask_power if likelihood == "exact" else 1.0)
 
-    slices : (M, F, K) at the poses; phases : (M, F, K) that undo the particles' shifts.
+
+def _variance_weight(ctf, likelihood):
+    """Expected |residual|^2 of a premultiplied coefficient in units of sigma2: 2 c^2, or 2 where there is an image."""
+    if likelihood == "exact":
+        return 2 * ctf**2
+    xp = array_namespace(ctf)
+    visible = (ctf != 0).any(axis=-1, keepdims=True)
+    return xp.broadcast_to(2 * visible.astype(xp.float32), ctf.shape)
+
+
+def residual_sums(images, rows, slices, phases, likelihood: str = "exact"):
+    """Sums of |X e^{+i phi} - a c^2 P|^2 / nu and of their weights at the poses of ``rows``: two (F, n_shells) arrays.
+
+    slices : (M, F, K) at the poses; phases : (M, F, K) that undo the particles' shifts; a, nu the particles' factors.
     """
+    power = residual_power(images, rows, slices, phases) / images.factors()[1][rows]
+    weight = _variance_weight(images.ctf[rows], likelihood) * _mask_power(images, likelihood)
+    return shell_sums(power, images.frequencies), shell_sums(weight, images.frequencies)
+
+
+def residual_power(images, rows, slices, phases):
+    """|X e^{+i phi} - a c^2 P|^2 -> (M, F, K) float32."""
+    residual = images.masked[rows] * phases - images.factors()[0][rows] * images.ctf[rows] ** 2 * slices
+    return residual.real**2 + residual.imag**2
+
+
+@dataclass(frozen=True)
+class CorrectionSums:
+    """What the corrections of some particles are made of: (n,) float64 each, over shells up to ``max_shell``.
+
+    cross, norm : Re sum X* P / sigma^2 and sum c^2 |P|^2 / sigma^2 (their ratio is the amplitude); residual, weight : sums of
+    |X - a c^2 P|^2 / sigma^2 and of its expectation (their ratio is the noise factor).
+    """
+
+    cross: np.ndarray
+    norm: np.ndarray
+    residual: np.ndarray
+    weight: np.ndarray
+
+
+def joined_sums(parts: list[CorrectionSums]) -> CorrectionSums:
+    """Sums of consecutive particles as one."""
+    names = ("cross", "norm", "residual", "weight")
+    return CorrectionSums(*(np.concatenate([getattr(p, n) for p in parts]) for n in names))
+
+
+def correction_sums(images, rows, slices, phases, sigma2, max_shell: int, likelihood: str = "exact") -> CorrectionSums:
+    """Sums of particles ``rows`` at their poses for :func:`amplitude` and :func:`noise_factors`."""
+    xp = array_namespace(slices)
+    n = images.frequencies.count(max_shell)
+    inverse = xp.asarray(1.0 / np.asarray(sigma2)[:, images.frequencies.shell], dtype=xp.float32)
     ctf2 = images.ctf[rows] ** 2
-    residual = images.masked[rows] * phases - ctf2 * slices
-    power = residual.real**2 + residual.imag**2
-    return shell_sums(power, images.frequencies), shell_sums(2 * ctf2, images.frequencies)
+    power = residual_power(images, rows, slices, phases)
+
+    def total(values):
+        return asnumpy((values * inverse[:, : values.shape[-1]]).sum(axis=(1, 2), dtype=xp.float64))
+
+    low, low2 = slices[..., :n], ctf2[..., :n]
+    share = 1 if likelihood == "exact" else low2
+    cross = ((images.masked[rows][..., :n] * phases[..., :n]) * low.conj()).real * share
+    norm = low2 * share * (low.real**2 + low.imag**2)
+    expected = _variance_weight(images.ctf[rows], likelihood) * _mask_power(images, likelihood)
+    expected = asnumpy(expected.sum(axis=(1, 2), dtype=xp.float64))
+    return CorrectionSums(total(cross), total(norm), total(power), expected)
+
+
+def group_amplitude(sums: list[CorrectionSums]) -> float:
+    """Strength of a series' particles against the reference: regression over all of them; 1 when it is not positive."""
+    cross, norm = (sum(float(getattr(s, name).sum()) for s in sums) for name in ("cross", "norm"))
+    return cross / norm if cross > 0 and norm > 0 else 1.0
+
+
+def balanced(values, weights):
+    """Factors clipped to a fifth .. five times their median (RELION's limits) and divided by their weighted mean."""
+    values = np.asarray(values, dtype=np.float64)
+    middle = np.median(values)
+    values = np.clip(values, middle / 5, 5 * middle)
+    return values / np.average(values, weights=weights)
+
+
+def noise_factors(sums: CorrectionSums):
+    """Variance of every particle's noise against its series' (n,), mean 1."""
+    seen = sums.weight > 0
+    ratio = np.where(seen, sums.residual / np.where(seen, sums.weight, 1), 1.0)
+    return balanced(ratio, np.maximum(sums.weight, 1e-30))

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from cryoet_core.backend import array_namespace, asnumpy, tile_size
 from cryoet_core.geometry import angular_distance_deg, rotation_vector_to_matrix
@@ -17,6 +18,7 @@ from cryoet_core.subtomo.likelihood import as_real, log_sum_exp, shift_phases
 
 _MAX_TURN_DEG, _MAX_MOVE_PX = 10.0, 1.0  # largest Gauss-Newton step
 _SAME_DEG, _SAME_PX = 2.0, 0.5  # modes closer than this are one
+_WIDEST = 2 * np.pi / (8 * np.pi**2) ** (2 / 3)  # curvature, 1/rad^2, of a Gaussian whose integral is that of all rotations
 
 
 @dataclass(frozen=True)
@@ -38,37 +40,92 @@ class Posterior:
     """Modes of the posterior and one row per particle.
 
     poses : the kept modes, best first within a particle; weight (M,) sums to 1 within a particle.
+    covariance (M, 6, 6) of every mode (rotation vector about the tomogram's axes in rad, shift in px), from the curvature.
     log_likelihood (P,) of the best mode against "no particle"; max_probability (P,) its weight; angle_error_deg,
-    shift_error_px (P,) expected errors of the best mode from the curvature of the likelihood.
+    shift_error_px (P,) expected errors of the best mode. log_evidence (P,) : log probability of the images with a particle in
+    any pose, against none at all; near or below zero where the images hold no pose.
     """
 
     poses: Poses
     weight: np.ndarray
+    covariance: np.ndarray
     log_likelihood: np.ndarray
     max_probability: np.ndarray
     angle_error_deg: np.ndarray
     shift_error_px: np.ndarray
+    log_evidence: np.ndarray
 
     @property
     def best(self) -> Poses:
-        first = np.searchsorted(self.poses.particle, np.arange(self.log_likelihood.size))
-        return self.poses.take(first)
+        return self.poses.take(self.first)
+
+    @property
+    def first(self) -> np.ndarray:
+        """(P,) index of every particle's best mode."""
+        return np.searchsorted(self.poses.particle, np.arange(self.log_likelihood.size))
+
+    def mean_square_offset_px2(self) -> float:
+        """Expected square of one component of the offsets over all particles, uncertainty included."""
+        square = np.sum(self.poses.shifts_px**2, axis=1) + np.einsum("mii->m", self.covariance[:, 3:, 3:])
+        return float(np.sum(self.weight * square) / (3 * max(self.log_likelihood.size, 1)))
 
 
 @dataclass(frozen=True)
-class OffsetPrior:
-    """Gaussian prior of the particles' offsets from where they were picked, in px.
+class PosePrior:
+    """Gaussian priors of the offsets from where the particles were picked and, optionally, of their orientations.
 
     centre_px : (P, 3) present offsets (the shifts of a search are added to them); sigma_px : one width.
+    rotations : (P, 3, 3) expected orientations (of the picks), or None; sigma_deg : width of each component of the rotation
+    vector away from them. symmetry : (n, 3, 3) operators; the nearest mate of the expected orientation counts.
     """
 
     centre_px: np.ndarray
     sigma_px: float
+    rotations: np.ndarray | None = None
+    sigma_deg: float = np.inf
+    symmetry: np.ndarray | None = None
+
+    @property
+    def has_orientations(self) -> bool:
+        return self.rotations is not None and np.isfinite(self.sigma_deg)
+
+    @property
+    def log_volume(self) -> float:
+        """Log of the prior's volume (rad^3 px^3): what a mode's Laplace integral is divided by.
+
+        All rotations have 8 pi^2 rad^3, shared by the symmetry mates.
+        """
+        turns = np.log(8 * np.pi**2 / (1 if self.symmetry is None else len(self.symmetry)))
+        if self.has_orientations:
+            turns = min(turns, 1.5 * np.log(2 * np.pi * np.deg2rad(self.sigma_deg) ** 2))
+        return float(turns + 1.5 * np.log(2 * np.pi * self.sigma_px**2))
 
     def log(self, particle, shifts_px):
         """Log prior of total offsets for particles (...,) and shifts (..., 3)."""
         total = self.centre_px[particle] + shifts_px
         return -0.5 * np.sum(total * total, axis=-1) / self.sigma_px**2
+
+    def turned(self, particle, rotations):
+        """Rotation vectors (rad) (M, 3) from the expected orientations of ``particle`` (M,) to ``rotations`` (M, 3, 3)."""
+        expected = self.rotations[particle]
+        if self.symmetry is not None and len(self.symmetry) > 1:
+            mates = expected[:, None] @ self.symmetry
+            nearest = np.einsum("msij,mij->ms", mates, rotations).argmax(axis=1)
+            expected = mates[np.arange(len(mates)), nearest]
+        return Rotation.from_matrix(rotations @ np.swapaxes(expected, 1, 2)).as_rotvec().reshape(-1, 3)
+
+    def log_rotation(self, particle, rotations):
+        """Log prior of orientations (M,)."""
+        if not self.has_orientations:
+            return np.zeros(len(rotations))
+        return -0.5 * np.sum(self.turned(particle, rotations) ** 2, axis=1) / np.deg2rad(self.sigma_deg) ** 2
+
+    def log_grid(self, orientations):
+        """Log prior of shared orientations (O, 3, 3) for all particles -> (P, O) float32."""
+        n, mates = len(self.rotations), np.eye(3)[None] if self.symmetry is None else self.symmetry
+        traces = [self.rotations.reshape(n, 9) @ (orientations @ np.linalg.inv(s)).reshape(-1, 9).T for s in mates]
+        angle = np.arccos(np.clip((np.max(traces, axis=0) - 1) / 2, -1, 1))
+        return (-0.5 * angle**2 / np.deg2rad(self.sigma_deg) ** 2).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -103,7 +160,13 @@ def _expand(images, reference, poses: Poses, prior) -> _Expansion:
     value, gradient, hessian = asnumpy(value), asnumpy(gradient).astype(float), asnumpy(hessian).astype(float)
     gradient[:, 3:] -= (prior.centre_px[poses.particle] + poses.shifts_px) / prior.sigma_px**2
     hessian[:, [3, 4, 5], [3, 4, 5]] += 1 / prior.sigma_px**2
-    return _Expansion(value + prior.log(poses.particle, poses.shifts_px), gradient, hessian)
+    value = value + prior.log(poses.particle, poses.shifts_px)
+    if prior.has_orientations:
+        turned, precision = prior.turned(poses.particle, poses.rotations), 1 / np.deg2rad(prior.sigma_deg) ** 2
+        value = value - 0.5 * precision * np.sum(turned**2, axis=1)
+        gradient[:, :3] -= precision * turned
+        hessian[:, [0, 1, 2], [0, 1, 2]] += precision
+    return _Expansion(value, gradient, hessian)
 
 
 def _damped_step(expansion: _Expansion, damping):
@@ -153,19 +216,30 @@ def _climb(images, reference, poses, prior, n_steps):
     return Poses(poses.particle, rotations, shifts, best.value), best.hessian
 
 
-def weigh_modes(poses: Poses, hessians, n_particles: int, n_keep=3, least=0.01, symmetry=None) -> Posterior:
-    """Posterior weights of refined poses by Laplace's approximation; duplicates and unlikely modes are dropped."""
-    eigenvalues = np.maximum(np.linalg.eigvalsh(hessians), 1e-6)
-    log_weight = poses.score - 0.5 * np.log(eigenvalues).sum(axis=1)
+def weigh_modes(
+    poses: Poses, hessians, n_particles: int, n_keep=3, least=0.01, symmetry=None, log_prior_volume=0.0
+) -> Posterior:
+    """Posterior weights of refined poses by Laplace's approximation; duplicates and unlikely modes are dropped.
+
+    ``max_probability`` is the best mode's share among all distinct modes, before any is dropped.
+    """
+    # a mode without any curvature in angle is as wide as all rotations, never wider
+    eigenvalues = np.maximum(np.linalg.eigvalsh(hessians + np.diag([_WIDEST, _WIDEST, _WIDEST, 0, 0, 0])), 1e-6)
+    log_volume = 3 * np.log(2 * np.pi) - 0.5 * np.log(eigenvalues).sum(axis=1) - log_prior_volume
+    log_weight = poses.score + log_volume
     covariance = np.linalg.inv(hessians + 1e-6 * np.eye(6))
     turn = np.rad2deg(np.sqrt(np.clip(np.einsum("mii->m", covariance[:, :3, :3]), 0, np.pi**2)))
     move = np.sqrt(np.clip(np.einsum("mii->m", covariance[:, 3:, 3:]), 0, 1e4))
-    keep, weight = [], []
+    keep, weight, probability, evidence = [], [], np.ones(n_particles), np.zeros(n_particles)
     for p in range(n_particles):
         mine = np.flatnonzero(poses.particle == p)
         mine = mine[np.argsort(-log_weight[mine], kind="stable")]
-        chosen = _distinct(poses, mine, symmetry)[:n_keep]
-        share = np.exp(log_weight[chosen] - log_sum_exp(log_weight[chosen], 0))
+        chosen = _distinct(poses, mine, symmetry)
+        total = log_sum_exp(log_weight[chosen], 0)
+        # overlapping wide modes together are never wider than the prior
+        evidence[p] = total - max(0.0, float(log_sum_exp(log_volume[chosen], 0)))
+        share = np.exp(log_weight[chosen] - total)
+        chosen, share, probability[p] = chosen[:n_keep], share[:n_keep], share[0]
         enough = share >= min(least, share.max())
         keep += list(np.array(chosen)[enough])
         weight += list(share[enough] / share[enough].sum())
@@ -173,7 +247,8 @@ def weigh_modes(poses: Poses, hessians, n_particles: int, n_keep=3, least=0.01, 
     kept = poses.take(keep)
     first = np.searchsorted(kept.particle, np.arange(n_particles))
     weight = np.array(weight)
-    return Posterior(kept, weight, kept.score[first], weight[first], turn[keep][first], move[keep][first])
+    best = keep[first]
+    return Posterior(kept, weight, covariance[keep], kept.score[first], probability, turn[best], move[best], evidence)
 
 
 def _distinct(poses, order, symmetry):
@@ -196,5 +271,5 @@ def join_posteriors(parts: list[Posterior]) -> Posterior:
         np.concatenate([p.poses.particle + f for p, f in zip(parts, first, strict=False)]),
         *(np.concatenate([getattr(p.poses, name) for p in parts]) for name in ("rotations", "shifts_px", "score")),
     )
-    names = ("weight", "log_likelihood", "max_probability", "angle_error_deg", "shift_error_px")
+    names = ("weight", "covariance", "log_likelihood", "max_probability", "angle_error_deg", "shift_error_px", "log_evidence")
     return Posterior(poses, *(np.concatenate([getattr(p, name) for p in parts]) for name in names))

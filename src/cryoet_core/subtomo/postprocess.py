@@ -17,6 +17,7 @@ from cryoet_core.fourier import radial_average, radial_frequency, raised_cosine_
 from cryoet_core.fsc import CorrectedFsc, corrected_fsc, fourier_shell_correlation, resolution_at
 from cryoet_core.io.star import find_block, read_star
 from cryoet_core.masks import soft_sphere
+from cryoet_core.subtomo.local_resolution import LocalResolution, default_window_angst, local_resolution
 from cryoet_core.subtomo.particle_mask import automatic_mask
 
 GUINIER_FROM_ANGST = 10.0
@@ -36,7 +37,8 @@ class PostprocessResult:
     """map, mask : (n, n, n) float32. fsc : curves over shells 0..n//2. guinier : 1/d^2, ln amplitude before and after.
 
     resolution_angst : at the threshold of the config, corrected FSC; resolution_half_angst : at 0.5;
-    resolution_unmasked_angst : at the threshold without a mask.
+    resolution_unmasked_angst : at the threshold without a mask. local : local resolution and the locally filtered, sharpened
+    map, or None.
     """
 
     map: np.ndarray
@@ -48,6 +50,7 @@ class PostprocessResult:
     sharpening: Sharpening
     mask_source: str
     guinier: pd.DataFrame
+    local: LocalResolution | None = None
     warnings: list[str] = field(default_factory=list)
 
     def summary(self) -> dict:
@@ -65,7 +68,14 @@ class PostprocessResult:
             "fsc_corrected": self.fsc.corrected,
             "fsc_unmasked": self.fsc.unmasked,
             "warnings": self.warnings,
+            **self._local_numbers(),
         }
+
+    def _local_numbers(self) -> dict:
+        if self.local is None:
+            return {}
+        names = ("local_resolution_best_angst", "local_resolution_median_angst", "local_resolution_worst_angst")
+        return dict(zip(names, self.local.quantiles(), strict=True)) | {"local_window_angst": self.local.window_angst}
 
     def summary_star(self) -> dict:
         """RELION's data_general of a postprocess file."""
@@ -103,6 +113,13 @@ def postprocess(half1, half2, pixel_size_angst: float, config, rng, *, mask=None
     weight = fsc_weight(fsc.corrected)
     sharpening, guinier = _sharpening(mean, weight, resolution, pixel_size_angst, config, mtf)
     volume = sharpen(mean, pixel_size_angst, sharpening.bfactor_angst2, weight, resolution, mtf)
+    local = None
+    if config.local_resolution:
+        window = config.local_window_angst or default_window_angst(resolution, pixel_size_angst, n)
+        sharpened = sharpen(mean, pixel_size_angst, sharpening.bfactor_angst2, mtf=mtf)
+        local = local_resolution(
+            half1, half2, mask, pixel_size_angst, rng, window_angst=window, threshold=config.fsc_threshold, volume=sharpened
+        )
     return PostprocessResult(
         map=asnumpy(volume).astype(np.float32),
         mask=asnumpy(xp.asarray(mask)).astype(np.float32),
@@ -113,6 +130,7 @@ def postprocess(half1, half2, pixel_size_angst: float, config, rng, *, mask=None
         sharpening=sharpening,
         mask_source=source,
         guinier=guinier,
+        local=local,
         warnings=warnings,
     )
 

@@ -9,6 +9,7 @@ RELION 5.0.1 (benchmarks/relion_golden.py).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from cryoet_core.errors import DataQualityError
 from cryoet_core.fourier import centre_crop_or_pad, irfft_centred, rfft_centred
 from cryoet_core.fsc import fourier_shell_correlation, resolution_at
 from cryoet_core.geometry.symmetry import point_group
+from cryoet_core.kernels.gather_slices import gather_slices
 from cryoet_core.kernels.insert_slices import insert_slices, new_accumulator, split_accumulator
 from cryoet_core.masks import centre_distance
 from cryoet_core.subtomo.extract import (
@@ -36,11 +38,14 @@ WEIGHT_FLOOR = 1e-3
 class HalfSums:
     """Weighted sums of both half sets on a grid of ``pad * box`` px, in the layout of kernels.insert_slices.
 
-    accumulators : one array per half set (made on the device of the first images). n_images : inserted per half.
+    insertion : "spread": every pixel is shared among eight voxels, the adjoint of slicing; "gather": every voxel reads the
+    slices near it, RELION's way. accumulators : one array per half set (made on the device of the first images).
+    n_images : inserted per half.
     """
 
     settings: ExtractionSettings
     symmetry: str = "C1"
+    insertion: str = "spread"
     accumulators: list = field(default_factory=lambda: [None, None])
     n_images: list = field(default_factory=lambda: [0, 0])
 
@@ -58,16 +63,14 @@ class HalfSums:
         xp = array_namespace(slices)
         if self.accumulators[half] is None:
             self.accumulators[half] = new_accumulator(self.box_px, self.pad, xp)
+        if self.insertion == "gather":
+            radii = asnumpy((weights[:, 0] != 0).sum(axis=1))  # RELION's: one beyond the last column that the dose leaves
+            insert = partial(gather_slices, radii_px=radii)
+        else:
+            insert = partial(insert_slices, radius_px=self.box_px / 2)
         for operator in point_group(self.symmetry):
-            insert_slices(
-                slices,
-                weights,
-                rotations @ operator,
-                self.box_px,
-                radius_px=self.box_px / 2,
-                pad=self.pad,
-                out=self.accumulators[half],
-            )
+            turned = rotations @ operator
+            insert(slices, weights, turned, self.box_px, pad=self.pad, out=self.accumulators[half])
         self.n_images[half] += len(slices)
 
 

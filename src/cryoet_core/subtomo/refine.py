@@ -7,7 +7,7 @@ Nat Methods 9:853 (gold standard); Scheres 2012, J Struct Biol 180:519 (regulari
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -15,7 +15,9 @@ from cryoet_core.backend import array_namespace, asnumpy
 from cryoet_core.fourier import lowpass
 from cryoet_core.fsc import fourier_shell_correlation, resolution_at
 from cryoet_core.geometry import angular_distance_deg, point_group
+from cryoet_core.subtomo.checkpoint import restore_refinement, save_refinement
 from cryoet_core.subtomo.likelihood import SeriesImages, shift_phases, whiten
+from cryoet_core.subtomo.memory import contiguous, search_tile_mb
 from cryoet_core.subtomo.mstep import (
     Accumulator,
     Reference,
@@ -24,11 +26,21 @@ from cryoet_core.subtomo.mstep import (
     solvent_mask,
     ssnr_from_fsc,
 )
-from cryoet_core.subtomo.noise import initial_spectra, residual_sums, smooth_spectra
+from cryoet_core.subtomo.noise import (
+    balanced,
+    correction_sums,
+    group_amplitude,
+    initial_spectra,
+    joined_sums,
+    noise_factors,
+    residual_sums,
+    spectra,
+)
 from cryoet_core.subtomo.poses import Poses, Posterior
 from cryoet_core.subtomo.search import SearchPlan, expectation_of_all
 
 _DIFFUSE_PROBABILITY, _DIFFUSE_DEG = 0.3, 20.0
+_DIFFUSE_EVIDENCE = 3.0  # nats for a particle against none: odds of 20
 
 
 @dataclass(frozen=True)
@@ -49,6 +61,13 @@ class RefineSettings:
     max_iterations: int = 12
     join_halves_angst: float = 40.0
     regularisation: float = 1.0
+    likelihood: str = "exact"
+    offset_sigma_angst: float | None = None
+    orientation_sigma_deg: float | None = None
+    relax_symmetry: str = "C1"
+    norm_correction: bool = True
+    scale_correction: bool = True
+    memory_mb: float = 4000.0
 
     @property
     def box_angst(self) -> float:
@@ -65,6 +84,32 @@ class RefineSettings:
     @property
     def join_shell(self) -> int:
         return min(self.shell(self.join_halves_angst), self.nyquist_shell // 3)
+
+
+@dataclass
+class IterationDetails:
+    """What an iteration leaves besides its numbers. Rows (n, ...) are the particles.
+
+    rotations (n, 3, 3), offsets_px (n, 3), log_likelihood, max_probability, angle_error_deg, offset_error_px, noise_factor,
+    angle_change_deg, offset_change_px (n,); n_poses (n,) kept modes; diffuse (n,) bool. sigma2 : noise spectra per series,
+    (F, n_shells); scale : per series; shell_weight : per half, (n_shells,) mean weight (1 / variance of the map's noise).
+    """
+
+    rotations: np.ndarray
+    offsets_px: np.ndarray
+    log_likelihood: np.ndarray
+    max_probability: np.ndarray
+    angle_error_deg: np.ndarray
+    offset_error_px: np.ndarray
+    noise_factor: np.ndarray
+    angle_change_deg: np.ndarray
+    offset_change_px: np.ndarray
+    n_poses: np.ndarray
+    diffuse: np.ndarray
+    sigma2: list
+    scale: list
+    shell_weight: list
+    offset_sigma_px: float
 
 
 @dataclass
@@ -86,6 +131,7 @@ class Iteration:
     n_diffuse: int
     half1: np.ndarray = field(repr=False, default=None)
     half2: np.ndarray = field(repr=False, default=None)
+    details: IterationDetails | None = field(repr=False, default=None)
 
     def sentence(self) -> str:
         """One line for the log."""
@@ -97,7 +143,7 @@ class Iteration:
 
     def numbers(self) -> dict:
         """Everything but the maps, JSON types."""
-        values = {k: v for k, v in self.__dict__.items() if k not in ("half1", "half2")}
+        values = {k: v for k, v in self.__dict__.items() if k not in ("half1", "half2", "details")}
         values["fsc"] = [float(v) for v in self.fsc]
         return values
 
@@ -134,9 +180,12 @@ class _Group:
     images: SeriesImages
     poses: Poses
     posterior: Posterior | None = None
+    expected: np.ndarray | None = None  # (P, 3, 3) orientations of the picks, when they are a prior
 
 
-def refine(series: list[SeriesImages], half_set, reference, settings: RefineSettings, rotations=None, report=None):
+def refine(
+    series: list[SeriesImages], half_set, reference, settings: RefineSettings, rotations=None, report=None, checkpoint=None
+):
     """Refine all particles.
 
     Parameters
@@ -144,39 +193,51 @@ def refine(series: list[SeriesImages], half_set, reference, settings: RefineSett
     series : images of every tilt series; ``rows`` number the particles 0..n-1 over all series.
     half_set : (n,) 1 or 2. reference : (box, box, box) map, bright, any grey scale.
     rotations : (n, 3, 3) starting orientations, needed for ``start == "given_poses"``.
-    report : callable(Iteration) after every iteration, or None.
+    report : callable(Iteration) after every iteration, or None. Its maps and details are dropped afterwards.
+    checkpoint : subtomo.checkpoint.Checkpoint or None: the state is kept there after every iteration, and a run that finds
+        one goes on from it, with the same result to the bit (on the same device).
 
     Returns
     -------
     Refined.
     """
-    groups = _groups(series, np.asarray(half_set), rotations)
+    groups = _groups(series, np.asarray(half_set), rotations, bool(settings.orientation_sigma_deg))
     symmetry = point_group(settings.symmetry)
     xp = array_namespace(reference)
     mask = solvent_mask(settings.box_px, settings.mask_diameter_angst, settings.pixel_size_angst, xp)
-    sigma2 = [initial_spectra(images) for images in series]
-    first = lowpass(reference, settings.initial_lowpass_angst, settings.pixel_size_angst) * mask
     state = _State(settings, settings.shell(settings.initial_lowpass_angst))
-    first = first * np.float32(grey_scale(groups, sigma2, first, settings, settings.start == "given_poses"))
-    references = [first, first]
-    iterations = []
-    for number in range(1, settings.max_iterations + 1):
+    kept = restore_refinement(checkpoint, state, groups, xp)
+    if kept is None:
+        sigma2 = [initial_spectra(images, settings.likelihood) for images in series]
+        first = lowpass(reference, settings.initial_lowpass_angst, settings.pixel_size_angst) * mask
+        first = first * np.float32(grey_scale(groups, sigma2, first, settings, settings.start == "given_poses"))
+        references, iterations = [first, first], []
+    else:
+        sigma2, references, done = kept
+        iterations = [Iteration(**{**i, "fsc": np.array(i["fsc"])}) for i in done]
+    for number in range(len(iterations) + 1, settings.max_iterations + 1):
         plan = state.plan(symmetry)
         previous = [g.poses for g in groups]
         sliced = [Reference.of_map(r) for r in references]
-        jobs = [(g.images, sigma2[g.series], sliced[g.half], g.poses, plan) for g in groups]
+        jobs = [(g.images, sigma2[g.series], sliced[g.half], g.poses, plan, g.expected) for g in groups]
         for group, posterior in zip(groups, expectation_of_all(jobs), strict=True):
             group.posterior, group.poses = posterior, posterior.best
-        sigma2 = _noise(groups, sigma2, sliced)
+        sigma2 = _noise(groups, sigma2, sliced, settings, state.max_shell)
+        state.offset_sigma_px = _offset_sigma(groups, settings, state.offset_sigma_px)
         sums = [_maximise(groups, sigma2, half, settings, symmetry, xp) for half in (0, 1)]
         halves = [s.reconstruct() for s in sums]
         fsc = asnumpy(fourier_shell_correlation(*halves, mask))
         iterations.append(_summarise(number, state, groups, previous, fsc, halves, symmetry, settings))
         if report:
+            iterations[-1].details = _details(groups, previous, sigma2, sums, symmetry, len(half_set), state)
             report(iterations[-1])
-        if state.update(iterations):
+            iterations[-1].details = None
+        if state.update(iterations) or number == settings.max_iterations:
             break
         references = _references(sums, fsc, mask, settings)
+        if checkpoint is not None:
+            save_refinement(checkpoint, state, groups, sigma2, references, iterations)
+        iterations[-1].half1 = iterations[-1].half2 = None
     joined = (sums[0] + sums[1]).reconstruct(ssnr_from_fsc(fsc, True, settings.regularisation)) * mask
     return _result(groups, halves, joined, iterations, state.converged, len(half_set))
 
@@ -191,7 +252,8 @@ class _State:
         given = settings.start == "given_poses"
         self.search = "local grid" if given else "global"
         self.offset_range_px = settings.offset_range_px
-        self.offset_sigma_px = max(settings.offset_range_px / 2, 0.5)
+        given_sigma = (settings.offset_sigma_angst or 0) / settings.pixel_size_angst
+        self.offset_sigma_px = given_sigma or max(settings.offset_range_px / 2, 0.5)
         self.stalled, self.best = 0, np.inf
         self.converged = False
 
@@ -207,7 +269,11 @@ class _State:
             offset_range_px=self.offset_range_px,
             offset_step_px=s.offset_step_px,
             offset_sigma_px=self.offset_sigma_px,
+            orientation_sigma_deg=s.orientation_sigma_deg or np.inf,
             symmetry=symmetry,
+            relaxed=None if s.relax_symmetry == "C1" else point_group(s.relax_symmetry),
+            likelihood=s.likelihood,
+            memory_mb=search_tile_mb(s.memory_mb),
         )
 
     def update(self, iterations) -> bool:
@@ -232,16 +298,18 @@ class _State:
         return self.converged
 
 
-def _groups(series, half_set, rotations):
+def _groups(series, half_set, rotations, as_prior=False):
     groups = []
     for number, images in enumerate(series):
         for half in (0, 1):
-            part = images.take(np.flatnonzero(half_set[images.rows] == half + 1))
+            part = images.take(contiguous(np.flatnonzero(half_set[images.rows] == half + 1)))
             n = len(part)
             if n == 0:
                 continue
             turned = np.tile(np.eye(3), (n, 1, 1)) if rotations is None else np.asarray(rotations)[part.rows]
-            groups.append(_Group(number, half, part, Poses(np.arange(n), turned, np.zeros((n, 3)), np.zeros(n))))
+            poses = Poses(np.arange(n), turned, np.zeros((n, 3)), np.zeros(n))
+            expected = turned if as_prior and rotations is not None else None
+            groups.append(_Group(number, half, part, poses, expected=expected))
     return groups
 
 
@@ -255,7 +323,8 @@ def grey_scale(groups, sigma2, volume, settings, poses_known: bool) -> float:
     reference = Reference.of_map(volume)
     cross = norm = 0.0
     for group in groups:
-        white = whiten(group.images, sigma2[group.series], settings.shell(settings.initial_lowpass_angst))
+        shell = settings.shell(settings.initial_lowpass_angst)
+        white = whiten(group.images, sigma2[group.series], shell, likelihood=settings.likelihood)
         for p in range(0, len(group.images), 16):
             part = white.take(slice(p, p + 16))
             if poses_known:
@@ -278,11 +347,15 @@ def _spherical_slice(reference, frequencies, xp):
     return xp.asarray(profile[frequencies.shell], dtype=xp.float32)[None, None]
 
 
-def _noise(groups, sigma2, references):
-    """Noise spectra of every tilt series from the residuals at the best poses (both halves, each with its reference)."""
+def _noise(groups, sigma2, references, settings, max_shell):
+    """Noise spectra of every tilt series from the residuals at the best poses (both halves, each with its reference).
+
+    The groups' corrections are brought up to date from the same residuals.
+    """
     power, weight = [np.zeros_like(s) for s in sigma2], [np.zeros_like(s) for s in sigma2]
+    corrections = []
     for group in groups:
-        images, poses = group.images, group.poses
+        images, poses, parts = group.images, group.poses, []
         for p in range(0, len(images), 16):
             rows = np.arange(p, min(p + 16, len(images)))
             slices = references[group.half].view_slices(
@@ -290,10 +363,37 @@ def _noise(groups, sigma2, references):
             )
             xp = array_namespace(slices)
             phases = shift_phases(images.frequencies, images.view_rotations, poses.shifts_px[rows], xp)
-            a, b = residual_sums(images, rows, slices, phases)
+            a, b = residual_sums(images, rows, slices, phases, settings.likelihood)
             power[group.series] += a
             weight[group.series] += b
-    return [smooth_spectra(a, b) for a, b in zip(power, weight, strict=True)]
+            old = sigma2[group.series]
+            parts.append(correction_sums(images, rows, slices, phases, old, max_shell, settings.likelihood))
+        corrections.append(joined_sums(parts))
+    _correct(groups, corrections, settings)
+    return [spectra(a, b, settings.likelihood) for a, b in zip(power, weight, strict=True)]
+
+
+def _correct(groups, corrections, settings):
+    """Scale of every series (one for both halves, mean 1 over the particles) and noise factor of every particle."""
+    numbers = sorted({g.series for g in groups})
+    if settings.scale_correction and len(numbers) > 1:
+        mine = [[c for g, c in zip(groups, corrections, strict=True) if g.series == n] for n in numbers]
+        sizes = [sum(c.cross.size for c in m) for m in mine]
+        scale = dict(zip(numbers, balanced([group_amplitude(m) for m in mine], sizes), strict=True))
+        for g in groups:
+            g.images = replace(g.images, amplitude=np.full(len(g.images), scale[g.series]))
+    if settings.norm_correction:
+        for g, c in zip(groups, corrections, strict=True):
+            g.images = replace(g.images, noise_factor=noise_factors(c))
+
+
+def _offset_sigma(groups, settings, present_px):
+    """Width of the offsets' prior for the next iteration, px: given, or the posterior's mean square (never below 1.5 A)."""
+    if settings.offset_sigma_angst:
+        return present_px
+    counts = [len(g.images) for g in groups]
+    square = np.average([g.posterior.mean_square_offset_px2() for g in groups], weights=counts)
+    return float(np.clip(np.sqrt(square), 1.5 / settings.pixel_size_angst, max(settings.offset_range_px, 0.5)))
 
 
 def _maximise(groups, sigma2, half, settings, symmetry, xp):
@@ -352,9 +452,42 @@ def _summarise(number, state, groups, previous, fsc, halves, symmetry, settings)
     )
 
 
+def _details(groups, previous, sigma2, sums, symmetry, n, state) -> IterationDetails:
+    rows = np.concatenate([g.images.rows for g in groups])
+
+    def gather(values):
+        joined = np.concatenate([np.asarray(v) for v in values])
+        out = np.zeros((n, *joined.shape[1:]), dtype=joined.dtype)
+        out[rows] = joined
+        return out
+
+    before = [p.rotations for p in previous]
+    moved = [np.linalg.norm(g.poses.shifts_px - p.shifts_px, axis=1) for g, p in zip(groups, previous, strict=True)]
+    turned = [angular_distance_deg(g.poses.rotations, r, symmetry) for g, r in zip(groups, before, strict=True)]
+    one = [np.ones(len(g.images)) for g in groups]
+    noise = [o if g.images.noise_factor is None else asnumpy(g.images.noise_factor) for g, o in zip(groups, one, strict=True)]
+    amplitude = {g.series: 1.0 if g.images.amplitude is None else float(asnumpy(g.images.amplitude)[0]) for g in groups}
+    names = ("log_likelihood", "max_probability", "angle_error_deg", "shift_error_px")
+    return IterationDetails(
+        gather(g.poses.rotations for g in groups),
+        gather(g.poses.shifts_px for g in groups),
+        *(gather(getattr(g.posterior, name) for g in groups) for name in names),
+        noise_factor=gather(noise),
+        angle_change_deg=gather(turned),
+        offset_change_px=gather(moved),
+        n_poses=gather(np.bincount(g.posterior.poses.particle, minlength=len(g.images)) for g in groups),
+        diffuse=gather(is_diffuse(g.posterior) for g in groups),
+        sigma2=[asnumpy(s) for s in sigma2],
+        scale=[amplitude.get(i, 1.0) for i in range(len(sigma2))],
+        shell_weight=[asnumpy(s.shell_weight()) for s in sums],
+        offset_sigma_px=state.offset_sigma_px,
+    )
+
+
 def is_diffuse(posterior: Posterior):
-    """(P,) bool: no pose stands out, or the likelihood hardly bends."""
-    return (posterior.max_probability < _DIFFUSE_PROBABILITY) | (posterior.angle_error_deg > _DIFFUSE_DEG)
+    """(P,) bool: no pose stands out, the likelihood hardly bends, or a particle in any pose is hardly likelier than none."""
+    unclear = (posterior.max_probability < _DIFFUSE_PROBABILITY) | (posterior.angle_error_deg > _DIFFUSE_DEG)
+    return unclear | (posterior.log_evidence < _DIFFUSE_EVIDENCE)
 
 
 def _result(groups, halves, joined, iterations, converged, n) -> Refined:

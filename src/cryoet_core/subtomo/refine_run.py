@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
+import numba
 import numpy as np
 
 from cryoet_core.backend import array_namespace
@@ -9,26 +13,36 @@ from cryoet_core.errors import DataQualityError
 from cryoet_core.fourier import rfft_centred
 from cryoet_core.geometry import matrix_to_euler
 from cryoet_core.masks import soft_disc
+from cryoet_core.subtomo.checkpoint import Checkpoint, refinement_identity
 from cryoet_core.subtomo.evaluate import resample_map
-from cryoet_core.subtomo.likelihood import FrequencyList, SeriesImages, masked_images
-from cryoet_core.subtomo.refine import Refined, RefineSettings, half_sets, refine
+from cryoet_core.subtomo.iteration_files import write_iteration
+from cryoet_core.subtomo.likelihood import FrequencyList, SeriesImages, masked_images, mean_square
+from cryoet_core.subtomo.memory import Scratch, plan_memory, stack_sizes
+from cryoet_core.subtomo.refine import IterationDetails, Refined, RefineSettings, half_sets, refine
 
 _MASK_EDGE_PX = 3.0
 _BATCH = 2048
+CHECKPOINT = "checkpoint.npz"
 
 
-def series_images(stack, mask_diameter_angst: float) -> SeriesImages:
+def series_images(stack, mask_diameter_angst: float, halves=None, scratch: Scratch | None = None) -> SeriesImages:
     """Fourier coefficients of a SeriesStack (subtomo.stacks); its particles in the order of their table rows.
 
     Views that no particle is seen in are dropped. The likelihood's images get a soft disc of the particle's diameter.
+    halves : (n,) 1 or 2 of all particles, or None: particles of one half then lie together, so that a half is a view of the
+    arrays, not a copy. scratch : where the arrays are made.
     """
+    scratch = scratch or Scratch()
     xp = array_namespace(stack.images)
     frequencies = FrequencyList.of_box(stack.box)
     rows, particle = np.unique(stack.particle, return_inverse=True)
+    if halves is not None:
+        order = np.argsort(halves[rows], kind="stable")
+        rows, particle = rows[order], np.argsort(order)[particle]
     views, view = np.unique(stack.view, return_inverse=True)
     shape = (rows.size, views.size, frequencies.kx.size)
-    masked, unmasked = xp.zeros(shape, dtype=xp.complex64), xp.zeros(shape, dtype=xp.complex64)
-    ctf = xp.zeros(shape, dtype=xp.float32)
+    masked, unmasked = (scratch.zeros(shape, "complex64", xp) for _ in range(2))
+    ctf = scratch.zeros(shape, "float32", xp)
     radius = min(mask_diameter_angst / (2 * stack.pixel_size_angst), stack.box / 2 - 1)
     mask = soft_disc((stack.box,) * 2, radius, _MASK_EDGE_PX, xp)
     for start in range(0, len(stack), _BATCH):
@@ -38,10 +52,11 @@ def series_images(stack, mask_diameter_angst: float) -> SeriesImages:
         unmasked[place] = frequencies.gather(rfft_centred(images, 2))
         masked[place] = frequencies.gather(rfft_centred(masked_images(images, mask), 2))
         ctf[place] = frequencies.gather(stack.ctf(part))
-    return SeriesImages(rows, stack.view_rotations[views], masked, unmasked, ctf, frequencies)
+    power = mean_square(mask)
+    return SeriesImages(rows, stack.view_rotations[views], masked, unmasked, ctf, frequencies, mask_power=power)
 
 
-def all_series_images(stacks, mask_diameter_angst: float) -> list[SeriesImages]:
+def all_series_images(stacks, mask_diameter_angst: float, halves=None, scratch=None) -> list[SeriesImages]:
     """:func:`series_images` of every tilt series.
 
     Raises DataQualityError E-AVG-01 with fewer than ten particles.
@@ -54,7 +69,7 @@ def all_series_images(stacks, mask_diameter_angst: float) -> list[SeriesImages]:
             expected="at least 10",
             fix="lower the picking threshold or check match_template",
         )
-    return [series_images(stack, mask_diameter_angst) for stack in stacks.series]
+    return [series_images(stack, mask_diameter_angst, halves, scratch) for stack in stacks.series]
 
 
 def diameter_warning(mask_diameter_angst: float, box_angst: float) -> str | None:
@@ -93,27 +108,65 @@ def fitted_reference(volume, pixel_size_angst: float, settings: RefineSettings):
     return resample_map(volume, pixel_size_angst, settings.box_px, settings.pixel_size_angst)
 
 
-def refine_stacks(stacks, reference, reference_pixel_angst, config, seed, to_device=lambda a: a, report=None):
+def refine_stacks(
+    stacks, reference, reference_pixel_angst, config, seed, to_device=lambda a: a, report=None, *, work_folder=None, at=None,
+    plan_report=None,
+):
     """Refine extracted particles: (Refined, Particles with the new poses).
 
     stacks : ParticleStacks. reference : (n, n, n) map, bright. config : config.refine.Refine. to_device : moves an array to
-    the device that computes.
+    the device that computes. work_folder : where every iteration leaves its files and the checkpoint is kept, or None; a run
+    that finds a checkpoint there goes on from it. at : where the caller puts that folder in the end. plan_report :
+    callable(memory.MemoryPlan) before anything is allocated.
+
+    Raises
+    ------
+    DataQualityError E-AVG-01 with too few particles, E-REF-01 and UserInputError E-REF-02 about the checkpoint.
     """
     settings = RefineSettings(pixel_size_angst=stacks.pixel_size_angst, box_px=stacks.box, **config.model_dump())
-    series = [on_device(s, to_device) for s in all_series_images(stacks, settings.mask_diameter_angst)]
-    volume = to_device(fitted_reference(np.asarray(reference, np.float32), reference_pixel_angst, settings))
     halves = chosen_halves(stacks.particles, seed)
-    refined = refine(series, halves, volume, settings, stacks.particles.rotations, report)
+    plan = plan_memory(
+        stack_sizes(stacks), stacks.box, FrequencyList.of_box(stacks.box).kx.size, config.memory_mb, numba.get_num_threads()
+    )
+    if plan_report:
+        plan_report(plan)
+    on_disk = plan.on_disk and work_folder is not None
+    scratch = Scratch(Path(work_folder) / "scratch" if on_disk else None)
+    images = all_series_images(stacks, settings.mask_diameter_angst, halves, scratch)
+    series = [on_device(s, to_device) for s in images]
+    volume = to_device(fitted_reference(np.asarray(reference, np.float32), reference_pixel_angst, settings))
+    rotations, checkpoint, each = stacks.particles.rotations, None, report
+    if work_folder is not None:
+        identity = refinement_identity(series, halves, volume, settings, rotations, config.version)
+        checkpoint = Checkpoint(Path(work_folder) / CHECKPOINT, identity)
+        each = _writing(work_folder, at, settings, stacks, halves, report)
+    refined = refine(series, halves, volume, settings, rotations, each, checkpoint)
+    if checkpoint is not None:
+        checkpoint.remove()
+    scratch.close()
     return refined, refined_particles(stacks.particles, refined, halves, stacks.pixel_size_angst)
+
+
+def _writing(folder, at, settings, stacks, halves, report):
+    """``report`` after the iteration's files are written."""
+    names = [stack.name for stack in stacks.series]
+
+    def each(iteration):
+        particles = refined_particles(stacks.particles, iteration.details, halves, stacks.pixel_size_angst)
+        write_iteration(folder, iteration, settings, particles, names, at)
+        if report:
+            report(iteration)
+
+    return each
 
 
 def on_device(images: SeriesImages, to_device) -> SeriesImages:
     """The same particles with their arrays moved."""
     arrays = {name: to_device(getattr(images, name)) for name in ("masked", "unmasked", "ctf")}
-    return SeriesImages(images.rows, images.view_rotations, frequencies=images.frequencies, **arrays)
+    return replace(images, **arrays)
 
 
-def refined_particles(particles, refined: Refined, halves, pixel_size_angst: float):
+def refined_particles(particles, refined: Refined | IterationDetails, halves, pixel_size_angst: float):
     """The particle table with refined angles, origins and statistics.
 
     Pre-orientations (rlnTomoSubtomogram*) and coordinates stay; position = coordinate - A_subtomogram . origin.

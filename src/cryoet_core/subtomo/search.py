@@ -1,11 +1,14 @@
 """The expectation step: every particle's most likely poses, from coarse to fine.
 
-1. Where: all shifts of the range with few orientations, at a resolution that the coarse grid can resolve.
-2. How: the full grid of orientations with the shifts around what was found; the best distinct orientations are kept.
-3. Exactly: these are refined in all six parameters, first at a low, then at the full resolution (:mod:`.poses`).
+1. Where: all shifts of the range with few orientations, at a resolution that the coarse grid can resolve; left out when the shifts are few.
+2. How: the full grid of orientations with the shifts around what was found; the best distinct orientations that
+   could still win are kept: few for a clear particle, up to ``n_candidates`` for a dim one.
+3. Exactly: these are refined in all six parameters (:mod:`.poses`) on a ladder of resolutions, each half as fine again as the one before.
+   On every rung the modes that are still significant go on, fewer each time, so that the many-candidate rungs are cheap ones.
 
-The resolution of a grid search is tied to the grid (a peak finer than the grid would be missed): the shell where half a
-step moves the particle's rim by about a radian of phase.
+The resolution of a grid search is tied to the grid (a peak finer than the grid would be missed): 1.2 times the arc of half a step at
+the rim of the particle. Coarser is safer for one particle's peak but tells orientations apart less: with the rim's own radian as the
+limit most poses of dim particles were lost in the search, not in the likelihood.
 """
 
 from __future__ import annotations
@@ -19,8 +22,13 @@ from cryoet_core.backend import array_namespace, asnumpy, is_gpu_array, tile_siz
 from cryoet_core.geometry import angular_distance_deg, local_rotations, so3_grid
 from cryoet_core.kernels.threads import for_blocks
 from cryoet_core.subtomo.likelihood import SeriesImages, WhitenedImages, log_likelihoods, shift_phases, whiten
-from cryoet_core.subtomo.poses import OffsetPrior, Poses, Posterior, join_posteriors, refine_poses, weigh_modes
+from cryoet_core.subtomo.poses import PosePrior, Poses, Posterior, join_posteriors, refine_poses, weigh_modes
 
+_RUNG = 1.5  # ratio of the resolutions of two rungs of the ladder
+_MODES = 6  # poses of one particle that may enter the map
+_SIGNIFICANT = 1e-6  # modes below this posterior weight do not reach the next rung
+_FEW_SHIFTS = 60
+_MARGIN_NATS, _MARGIN_SHARE = 12.0, 0.4  # grid points so far below the best (or by this share of it) are no candidates
 _CHUNK = 64  # particles of one parallel job; fixed, so that results do not depend on the number of threads
 
 
@@ -41,8 +49,10 @@ class SearchPlan:
     max_shell : finest shell used; box_angst : edge of the box; diameter_angst : of the particle.
     step_deg : spacing of the orientation grid (global) or of the local grid. range_deg : None for a global search; half
     width of the local grid; 0 for no grid at all (only continuous refinement of the present pose).
-    offset_range_px, offset_step_px : shifts searched around the present offset. offset_sigma_px : width of their prior.
-    symmetry : (n, 3, 3) operators.
+    offset_range_px, offset_step_px : shifts searched around the present offset. offset_sigma_px : width of their prior;
+    orientation_sigma_deg : width of the prior around the expected orientations, where they are given.
+    symmetry : (n, 3, 3) operators. relaxed : (n, 3, 3) operators that nearly hold, or None: poses that they relate are tried
+    one against another. likelihood : of :func:`~.likelihood.whiten`.
     """
 
     max_shell: int
@@ -53,14 +63,25 @@ class SearchPlan:
     offset_range_px: float = 5.0
     offset_step_px: float = 1.0
     offset_sigma_px: float = 2.5
-    n_candidates: int = 8
+    orientation_sigma_deg: float = np.inf
+    n_candidates: int = 48
     symmetry: np.ndarray | None = None
+    relaxed: np.ndarray | None = None
+    likelihood: str = "exact"
     memory_mb: float = 600.0
 
     def grid_shell(self, step_deg: float) -> int:
         """Finest shell that a grid of ``step_deg`` can resolve."""
         rim_angst = np.pi * self.diameter_angst * step_deg / 360
-        return int(np.clip(np.ceil(self.box_angst / (2 * rim_angst)), 3, self.max_shell))
+        return int(np.clip(np.rint(self.box_angst / (1.2 * rim_angst)), 3, self.max_shell))
+
+    def ladder(self, coarse: int) -> list[tuple[int, int]]:
+        """(shell, modes kept) of the rungs between the grid's resolution and the finest one."""
+        rungs, shell, keep = [], coarse, max(_MODES, self.n_candidates // 2)
+        while shell < self.max_shell:
+            rungs.append((shell, keep))
+            shell, keep = int(np.ceil(_RUNG * shell)), max(_MODES, keep // 3)
+        return rungs
 
     def shift_step(self, box_px: int, shell: int) -> float:
         """Step of the shifts that matches ``shell``, not finer than asked for."""
@@ -75,30 +96,50 @@ def asymmetric_unit(orientations, symmetry):
     return orientations[traces[:, 0] >= traces.max(axis=1) - 1e-9]
 
 
-def expectation(images: SeriesImages, sigma2, reference, start: Poses, plan: SearchPlan) -> Posterior:
+def expectation(
+    images: SeriesImages, sigma2, reference, start: Poses, plan: SearchPlan, expected_rotations=None
+) -> Posterior:
     """Posterior modes of all particles of a series (half set).
 
     start : one pose per particle, shifts_px being the present total offsets; global searches use only these.
+    expected_rotations : (P, 3, 3) centres of the orientation prior (``plan.orientation_sigma_deg``), or None.
     The result's shifts are total offsets from the extraction centre again, in px.
     """
-    prior = OffsetPrior(np.zeros((len(images), 3)), plan.offset_sigma_px)
+    prior = _prior(np.zeros((len(images), 3)), plan, expected_rotations)
     coarse = plan.grid_shell(plan.step_deg)
     if plan.range_deg is None:
-        found = _global_candidates(images, sigma2, reference, start, plan, coarse)
+        found = _global_candidates(images, sigma2, reference, start, plan, coarse, prior)
     elif plan.range_deg > 0:
-        found = _local_candidates(images, sigma2, reference, start, plan, coarse)
+        found = _local_candidates(images, sigma2, reference, start, plan, coarse, prior)
     else:
         found, coarse = start, plan.max_shell
-    if coarse < plan.max_shell:
-        middle = min(plan.max_shell, coarse + 2)
-        found, hessians = refine_poses(whiten(images, sigma2, middle), reference, found, prior, 3)
-        found = weigh_modes(found, hessians, len(images), 3, 1e-4, plan.symmetry).poses
-    refined, hessians = refine_poses(whiten(images, sigma2, plan.max_shell), reference, found, prior, 3)
-    return weigh_modes(refined, hessians, len(images), 3, 0.01, plan.symmetry)
+    found = _with_relaxed_mates(found, plan.relaxed)
+    for shell, keep in plan.ladder(coarse):
+        found, hessians = refine_poses(_whitened(images, sigma2, shell, plan), reference, found, prior, 2)
+        found = weigh_modes(found, hessians, len(images), keep, _SIGNIFICANT, plan.symmetry).poses
+    refined, hessians = refine_poses(_whitened(images, sigma2, plan.max_shell, plan), reference, found, prior, 4)
+    return weigh_modes(refined, hessians, len(images), _MODES, 0.01, plan.symmetry, prior.log_volume)
+
+
+def _prior(centre_px, plan, rotations=None):
+    return PosePrior(centre_px, plan.offset_sigma_px, rotations, plan.orientation_sigma_deg, plan.symmetry)
+
+
+def _whitened(images, sigma2, shell, plan, offsets_px=None):
+    return whiten(images, sigma2, shell, offsets_px, likelihood=plan.likelihood)
+
+
+def _with_relaxed_mates(poses: Poses, operators) -> Poses:
+    """All poses A and their mates A S under a symmetry that may be broken, particle by particle."""
+    if operators is None or len(operators) == 1:
+        return poses
+    index = np.repeat(np.arange(len(poses.particle)), len(operators))
+    rotations = (poses.rotations[:, None] @ operators).reshape(-1, 3, 3)
+    return replace(poses.take(index), rotations=rotations)
 
 
 def expectation_of_all(jobs) -> list[Posterior]:
-    """:func:`expectation` of many groups at once: jobs are tuples of its arguments.
+    """:func:`expectation` of many groups at once: jobs are tuples of its arguments (expected_rotations may be left out).
 
     On a CPU chunks of particles run in parallel, each with single-threaded matrix products (many small ones gain nothing
     from threads of their own). The result does not depend on the number of threads.
@@ -107,10 +148,11 @@ def expectation_of_all(jobs) -> list[Posterior]:
     done = {}
 
     def work(j, part):
-        images, sigma2, reference, start, plan = jobs[j]
+        images, sigma2, reference, start, plan, *expected = jobs[j]
         begin = start.take(part)
         begin = replace(begin, particle=begin.particle - begin.particle[0])
-        done[j, part.start] = expectation(images.take(part), sigma2, reference, begin, plan)
+        expected = [rotations[part] for rotations in expected if rotations is not None]
+        done[j, part.start] = expectation(images.take(part), sigma2, reference, begin, plan, *expected)
 
     if is_gpu_array(jobs[0][0].masked):
         for chunk in chunks:
@@ -121,41 +163,44 @@ def expectation_of_all(jobs) -> list[Posterior]:
     return [join_posteriors([done[key] for key in sorted(done) if key[0] == j]) for j in range(len(jobs))]
 
 
-def _global_candidates(images, sigma2, reference, start, plan, coarse):
+def _global_candidates(images, sigma2, reference, start, plan, coarse, prior):
     box = images.frequencies.box_px
+    shifts = translation_grid(plan.offset_range_px, plan.shift_step(box, coarse))
+    if len(shifts) <= _FEW_SHIFTS:
+        return _how(images, sigma2, reference, start, plan, coarse, prior, shifts)
     few = asymmetric_unit(so3_grid(1), plan.symmetry)
     shell = plan.grid_shell(30.0)
     shifts = translation_grid(plan.offset_range_px, plan.shift_step(box, shell))
-    where = grid_search(*_centred(images, sigma2, shell, start, plan), reference, few, shifts, n_best=1, plan=plan)
-    return _how(images, sigma2, reference, where, plan, coarse)
+    centred = _centred(images, sigma2, shell, start, plan, prior)
+    where = grid_search(*centred, reference, few, shifts, n_best=1, plan=plan)
+    step = plan.shift_step(box, coarse)
+    return _how(images, sigma2, reference, where, plan, coarse, prior, translation_grid(2 * step, step))
 
 
-def _how(images, sigma2, reference, where, plan, coarse):
+def _how(images, sigma2, reference, where, plan, coarse, prior, shifts):
     order = int(np.clip(np.rint(np.log2(60.0 / plan.step_deg)), 0, 4))
     orientations = asymmetric_unit(so3_grid(order), plan.symmetry)
-    step = plan.shift_step(images.frequencies.box_px, coarse)
-    shifts = translation_grid(1.5 * step, step)
-    centred = _centred(images, sigma2, coarse, where, plan)
+    centred = _centred(images, sigma2, coarse, where, plan, prior)
     return grid_search(*centred, reference, orientations, shifts, n_best=plan.n_candidates, plan=plan)
 
 
-def _local_candidates(images, sigma2, reference, start, plan, coarse):
+def _local_candidates(images, sigma2, reference, start, plan, coarse, prior):
     box = images.frequencies.box_px
     rough = plan.grid_shell(2 * plan.step_deg)
     shifts = translation_grid(plan.offset_range_px, plan.shift_step(box, rough))
-    whitened, prior, offsets = _centred(images, sigma2, rough, start, plan)
-    found = local_search(whitened, prior, offsets, reference, start, plan.range_deg, 2 * plan.step_deg, shifts, 1)
+    centred = _centred(images, sigma2, rough, start, plan, prior)
+    found = local_search(*centred, reference, start, plan.range_deg, 2 * plan.step_deg, shifts, 1)
     step = plan.shift_step(box, coarse)
     around = replace(start, shifts_px=found.shifts_px)
-    whitened, prior, offsets = _centred(images, sigma2, coarse, around, plan)
+    centred = _centred(images, sigma2, coarse, around, plan, prior)
     fine = translation_grid(1.5 * step, step)
-    return local_search(whitened, prior, offsets, reference, around, plan.range_deg, plan.step_deg, fine, 3)
+    return local_search(*centred, reference, around, plan.range_deg, plan.step_deg, fine, 3)
 
 
-def _centred(images, sigma2, shell, poses, plan):
+def _centred(images, sigma2, shell, poses, plan, prior):
     """Whitened images with their offsets undone, the prior that knows these offsets, and the offsets."""
     offsets = poses.shifts_px
-    return whiten(images, sigma2, shell, offsets), OffsetPrior(offsets, plan.offset_sigma_px), offsets
+    return _whitened(images, sigma2, shell, plan, offsets), replace(prior, centre_px=offsets), offsets
 
 
 def grid_search(
@@ -173,6 +218,7 @@ def grid_search(
     p_tile = tile_size(n, 3 * len(shifts) * row_bytes + 8 * len(shifts) * o_tile, memory_mb)
     phases = shift_phases(images.frequencies, images.view_rotations, shifts, xp)
     log_prior = prior.log(np.arange(n)[:, None], shifts[None])  # (P, T)
+    turned = prior.log_grid(orientations) if prior.has_orientations else None
     score = np.empty((n, len(orientations)), dtype=np.float32)
     shift = np.empty((n, len(orientations)), dtype=np.int64)
     for o in range(0, len(orientations), o_tile):
@@ -184,6 +230,8 @@ def grid_search(
             best = values.argmax(axis=1)
             shift[part, o : o + o_tile] = asnumpy(best)
             score[part, o : o + o_tile] = asnumpy(xp.take_along_axis(values, best[:, None], axis=1)[:, 0])
+    if turned is not None:
+        score += turned
     found = _select(score, shift, np.broadcast_to(orientations, (n, *orientations.shape)), shifts, n_best)
     return replace(found, shifts_px=found.shifts_px + offsets_px[found.particle])
 
@@ -202,6 +250,7 @@ def local_search(images, prior, offsets_px, reference, start, max_deg, step_deg,
         values = log_likelihoods(images.take(slice(p, p + 1)), slices, phases)[0]
         values += xp.asarray(log_prior[p, :, None], dtype=xp.float32)
         shift[p], score[p] = asnumpy(values.argmax(axis=0)), asnumpy(values.max(axis=0))
+        score[p] += prior.log_rotation(np.full(len(local), p), orientations[p])
     found = _select(score, shift, orientations, shifts, n_best, distance_deg=1.5 * step_deg)
     return replace(found, shifts_px=found.shifts_px + offsets_px[found.particle])
 
@@ -213,6 +262,7 @@ def _select(score, shift, orientations, shifts, n_best, distance_deg=20.0) -> Po
     for p, row in enumerate(score):
         top = np.argpartition(-row, pool - 1)[:pool]
         top = top[np.argsort(-row[top], kind="stable")]
+        top = top[row[top] >= row[top[0]] - max(_MARGIN_NATS, _MARGIN_SHARE * abs(row[top[0]]))]
         chosen = []
         for candidate in top:
             if len(chosen) == n_best:

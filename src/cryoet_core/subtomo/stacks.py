@@ -21,8 +21,38 @@ from cryoet_core.backend import array_namespace, to_device
 from cryoet_core.errors import UserInputError
 from cryoet_core.fourier import rfft_centred
 from cryoet_core.io.images import split_image_name
+from cryoet_core.io.mrc import iter_sections, read_header
 from cryoet_core.io.relion import parse_visible_frames
 from cryoet_core.subtomo.transfer import ImageTransfer
+
+
+class StackFiles:
+    """Images in MRC stacks, read when they are sliced: ``files[rows]`` -> (m, box, box) float32.
+
+    paths : list of files; file, section : (n,) int64, which file and which of its sections (from 0) every image is.
+    """
+
+    ndim = 3
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, paths, file, section, box_px: int):
+        self.paths, self.file, self.section = list(paths), np.asarray(file), np.asarray(section)
+        self.shape = (len(self.section), box_px, box_px)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows):
+        file, section = np.atleast_1d(self.file[rows]), np.atleast_1d(self.section[rows])
+        out = np.empty((len(section), *self.shape[1:]), dtype=np.float32)
+        for number in np.unique(file):
+            mine = np.flatnonzero(file == number)
+            for i, image in zip(mine, iter_sections(self.paths[number], section[mine].tolist()), strict=True):
+                out[i] = image
+        return out
+
+    def __array__(self, dtype=None, copy=None):
+        return self[:].astype(dtype or np.float32)
 
 
 @dataclass
@@ -32,7 +62,8 @@ class SeriesStack:
     Attributes
     ----------
     name : tilt series.
-    images : (n, box, box) float32, premultiplied, particle (refined position) on index box//2, particle bright.
+    images : (n, box, box) float32, premultiplied, particle (refined position) on index box//2, particle bright; an array, or
+        StackFiles that are read as they are sliced.
     particle : (n,) int64, row of the particle in ``ParticleStacks.particles.table``; images of one are contiguous.
     view : (n,) int64, row of the view in the tilt-series table, index into ``view_rotations``.
     view_rotations : (n_views, 3, 3) float64, tomogram axes -> image axes (x, y, depth).
@@ -175,7 +206,7 @@ def read_stacks(particles_path, tilt_series, *, read_images=None) -> ParticleSta
     ----------
     particles_path : particles.star of 2D stacks (results/extract_subtomos/<round>/particles.star).
     tilt_series : mapping name -> metadata.TiltSeries, or paths of their STAR files; the tables used for extraction.
-    read_images : function path -> (n, box, box) array; default io.mrc.read_mrc.
+    read_images : function path -> (n, box, box) array; default: the images stay on disk until they are sliced.
 
     Raises
     ------
@@ -192,19 +223,12 @@ def read_stacks(particles_path, tilt_series, *, read_images=None) -> ParticleSta
             fix="give the particles.star that extract_subtomos wrote",
         )
     series = _series_by_name(tilt_series)
-    read = read_images or _read_stack_file
     stacks = [
-        _series_stack(series[name], particles, np.asarray(rows, dtype=np.int64), read)
+        _series_stack(series[name], particles, np.asarray(rows, dtype=np.int64), read_images)
         for name, rows in particles.table.groupby("tomo_name", sort=False).indices.items()
     ]
     pixel, binning = stacks[0].pixel_size_angst, _optics_value(particles, "rlnTomoSubtomogramBinning", 1.0)
     return ParticleStacks(stacks, particles, pixel, stacks[0].box, binning)
-
-
-def _read_stack_file(path):
-    from cryoet_core.io.mrc import read_mrc
-
-    return np.asarray(read_mrc(path)[0], dtype=np.float32)
 
 
 def _series_by_name(tilt_series) -> dict:
@@ -243,8 +267,32 @@ def _series_stack(series, particles, rows, read) -> SeriesStack:
     )
 
 
-def _load_images(names, counts, read) -> np.ndarray:
-    """Images of particles whose ``names`` are "first_section@file" (one file per series) or a file each."""
+def _stack_files(names, counts) -> StackFiles:
+    """Images of particles whose ``names`` are "first_section@file" (one file per series) or a file each, left on disk."""
+    numbers, headers, file, section = {}, [], [], []
+    for name, count in zip(names, counts, strict=True):
+        first, path = split_image_name(name)
+        if path not in numbers:
+            numbers[path] = len(headers)
+            headers.append(read_header(path))
+        header = headers[numbers[path]]
+        if first + count > header.n_sections:
+            raise UserInputError(
+                "E-STK-03",
+                "the stack is shorter than the table says",
+                file=path,
+                found=header.n_sections - first,
+                expected=count,
+            )
+        file += [numbers[path]] * int(count)
+        section += range(first, first + int(count))
+    return StackFiles(numbers, file, section, headers[0].shape[-1])
+
+
+def _load_images(names, counts, read):
+    """The images of :func:`_stack_files`, or all of them at once by the function ``read`` where one is given."""
+    if read is None:
+        return _stack_files(names, counts)
     files, parts = {}, []
     for name, count in zip(names, counts, strict=True):
         first, path = split_image_name(name)

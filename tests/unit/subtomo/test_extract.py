@@ -5,12 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from phantom_series import (
+    BLOBS_PX,
     MASSES,
+    SIGMA_PX,
     ctf_image,
     dose_image,
     draw_views,
     gaussians,
     make_series,
+    particle_matrix,
     view_matrix,
 )
 
@@ -22,7 +25,7 @@ from cryoet_core.subtomo.extract import (
     extract_stacks,
     find_views,
 )
-from cryoet_core.subtomo.volumes import extract_volumes
+from cryoet_core.subtomo.volumes import _sum_views, extract_volumes
 
 RELION = np.load(Path(__file__).parents[2] / "data" / "relion_extract.npz")
 
@@ -193,3 +196,94 @@ def test_blob_masses_are_what_the_projection_sums_to():
     assert -draw_views(series, np.zeros((1, 3)), [[10, 20, 30]], (96, 96), with_ctf=False).sum() == pytest.approx(
         MASSES.sum(), rel=1e-5
     )
+
+
+def relion_splat(values, rotations, n):
+    """RELION 5's insertion written out pixel by pixel: (n, n, n//2 + 1), corner origin."""
+    h, half = values.shape[1:]
+    out = np.zeros((n, n, n // 2 + 1), values.dtype)
+    for image, turn in zip(values, rotations, strict=True):
+        for row in range(h):
+            q = row if row < h // 2 else row - h
+            for p in range(0 if row < h // 2 else 1, half):
+                at, value = p * turn[0] + q * turn[1], image[row, p]
+                if at[0] < 0:
+                    at, value = -at, np.conj(value)
+                low = np.floor(at).astype(int)
+                for corner in np.ndindex(2, 2, 2):
+                    x, y, z = low + corner
+                    if x > n // 2 or not (-n // 2 <= y < n // 2 and -n // 2 <= z < n // 2):
+                        continue
+                    share = np.prod(1 - np.abs(at - [x, y, z])) * value
+                    out[z, y, x] += share
+                    if x == 0:
+                        out[-z % n, -y % n, 0] += np.conj(share)
+    return out
+
+
+def test_volume_sums_are_relions_to_the_last_voxel():
+    rng = np.random.default_rng(3)
+    box, n, tilts = 16, 8, [-50, 0, 20, 64]
+    spectra = np.fft.rfft2(rng.standard_normal((4, box, box))).astype(np.complex64)
+    boxes = np.fft.fftshift(np.fft.irfft2(spectra, s=(box, box)), axes=(1, 2)).astype(np.float32)
+    c = rng.uniform(0, 1, spectra.shape).astype(np.float32)
+    c = 0.5 * (c + np.roll(c[:, ::-1], 1, axis=1))  # a transfer is even
+    radius = np.hypot(np.fft.fftfreq(box, 1 / box)[:, None], np.arange(box // 2 + 1))
+    used = np.broadcast_to(radius <= box / 2, spectra.shape)
+    turns = np.array([view_matrix(t, 85.0) for t in tilts])
+    volume = _sum_views(boxes, c, used, turns, ExtractionSettings(1, box, n))
+    ones = np.where(used, (n / box) ** 2, 0.0)
+    for found, values in ((volume.multiplicity, ones), (volume.weight, ones * c**2)):
+        np.testing.assert_allclose(found, relion_splat(values, turns * n / box, n), atol=1e-5)
+    found = np.fft.rfftn(np.fft.ifftshift(volume.data))
+    expected = relion_splat(ones * spectra, turns * n / box, n) * np.sqrt(n)
+    # irfft halves what is not Hermitian; on the edge ky, kz = -n/2 and the last column it is RELION's own, too.
+    real = np.fft.rfftn(np.fft.irfftn(expected, s=(n, n, n), axes=(0, 1, 2)))
+    np.testing.assert_allclose(found, real, atol=1e-4 * np.abs(real).max())
+
+
+def test_stacks_and_volumes_say_the_same_about_a_map():
+    """The inner product with any map: sum over views of image . projection = pseudo-subtomogram . map."""
+    series = make_series(np.arange(-60.0, 61, 6), 85.0, (128, 128), 4.0, dose_step=2.0)
+    angles, position = np.array([[10.0, 40.0, -70.0]]), np.array([[12.0, -8.0, 20.0]])
+    noise = np.random.default_rng(5).standard_normal((len(series), 128, 128)).astype(np.float32) * 1e-3
+    views = draw_views(series, position, angles, (128, 128)) + noise
+    settings = ExtractionSettings(1, 64, 32)
+    images = extract_stacks(views, series, position, settings).images
+    ((_, volume),) = extract_volumes(views, series, position, settings)
+    envelope = np.sinc(np.hypot.reduce(np.mgrid[:32, :32, :32] / 32 - 0.5)) ** 2  # what trilinear insertion does to a map
+    scale = 0.0
+    for test_angles in angles, np.array([[-50.0, 100.0, 20.0]]):
+        blobs = particle_matrix(*test_angles[0]) @ BLOBS_PX.T
+        flat, solid = 0.0, np.zeros((32, 32, 32))
+        for f, row in series.tilts.iterrows():
+            at = (view_matrix(row["y_tilt_deg"], 85.0) @ blobs).T[:, :2] + 16
+            flat += (images[f] * gaussians((32, 32), at, MASSES, SIGMA_PX)).sum()
+        scale = scale or flat
+        z, y, x = np.mgrid[:32, :32, :32] - 16
+        for (bx, by, bz), mass in zip(blobs.T, MASSES, strict=True):
+            r2 = (x - bx) ** 2 + (y - by) ** 2 + (z - bz) ** 2
+            solid += mass * np.exp(-r2 / (2 * SIGMA_PX**2)) / (2 * np.pi * SIGMA_PX**2) ** 1.5
+        solid_product = (volume.data * solid / envelope).sum() * np.sqrt(32)  # RELION's volumes hold the sum / sqrt(box)
+        assert solid_product == pytest.approx(flat, abs=0.01 * scale)
+
+
+def low_shells(images, share):
+    """Coefficients of images (m, n, n) from shell 2 to ``share`` of the Nyquist limit."""
+    n = images.shape[-1]
+    k = np.hypot(np.fft.fftfreq(n)[:, None], np.fft.rfftfreq(n))
+    return np.fft.rfft2(images)[:, (k > 1.5 / n) & (k <= 0.5 * share)]
+
+
+@pytest.mark.parametrize("binning", [2, 4])
+def test_both_ways_of_cutting_agree_below_three_quarters_of_nyquist(binning):
+    """What the edge of a box spreads over the Nyquist limit differs, and stays in the last quarter of the shells."""
+    series = make_series([0.0, 25.0], 85.0, (512, 512), 4.0, defocus=25000.0)
+    views = np.random.default_rng(8).standard_normal((2, 512, 512)).astype(np.float32)
+    positions = np.array([[0.0, 0, 0], [40, -60, 30], [-300, 100, 0]])
+    raw, once = (
+        extract_stacks(views, series, positions, ExtractionSettings(binning, 64, 32, cut_from_raw=c)).images
+        for c in (True, False)
+    )
+    assert relative_difference(low_shells(once, 0.7), low_shells(raw, 0.7)) < 0.03
+    assert relative_difference(once, raw) < 0.15

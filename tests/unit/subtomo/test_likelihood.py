@@ -1,5 +1,7 @@
 """The likelihood against direct sums, against analytic truth, and the noise spectra against planted noise."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from blob_phantom import Blobs, chiral_blobs, simulate_series
@@ -13,11 +15,20 @@ from cryoet_core.subtomo.likelihood import (
     log_likelihoods,
     log_sum_exp,
     masked_images,
+    norm_terms,
     shift_phases,
     whiten,
 )
 from cryoet_core.subtomo.mstep import Accumulator, Reference, insert_particles, recentre, ssnr_from_fsc
-from cryoet_core.subtomo.noise import initial_spectra, residual_sums, smooth_spectra
+from cryoet_core.subtomo.noise import (
+    correction_sums,
+    group_amplitude,
+    initial_spectra,
+    noise_factors,
+    residual_sums,
+    smooth_spectra,
+    spectra,
+)
 
 BOX, PIXEL, TILTS = 20, 25.0, (-48, -24, 0, 24, 48)
 
@@ -83,6 +94,104 @@ def test_matrix_product_agrees_with_the_direct_sum(data, reference):
                 worst = max(worst, abs(direct - fast[p, t, o]))
     assert np.ptp(fast) > 50
     assert worst < 1e-3
+
+
+def test_relion_model_agrees_with_its_direct_sum(data, reference):
+    """sum |X|^2 - |X - a c^2 P|^2 over 2 nu S^2 in float64, with the particle's amplitude a and noise factor nu."""
+    rng = np.random.default_rng(2)
+    orientations, shifts = random_rotations(5, rng), rng.uniform(-2, 2, (4, 3))
+    frequencies = data.images.frequencies.upto(8)
+    n, amplitude, noise = frequencies.kx.size, rng.uniform(0.5, 2, 12), rng.uniform(0.5, 2, 12)
+    images = dataclasses.replace(data.images, amplitude=amplitude, noise_factor=noise)
+    spectrum = np.repeat(rng.uniform(0.5, 2, (1, frequencies.n_shells)) * data.sigma2.mean() * 0.3, len(TILTS), axis=0)
+    slices = reference.view_slices(images.view_rotations, orientations, frequencies)
+    phases = shift_phases(frequencies, images.view_rotations, shifts)
+    fast = log_likelihoods(whiten(images, spectrum, 8, likelihood="relion"), slices, phases)
+    worst = 0.0
+    for p in range(3):
+        x, c2 = images.masked[p, :, :n].astype(complex), images.ctf[p, :, :n].astype(float) ** 2
+        for t in range(4):
+            u = np.einsum("fij,j->fi", images.view_rotations[:, :2], shifts[t])
+            ramp = np.exp(-2j * np.pi / BOX * (u[:, :1] * frequencies.kx + u[:, 1:] * frequencies.ky))
+            for o in range(5):
+                model = amplitude[p] * c2 * slices[o].astype(complex) * ramp
+                s2 = noise[p] * spectrum[:, frequencies.shell]
+                direct = 0.5 * np.sum((np.abs(x) ** 2 - np.abs(x - model) ** 2) / s2)
+                worst = max(worst, abs(direct - fast[p, t, o]))
+    assert np.ptp(fast) > 10
+    assert worst < 1e-3
+
+
+def test_relion_spectrum_is_the_variance_of_the_premultiplied_noise(data, reference):
+    slices = reference.view_slices(data.images.view_rotations, data.rotations, data.images.frequencies)
+    phases = shift_phases(data.images.frequencies, data.images.view_rotations, data.offsets_px)
+    sums = residual_sums(data.images, np.arange(12), slices, phases, "relion")
+    found = spectra(*sums, "relion")
+    assert np.all(found == found[:1])
+    for shell in range(3, 9):
+        mine = data.images.frequencies.shell == shell
+        expected = np.mean(data.images.ctf[..., mine].astype(float) ** 2 * data.sigma2[:, shell][:, None])
+        assert abs(found[0, shell] / expected - 1) < 0.15
+
+
+def test_corrections_find_planted_strength_and_noise(data, reference):
+    planted_noise = np.linspace(0.6, 1.4, 12)
+    rng = np.random.default_rng(9)
+    shape = data.images.masked.shape
+    raw = (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)) * np.sqrt(data.sigma2[:, 0])[:, None]
+    ctf = data.images.ctf
+    clean = data.clean * (ctf**2 * 1.7)
+    noisy = (clean + ctf * raw * np.sqrt(planted_noise)[:, None, None]).astype(np.complex64)
+    images = dataclasses.replace(data.images, masked=noisy, unmasked=noisy)
+    slices = reference.view_slices(images.view_rotations, data.rotations, images.frequencies)
+    phases = shift_phases(images.frequencies, images.view_rotations, data.offsets_px)
+    rows = np.arange(12)
+    for likelihood in ("exact", "relion"):
+        sigma2 = data.sigma2 if likelihood == "exact" else np.full_like(data.sigma2, data.sigma2.mean())
+        scale = group_amplitude([correction_sums(images, rows, slices, phases, sigma2, 8, likelihood)])
+        assert abs(scale / 1.7 - 1) < 0.05
+        scaled = dataclasses.replace(images, amplitude=np.full(12, scale))
+        found = noise_factors(correction_sums(scaled, rows, slices, phases, sigma2, 8, likelihood))
+        assert np.all(np.abs(found / (planted_noise / planted_noise.mean()) - 1) < 0.2)
+        assert np.corrcoef(found, planted_noise)[0, 1] > 0.95
+
+
+def test_scores_of_masked_noise_have_the_variance_that_the_likelihood_assumes():
+    """Var(C) = 2 N for images of noise under the particle's mask: else posteriors are too sharp by the inverse of the mask's power."""
+    rng, n, box = np.random.default_rng(12), 300, 32
+    axis = np.arange(box) - box // 2
+    mask = np.clip(11 + 0.5 - np.hypot(axis[:, None], axis[None]), 0, 1).astype(np.float32)
+    noise = rng.standard_normal((n, 1, box, box)).astype(np.float32)
+    ones = np.ones((n, 1, box, box // 2 + 1), np.float32)
+    images = SeriesImages.from_images(noise, ones, np.eye(3)[None], np.arange(n), mask)
+    small = Blobs(chiral_blobs().centres * 0.8, chiral_blobs().mass, 12.0).density(box, 14.0)
+    slices = Reference.of_map(small).view_slices(np.eye(3)[None], random_rotations(40, rng), images.frequencies.upto(12))
+    phases = shift_phases(images.frequencies.upto(12), images.view_rotations, np.zeros((1, 3)))
+    ratio = {}
+    for likelihood in ("exact", "relion"):
+        white = whiten(images, initial_spectra(images, likelihood), 12, likelihood=likelihood)
+        norm = norm_terms(white.weight, slices)
+        cross = log_likelihoods(white, slices, phases)[:, 0] + norm
+        ratio[likelihood] = np.mean(cross**2) / np.mean(2 * norm)
+    assert abs(ratio["exact"] - 1) < 0.12
+    assert abs(ratio["relion"] * images.mask_power - 1) < 0.12  # RELION's spectrum of masked images, as it is
+    assert images.mask_power < 0.5
+
+
+def test_corrected_particles_enter_the_map_at_its_grey_scale(data):
+    """A series twice as strong, known as such, gives the same map as one of the common strength."""
+    strong = dataclasses.replace(
+        data.images, masked=2 * data.images.masked, unmasked=2 * data.images.unmasked, amplitude=np.full(12, 2.0),
+        noise_factor=np.full(12, 4.0),
+    )
+    maps = []
+    for images in (data.images, strong):
+        accumulator = Accumulator(BOX)
+        insert_particles(
+            accumulator, images, data.sigma2, np.arange(12), data.rotations, data.offsets_px, np.ones(12)
+        )
+        maps.append(accumulator.sums().reconstruct(np.full(BOX // 2 + 1, 10.0)))
+    assert np.allclose(*maps, atol=1e-4 * np.abs(maps[0]).max())
 
 
 def test_slices_agree_with_the_analytic_projection(data, reference):

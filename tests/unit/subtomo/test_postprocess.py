@@ -152,3 +152,51 @@ def test_fsc_table_has_relions_labels(rng):
     assert table["rlnAngstromResolution"].iloc[24] == pytest.approx(2 * PIXEL)
     assert table["rlnFourierShellCorrelationCorrected"].to_numpy() == pytest.approx(result.fsc.corrected)
     assert result.summary()["mask_fraction"] == pytest.approx(result.mask.mean(), rel=1e-4)
+
+
+def test_corrected_fsc_is_that_of_the_signal_and_noise_inside_the_mask(rng):
+    """Truth: S / (S + N) of the masked signal and the masked noise, shell by shell, from what was planted."""
+    truth, (a, b) = half_maps(rng, 14)
+    mask = soft_sphere((N,) * 3, 15, 2)
+    result = postprocess(a, b, PIXEL, Postprocess(local_resolution=False), rng, mask=mask)
+    k = np.rint(radial_frequency((N,) * 3, 1.0 / N)).astype(int)
+    power = [
+        np.bincount(k.ravel(), (np.abs(np.fft.rfftn(v * mask)) ** 2).ravel(), minlength=N)[: N // 2 + 1]
+        for v in (truth, a - truth, b - truth)
+    ]
+    expected = power[0] / (power[0] + 0.5 * (power[1] + power[2]))
+    independent = 0.5 * np.bincount(k.ravel(), minlength=N)[: N // 2 + 1] * 2 * mask.mean()  # half plane doubled, the mask's share
+    error = (1 - expected**2) / np.sqrt(independent)
+    score = ((result.fsc.corrected - expected) / np.maximum(error, 1e-3))[3:]
+    assert np.sqrt(np.mean(score**2)) < 1.5 and np.abs(score.mean()) < 0.7  # no more than chance, and no bias
+    wrong = ((result.fsc.masked - 0.1 - expected) / np.maximum(error, 1e-3))[3:]
+    assert np.sqrt(np.mean(wrong**2)) > 1.5  # the measure would notice 0.1
+
+
+def test_a_tight_mask_makes_noise_correlate_and_the_correction_takes_it_away(rng):
+    a, b = (rng.standard_normal((N, N, N)).astype(np.float32) + 3.0 for _ in range(2))
+    mask = soft_sphere((N,) * 3, 5, 0.5)
+    result = postprocess(a, b, PIXEL, Postprocess(local_resolution=False), rng, mask=mask)
+    assert result.fsc.masked[4:12].mean() > 0.25  # the shape of the mask itself
+    assert np.abs(result.fsc.corrected[4:].mean()) < 0.1
+
+
+def test_bfactor_of_noisy_halves_is_the_one_planted(rng):
+    pixel, planted = 1.5, -120.0
+    flat = rng.standard_normal((64, 64, 64)).astype(np.float32)
+    signal = sharpen(flat, pixel, bfactor_angst2=-planted)
+    halves = [(signal + 0.15 * rng.standard_normal(signal.shape)).astype(np.float32) for _ in range(2)]
+    config = Postprocess(mask_diameter_angst=90.0, local_resolution=False)
+    result = postprocess(*halves, pixel, config, rng)
+    assert result.sharpening.source == "fitted"
+    assert result.resolution_angst < 6
+    assert result.sharpening.bfactor_angst2 == pytest.approx(planted, rel=0.1)
+
+
+def test_local_resolution_is_part_of_the_result(rng):
+    _, (a, b) = half_maps(rng, 12)
+    result = postprocess(a, b, PIXEL, Postprocess(mask_diameter_angst=95.0), rng)
+    numbers = result.summary()
+    assert numbers["local_resolution_best_angst"] <= numbers["local_resolution_median_angst"]
+    assert 0.6 < numbers["local_resolution_median_angst"] / result.resolution_angst < 1.5
+    assert postprocess(a, b, PIXEL, Postprocess(local_resolution=False), rng).local is None

@@ -44,8 +44,8 @@ def table(positions, angles, subset=1):
     return Particles(pd.DataFrame(columns).assign(tomo_name="TS_01", random_subset=subset))
 
 
-def maps_of(scenes, *, turn=(0, 0, 0), symmetry="C1", snr=None, box=64, **changes):
-    sums = HalfSums(ExtractionSettings(1, box, CROP, **changes), symmetry)
+def maps_of(scenes, *, turn=(0, 0, 0), symmetry="C1", snr=None, box=64, insertion="spread", **changes):
+    sums = HalfSums(ExtractionSettings(1, box, CROP, **changes), symmetry, insertion)
     for i, (series, position, angles, images) in enumerate(scenes):
         insert_series(sums, images, series, table(position, angles + turn, 1 + i % 2))
     return reconstruct_maps(sums, wiener_snr=snr, taper_px=4)
@@ -63,6 +63,14 @@ def truth():
 def test_noise_free_phantom_to_nine_tenths_of_nyquist(maps):
     fsc = fourier_shell_correlation(maps.merged, truth())
     assert fsc[1 : int(0.9 * CROP / 2) + 1].min() > 0.995
+
+
+def test_gathering_gives_the_phantom_too(scenes, maps):
+    gathered = maps_of(scenes, insertion="gather").merged
+    fsc = fourier_shell_correlation(gathered, truth())
+    assert fsc[1 : int(0.9 * CROP / 2) + 1].min() > 0.99
+    t = truth().astype(float)
+    assert (gathered * t).sum() / (maps.merged * t).sum() == pytest.approx(1, abs=0.01)
 
 
 def test_hand_is_right(maps):

@@ -1,5 +1,7 @@
 """Pose searches on analytic data with known poses."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from blob_phantom import chiral_blobs, simulate_series
@@ -13,7 +15,7 @@ from cryoet_core.geometry import (
 )
 from cryoet_core.subtomo.likelihood import whiten
 from cryoet_core.subtomo.mstep import Reference
-from cryoet_core.subtomo.poses import OffsetPrior, Poses, refine_poses, weigh_modes
+from cryoet_core.subtomo.poses import PosePrior, Poses, refine_poses, weigh_modes
 from cryoet_core.subtomo.search import SearchPlan, asymmetric_unit, expectation, translation_grid
 
 BOX, PIXEL, N = 20, 25.0, 16
@@ -87,7 +89,7 @@ def test_local_search_returns_to_the_truth(data, reference):
 
 def test_refinement_never_goes_down_and_ends_at_a_maximum(data, reference):
     rng = np.random.default_rng(6)
-    white, prior = whiten(data.images, data.sigma2, 9), OffsetPrior(np.zeros((N, 3)), 3.0)
+    white, prior = whiten(data.images, data.sigma2, 9), PosePrior(np.zeros((N, 3)), 3.0)
     turned = rotation_vector_to_matrix(rng.standard_normal((N, 3)) * 3) @ data.rotations
     begin = start(rotations=turned, shifts=data.offsets_px + rng.standard_normal((N, 3)) * 0.3)
     scores = [refine_poses(white, reference, begin, prior, steps)[0].score for steps in (0, 1, 3, 6)]
@@ -103,6 +105,23 @@ def test_images_of_nothing_are_diffuse_and_do_not_crash(data, reference):
     posterior = expectation(images, data.sigma2, reference, start(3), plan())
     assert np.all(np.isfinite(posterior.weight)) and np.all(np.isfinite(posterior.best.rotations))
     assert posterior.angle_error_deg[2] > 90 and posterior.max_probability[2] < 0.9
+
+
+def test_evidence_tells_particles_from_noise(data, reference):
+    """Noise alone finds its best pose too, but not one that outweighs all the poses it could have had."""
+    rng = np.random.default_rng(8)
+    shape, sigma = data.images.masked.shape, np.sqrt(data.sigma2[:, 0])[:, None]
+    noise = data.images.ctf * sigma * (rng.standard_normal(shape) + 1j * rng.standard_normal(shape))
+    empty = dataclasses.replace(data.images, masked=noise.astype(np.complex64)).take(np.arange(8))
+    faint = Reference.of_map(0.15 * chiral_blobs().density(BOX, PIXEL))  # as faint as what a refinement of noise makes
+    with_particle = expectation(data.images, data.sigma2, reference, start(), plan())
+    assert np.all(with_particle.log_evidence > 20)
+    assert np.all(expectation(empty, data.sigma2, reference, start(8), plan()).log_evidence < 0)
+    without = expectation(empty, data.sigma2, faint, start(8), plan())
+    assert np.mean(without.log_likelihood > 0) > 0.8  # the likelihood of the best pose alone does not tell
+    assert np.all(without.log_evidence < 3)
+    nothing = dataclasses.replace(data.images.take(np.arange(2)), ctf=0 * data.images.ctf[:2], masked=0 * data.images.masked[:2])
+    assert np.all(expectation(nothing, data.sigma2, reference, start(2), plan()).log_evidence < 2)
 
 
 def test_the_same_input_gives_the_same_bits(data, reference):
@@ -130,6 +149,46 @@ def test_asymmetric_unit_holds_its_share():
         # every orientation has a mate in the unit
         far = [angular_distance_deg(unit, a, group).min() for a in grid[::400]]
         assert max(far) < 15
+
+
+def test_orientation_prior_decides_where_the_images_do_not_and_yields_where_they_do(data, reference):
+    expected = rotation_vector_to_matrix(np.tile([[0.0, 0.0, 12.0]], (N, 1))) @ data.rotations
+    empty = dataclasses.replace(data.images, masked=np.zeros_like(data.images.masked), ctf=1e-3 * data.images.ctf)
+    for search in (plan(orientation_sigma_deg=4.0), plan(orientation_sigma_deg=4.0, range_deg=15.0, step_deg=7.5)):
+        begin = start(rotations=expected)
+        held = expectation(empty, data.sigma2, reference, begin, search, expected).best
+        assert np.all(angular_distance_deg(held.rotations, expected) < 1.0)
+    freed = expectation(data.images, data.sigma2, reference, start(rotations=expected), search, expected)
+    assert np.median(angular_distance_deg(freed.best.rotations, data.rotations)) < 4.0
+
+
+def test_orientation_prior_is_the_gaussian_of_the_nearest_mate():
+    group = point_group("C4")
+    expected = random_rotations(5, np.random.default_rng(1))
+    prior = PosePrior(np.zeros((5, 3)), 1.0, expected, 5.0, group)
+    turned = rotation_vector_to_matrix(np.tile([[3.0, 4.0, 0.0]], (5, 1))) @ expected @ group[2]
+    assert np.allclose(prior.log_rotation(np.arange(5), turned), -0.5)  # 5 degrees of a width of 5
+    assert np.allclose(np.diag(prior.log_grid(turned)), -0.5, atol=1e-4)
+
+
+def test_relaxed_symmetry_leaves_a_mate_for_the_true_pose(data, reference):
+    """Started at a symmetry mate of the truth, continuous refinement alone stays there; relaxed, it finds the truth."""
+    group = point_group("C3")
+    begin = start(rotations=data.rotations @ group[1], shifts=data.offsets_px)
+    angles = []
+    for relaxed in (None, group):
+        best = expectation(data.images, data.sigma2, reference, begin, plan(range_deg=0.0, relaxed=relaxed)).best
+        angles.append(angular_distance_deg(best.rotations, data.rotations))
+    assert np.median(angles[0]) > 40 and np.median(angles[1]) < 3
+
+
+def test_covariances_belong_to_their_modes(data, reference):
+    posterior = expectation(data.images, data.sigma2, reference, start(), plan())
+    turn = np.rad2deg(np.sqrt(np.einsum("mii->m", posterior.covariance[posterior.first, :3, :3])))
+    assert np.allclose(turn, posterior.angle_error_deg)
+    assert posterior.covariance.shape == (len(posterior.weight), 6, 6)
+    expected = np.mean(data.offsets_px**2)
+    assert 0.5 * expected < posterior.mean_square_offset_px2() < 2 * expected
 
 
 def test_duplicates_of_a_mode_are_merged():

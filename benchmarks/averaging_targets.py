@@ -1,0 +1,483 @@
+"""Averaging against truth: likelihoods, credible poses, wrong poses, noise, initial models, and the speed of the expectation step.
+
+Particles are beads projected in real space by the simulator (no slice of a transform anywhere), crowded by small proteins, under a CTF,
+radiation damage and counting noise written out here; only then premultiplied and cropped. The rotations of the views are written out too.
+
+    python benchmarks/averaging_targets.py coverage wrong_poses offset noise template rate initial_model --out results.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.fft import fftshift, ifftshift, irfft2, irfftn, rfft2, rfftn
+
+from cryoet_core.fourier import lowpass
+from cryoet_core.fsc import fourier_shell_correlation, resolution_at
+from cryoet_core.geometry import angular_distance_deg
+from cryoet_core.simulate.molecules import chiral_molecule, density_map, ribosome
+from cryoet_core.simulate.physics import phase_per_potential
+from cryoet_core.simulate.splat import gaussian_table, project_beads, splat_blobs
+from cryoet_core.subtomo.evaluate import align_map_to, mirror, pose_errors
+from cryoet_core.subtomo.initial_model import InitialModelSettings, initial_model
+from cryoet_core.subtomo.likelihood import SeriesImages, log_likelihoods, shift_phases, whiten
+from cryoet_core.subtomo.mstep import Reference
+from cryoet_core.subtomo.noise import residual_sums, spectra
+from cryoet_core.subtomo.poses import Poses
+from cryoet_core.subtomo.refine import RefineSettings, half_sets, refine
+from cryoet_core.subtomo.search import SearchPlan, expectation_of_all, grid_search
+
+WAVELENGTH, CS, Q0 = 0.0196875, 2.7e7, 0.1  # A, A, fraction: 300 kV, 2.7 mm
+BEAD_SIGMA = 4.0  # A
+DQE, MEAN_FREE_PATH, THICKNESS = 0.7, 3000.0, 1200.0
+
+
+@dataclass
+class Data:
+    images: SeriesImages
+    rotations: np.ndarray
+    offsets_px: np.ndarray
+    truth: np.ndarray
+    pixel: float
+    diameter: float
+    stack: np.ndarray  # (n, F, box, box) premultiplied real images
+    ctf: np.ndarray  # (n, F, box, box//2 + 1)
+
+
+def views(tilts, axis_deg):
+    """(F, 3, 3) Rz(axis) Ry(tilt), written out."""
+    a = np.deg2rad(axis_deg)
+    rz = np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]])
+    t = np.deg2rad(tilts)
+    zero, one = np.zeros(t.size), np.ones(t.size)
+    ry = np.stack([np.stack(r, -1) for r in ((np.cos(t), zero, np.sin(t)), (zero, one, zero), (-np.sin(t), zero, np.cos(t)))], 1)
+    return rz @ ry
+
+
+def random_matrices(n, rng):
+    q, r = np.linalg.qr(rng.standard_normal((n, 3, 3)))
+    q = q * np.sign(np.einsum("nii->ni", r))[:, None, :]
+    q[:, :, 0] *= np.sign(np.linalg.det(q))[:, None]
+    return q
+
+
+def transfer(n, pixel, defocus, before, dose, scale):
+    """c(k) = CTF x damage x scale on the rfft2 grid of n pixels."""
+    k = np.hypot(np.fft.fftfreq(n, pixel)[:, None], np.fft.rfftfreq(n, pixel)[None])
+    gamma = np.pi * WAVELENGTH * defocus * k**2 - 0.5 * np.pi * CS * WAVELENGTH**3 * k**4 + np.arcsin(Q0)
+    damage = np.exp(-(before + dose / 2) / (2 * (0.24499 * np.maximum(k, 1e-5) ** -1.6649 + 2.8141)))
+    return np.sin(gamma) * damage * scale
+
+
+def half_size(transform, n):
+    """The central n x n Fourier coefficients of an image twice as fine; the Nyquist rows are dropped."""
+    h = n // 2
+    out = np.concatenate([transform[:h], transform[-h:]])[:, : h + 1] / 4
+    out[h], out[:, h] = 0, 0
+    return out
+
+
+def true_map(molecule, pixel, box):
+    """Map whose sums along an axis are the pixels of a projection, of the contrast 2 x phase."""
+    fine = density_map(molecule, pixel / 2, 2 * box, BEAD_SIGMA) * (2 * phase_per_potential(300.0) * pixel)
+    f = fftshift(rfftn(ifftshift(fine)), axes=(0, 1))
+    f = ifftshift(f[box // 2 : -(box // 2), box // 2 : -(box // 2), : box // 2 + 1], axes=(0, 1)) / 8
+    f[box // 2], f[:, box // 2], f[:, :, box // 2] = 0, 0, 0
+    return fftshift(irfftn(f, s=(box,) * 3)).astype(np.float32)
+
+
+def simulate(
+    molecule, n, *, pixel=7.64, box=64, dose=3.0, noise=1.0, tilts=None, axis=85.0, sigma_offset_angst=8.0, crowd=1.0, diameter=320.0,
+    seed=0, offsets_px=None, first_row=0, defocus=25000.0,
+) -> Data:
+    """Premultiplied stacks of n particles of one series. ``noise`` multiplies the standard deviation of the counting noise."""
+    rng = np.random.default_rng([seed, n])
+    tilts = np.arange(-60.0, 60.1, 4.0) if tilts is None else np.asarray(tilts, float)
+    rotate, order = views(tilts, axis), np.argsort(np.argsort(np.abs(tilts), kind="stable"))
+    turned = random_matrices(n, rng)
+    offsets = rng.standard_normal((n, 3)) * sigma_offset_angst / pixel if offsets_px is None else offsets_px
+    loss = np.exp(-0.5 * THICKNESS / MEAN_FREE_PATH * (1 / np.cos(np.deg2rad(tilts)) - 1))
+    sigma = noise / np.sqrt(dose * pixel**2 * DQE * np.exp(-THICKNESS / MEAN_FREE_PATH))
+    work, fine, table = 2 * box, 4 * box, gaussian_table(2 * BEAD_SIGMA / pixel)
+    weights = (molecule.potential_v_angst3 * phase_per_potential(300.0) * 2 / (pixel / 2) ** 2).astype(np.float32)
+    images = np.empty((n, tilts.size, box, box), np.float32)
+    ctf = np.empty((n, tilts.size, box, box // 2 + 1), np.float32)
+    cut = slice(work // 2 - box // 2, work // 2 + box // 2)
+    for p in range(n):
+        place = np.einsum("fij,j->fi", rotate[:, :2], offsets[p]) * 2 + fine // 2
+        fields = crowded(crowd, rotate, fine, pixel / 2, rng)
+        project_beads(fields, molecule.xyz_angst, weights, rotate @ turned[p], place, pixel / 2, table)
+        depth = rng.uniform(-400, 400)
+        for f in range(tilts.size):
+            optics = (defocus + depth, dose * order[f], dose, loss[f])
+            clean = half_size(rfft2(np.roll(fields[f], (-(fine // 2),) * 2, (0, 1))), work)
+            c = transfer(work, pixel, *optics)
+            spectrum = clean * c + rfft2(rng.standard_normal((work, work)) * sigma)
+            images[p, f] = fftshift(irfft2(spectrum * c, s=(work, work)))[cut, cut]
+            ctf[p, f] = transfer(box, pixel, *optics)
+    packed = SeriesImages.from_images(images, ctf, rotate, first_row + np.arange(n), disc(box, diameter / pixel))
+    return Data(packed, turned, offsets, true_map(molecule, pixel, box), pixel, diameter, images, ctf)
+
+
+def disc(box, diameter_px):
+    """Circular mask with a raised-cosine edge of 3 px."""
+    axis = np.arange(box) - box // 2
+    edge = np.clip((diameter_px / 2 + 3 - np.hypot(axis[:, None], axis[None])) / 3, 0, 1)
+    return (0.5 - 0.5 * np.cos(np.pi * edge)).astype(np.float32)
+
+
+def with_noise(data: Data, sigma, rng) -> Data:
+    """The same particles with other noise: white of standard deviation ``sigma`` per pixel, premultiplied, before the mask."""
+    box = data.stack.shape[-1]
+    raw = rng.standard_normal(data.stack.shape, dtype=np.float32) * np.float32(sigma)
+    images = data.stack + irfft2(rfft2(raw) * data.ctf, s=(box, box)).astype(np.float32)
+    old, mask = data.images, disc(box, data.diameter / data.pixel)
+    return replace(data, images=SeriesImages.from_images(images, data.ctf, old.view_rotations, old.rows, mask))
+
+
+def crowded(level, rotate, fine, pixel, rng):
+    """Projections (F, fine, fine) of small proteins (60 kDa, ``level`` x 40 mg/ml) in the slab around and across a particle."""
+    out = np.zeros((len(rotate), fine, fine), np.float32)
+    if level == 0:
+        return out
+    reach = np.array([0.5 * fine * pixel + THICKNESS, 0.5 * fine * pixel + THICKNESS, THICKNESS / 2])
+    number = rng.poisson(level * 4.0e-7 * np.prod(2 * reach))
+    xyz = rng.uniform(-1, 1, (number, 3)) * reach
+    xyz = xyz[np.linalg.norm(xyz, axis=1) > 150]
+    weight = np.full(len(xyz), 6.0e4 * 3.0 * phase_per_potential(300.0) * 2 / pixel**2)
+    for f, matrix in enumerate(rotate):
+        points = xyz @ matrix[:2].T / pixel + fine // 2
+        near = np.all((points > -12) & (points < fine + 12), axis=1)
+        splat_blobs(out[f], points[near], weight[near], np.full(near.sum(), 16.0 / pixel))
+    return out
+
+
+def noise_spectra(data: Data, reference, likelihood="exact"):
+    """Spectra from the residuals at the true poses: what a refinement converges to."""
+    sums = [0.0, 0.0]
+    for p in range(0, len(data.images), 16):
+        rows = np.arange(p, min(p + 16, len(data.images)))
+        slices = reference.view_slices(data.images.view_rotations, data.rotations[rows], data.images.frequencies)
+        phases = shift_phases(data.images.frequencies, data.images.view_rotations, data.offsets_px[rows])
+        parts = residual_sums(data.images, rows, slices, phases, likelihood)
+        sums = [a + b for a, b in zip(sums, parts, strict=True)]
+    return spectra(*sums, likelihood)
+
+
+def plan_of(data: Data, likelihood="exact", shell=None, **values):
+    box = data.images.frequencies.box_px
+    values = {"offset_range_px": 24.0 / data.pixel, "offset_sigma_px": 8.0 / data.pixel, **values}
+    return SearchPlan(shell or box // 2, box * data.pixel, data.diameter, likelihood=likelihood, **values)
+
+
+def nothing_known(n):
+    return Poses(np.arange(n), np.tile(np.eye(3), (n, 1, 1)), np.zeros((n, 3)), np.zeros(n))
+
+
+def search(data, likelihood, **values):
+    reference = Reference.of_map(data.truth)
+    sigma2 = noise_spectra(data, reference, likelihood)
+    plan = plan_of(data, likelihood, **values)
+    return expectation_of_all([(data.images, sigma2, reference, nothing_known(len(data.images)), plan)])[0]
+
+
+def credible(posterior, rotations, offsets_px, rng, samples=4000, probability=0.95):
+    """Is the true pose in the particle's highest-density set of ``probability``? (P,) bool.
+
+    The posterior is the mixture of its modes' Gaussians; the threshold of the density comes from samples of the mixture.
+    """
+    inside = np.empty(len(rotations), bool)
+    for p in range(len(rotations)):
+        mine = np.flatnonzero(posterior.poses.particle == p)
+        modes, cov, weight = posterior.poses.take(mine), posterior.covariance[mine], posterior.weight[mine]
+        factors, draws = np.linalg.cholesky(cov), []
+        for m, count in enumerate(rng.multinomial(samples, weight)):
+            draws.append(rng.standard_normal((count, 6)) @ factors[m].T)
+        # the modes are far apart: from each only its own density counts
+        density = [_mode_log(v, cov[m], weight[m]) for m, v in enumerate(draws) if len(v)]
+        threshold = np.quantile(np.concatenate(density), 1 - probability)
+        inside[p] = _density_at(modes, cov, weight, rotations[p], offsets_px[p]) >= threshold
+    return inside
+
+
+def _mode_log(difference, cov, weight):
+    solved = np.linalg.solve(cov, difference.T).T
+    return np.log(weight) - 0.5 * np.sum(difference * solved, axis=1) - 0.5 * np.linalg.slogdet(cov)[1]
+
+
+def _density_at(modes, cov, weight, rotation, offset_px):
+    from scipy.spatial.transform import Rotation
+
+    turn = Rotation.from_matrix(rotation @ np.swapaxes(modes.rotations, 1, 2)).as_rotvec()
+    steps = np.concatenate([turn, offset_px - modes.shifts_px], axis=1)
+    return max(_mode_log(steps[m : m + 1], cov[m], weight[m])[0] for m in range(len(steps)))
+
+
+def wrong(posterior, data, limit_deg=15.0):
+    return angular_distance_deg(posterior.best.rotations, data.rotations) > limit_deg
+
+
+def coverage(args):
+    out = {}
+    for name, noise, crowd in (("noise x 3", 3.0, args.crowd), ("noise x 3, not crowded", 3.0, 0.0)):
+        data = simulate(ribosome(), args.particles, pixel=15.28, box=32, noise=noise, crowd=crowd, seed=40 + len(out))
+        posterior = search(data, "exact")
+        inside = credible(posterior, data.rotations, data.offsets_px, np.random.default_rng(0))
+        near = ~wrong(posterior, data)
+        angle = angular_distance_deg(posterior.best.rotations, data.rotations)[near]
+        out[name] = {
+            "asked": "0.90 to 0.98", "credible_95": float(inside.mean()), "credible_95_of_right": float(inside[near].mean()),
+            "wrong": float(1 - near.mean()), "median_deg": float(np.median(angle)),
+            "expected_deg": float(np.median(posterior.angle_error_deg[near])),
+        }
+        print(name, out[name], flush=True)
+    return out
+
+
+def counting_noise(pixel, dose=3.0):
+    return 1 / np.sqrt(dose * pixel**2 * DQE * np.exp(-THICKNESS / MEAN_FREE_PATH))
+
+
+def likelihoods(args):
+    """Wrong poses without any search: is one of 4,608 orientations more than 30 degrees away more likely than the true pose?
+
+    The same particles and noise for both likelihoods, each with its own spectra; many noises for each particle.
+    """
+    from cryoet_core.geometry import so3_grid
+
+    clean = simulate(ribosome(), 40, noise=0.0, crowd=args.crowd, seed=1)
+    reference, rng, out = Reference.of_map(clean.truth), np.random.default_rng(0), {}
+    n, grid, frequencies = 40, so3_grid(2), clean.images.frequencies
+    for noise in args.noise:
+        trials = [with_noise(clean, noise * counting_noise(clean.pixel), rng) for _ in range(args.trials)]
+        wins = {}
+        for kind in ("exact", "relion"):
+            whites = []
+            for t in trials:
+                sigma2 = noise_spectra(t, reference, kind)
+                whites.append(whiten(t.images, sigma2, frequencies.box_px // 2, t.offsets_px, likelihood=kind))
+            wins[kind] = beaten(whites, reference, grid, clean.rotations)
+        counts = {k: int(w.sum()) for k, w in wins.items()}
+        out[f"noise x {noise:g}"] = {
+            "asked": "exact <= 0.75 relion", **{k: c / (n * args.trials) for k, c in counts.items()}, "trials": n * args.trials,
+            "ratio": counts["exact"] / max(counts["relion"], 1), "only_exact_wrong": int((wins["exact"] & ~wins["relion"]).sum()),
+            "only_relion_wrong": int((wins["relion"] & ~wins["exact"]).sum()),
+        }
+        print(noise, out[f"noise x {noise:g}"], flush=True)
+    return out
+
+
+def beaten(whites, reference, grid, rotations, tile=128):
+    """(trials, n) bool: some far orientation of the grid is more likely than the true one."""
+    first, best, n = whites[0], None, len(rotations)
+    still = np.zeros((1, 3))
+    own = reference.view_slices(first.view_rotations, rotations, first.frequencies)
+    phases = shift_phases(first.frequencies, first.view_rotations, still)
+    truth = np.stack([[log_likelihoods(w.take(slice(p, p + 1)), own[p : p + 1], phases)[0, 0, 0] for p in range(n)] for w in whites])
+    best = np.full(truth.shape, -np.inf)
+    for o in range(0, len(grid), tile):
+        part = grid[o : o + tile]
+        slices = reference.view_slices(first.view_rotations, part, first.frequencies)
+        near = angular_distance_deg(part[None], rotations[:, None]) < 30
+        for t, w in enumerate(whites):
+            scores = log_likelihoods(w, slices, phases)[:, 0]
+            best[t] = np.maximum(best[t], np.where(near, -np.inf, scores).max(axis=1))
+    return best > truth
+
+
+def wrong_poses(args):
+    out = {}
+    for noise in args.noise:
+        data = simulate(ribosome(), args.particles, noise=noise, crowd=args.crowd, seed=1)
+        both = [search(data, likelihood) for likelihood in ("exact", "relion")]
+        rates = [float(wrong(p, data).mean()) for p in both]
+        sigma2 = [noise_spectra(data, Reference.of_map(data.truth), k) for k in ("exact", "relion")]
+        out[f"noise x {noise:g}"] = {
+            "asked": "exact <= 0.75 relion", "exact": rates[0], "relion": rates[1],
+            "ratio": rates[0] / max(rates[1], 1e-9), "n": len(data.images),
+            "less_likely_than_truth": [float(_missed(data, s, p, k)) for s, p, k in zip(sigma2, both, ("exact", "relion"), strict=True)],
+        }
+        print(noise, out[f"noise x {noise:g}"], flush=True)
+    return out
+
+
+def _missed(data, sigma2, posterior, likelihood):
+    """Share of particles whose found pose is less likely than the true one refined: errors of the search, not of the likelihood."""
+    start = Poses(np.arange(len(data.images)), data.rotations, data.offsets_px, np.zeros(len(data.images)))
+    plan = plan_of(data, likelihood, range_deg=0.0)
+    best = expectation_of_all([(data.images, sigma2, Reference.of_map(data.truth), start, plan)])[0]
+    return np.mean(best.log_likelihood > posterior.log_likelihood + 1.0)
+
+
+def offset(args):
+    """A 3 px offset at bin 8 in one iteration, global and local search."""
+    rng = np.random.default_rng(3)
+    direction = rng.standard_normal((40, 3))
+    offsets = 3 * direction / np.linalg.norm(direction, axis=1, keepdims=True)
+    data = simulate(ribosome(), 40, pixel=15.28, box=32, offsets_px=offsets, crowd=args.crowd)
+    reference = Reference.of_map(data.truth)
+    sigma2, out = noise_spectra(data, reference), {}
+    for name, values in (("global", {}), ("local", {"range_deg": 15.0, "step_deg": 7.5})):
+        plan = plan_of(data, shell=12, offset_range_px=5.0, offset_sigma_px=2.5, **values)
+        start = replace(nothing_known(40), rotations=data.rotations @ views(np.full(40, 6.0), 0.0))
+        best = expectation_of_all([(data.images, sigma2, reference, start, plan)])[0].best
+        error = np.linalg.norm(best.shifts_px - offsets, axis=1)
+        out[name] = {"asked": "recovered", "within_half_px": float(np.mean(error < 0.5)), "median_px": float(np.median(error))}
+    print(out, flush=True)
+    return out
+
+
+def pure_noise(data, seed):
+    """The same particles' images with noise alone: new noise of a common spectrum times c."""
+    rng = np.random.default_rng(seed)
+    shape = data.images.masked.shape
+    values = rng.standard_normal((*shape, 2), dtype=np.float32).view(np.complex64)[..., 0] * data.images.ctf
+    return replace(data.images, masked=values, unmasked=values)
+
+
+def noise_settings(data, **values):
+    box = data.images.frequencies.box_px
+    values = {"mask_diameter_angst": data.diameter, "initial_lowpass_angst": 60.0, "max_iterations": 4, "offset_range_px": 3.0, **values}
+    return RefineSettings(data.pixel, box, **values)
+
+
+def noise(args):
+    """Halves of pure noise, and the reference in their map (no template from noise), over seeds; bin 8."""
+    data = simulate(ribosome(), args.particles, pixel=15.28, box=32, crowd=0)
+    box, rows = 32, []
+    for seed in range(args.seeds):
+        images = pure_noise(data, seed)
+        settings = noise_settings(data)
+        result = refine([images], half_sets(range(len(images)), seed), data.truth, settings)
+        start = max(settings.shell(settings.initial_lowpass_angst), settings.join_shell) + 1
+        with_truth = fourier_shell_correlation(result.map, data.truth)
+        rows.append({
+            "first_independent_shell": start, "fsc_mean_beyond": float(result.fsc[start:].mean()), "fsc_max_beyond": float(result.fsc[start:].max()),
+            "resolution_angst": result.iterations[-1].resolution_angst, "template_fsc_mean_beyond": float(with_truth[start:].mean()),
+            "template_fsc_max_beyond": float(np.abs(with_truth[start:]).max()), "template_fsc_within": float(with_truth[1:start].mean()),
+            "diffuse": float(result.diffuse.mean()), "last_shell": result.iterations[-1].max_shell, "box": box,
+        })
+        print(seed, rows[-1], flush=True)
+    return {"asked": "fsc beyond the low-pass < 0.143; reference not in the map beyond it", "seeds": rows}
+
+
+def peak_gflops(rows=2048, inner=4096, columns=1152, repeats=3):
+    """sgemm rate of this run, one thread."""
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((rows, inner), dtype=np.float32), rng.standard_normal((columns, inner), dtype=np.float32)
+    best = np.inf
+    for _ in range(repeats):
+        start = time.process_time()
+        a @ b.T
+        best = min(best, time.process_time() - start)
+    return 2e-9 * rows * inner * columns / best
+
+
+def rate(args):
+    """Grid search of bin 4 and bin 8 particles as a fraction of the matrix product's peak (CPU time, one thread)."""
+    from threadpoolctl import threadpool_limits
+
+    from cryoet_core.geometry import so3_grid
+
+    out = {}
+    with threadpool_limits(1):
+        for name, pixel, box, shell in (("bin 8, 38 A", 15.28, 32, 13), ("bin 4, 38 A", 7.64, 64, 13)):
+            data = simulate(chiral_molecule(), 64, pixel=pixel, box=box, crowd=0)
+            reference = Reference.of_map(data.truth)
+            white = whiten(data.images, noise_spectra(data, reference), shell)
+            from cryoet_core.subtomo.poses import PosePrior
+            from cryoet_core.subtomo.search import translation_grid
+
+            shifts, grid = translation_grid(5, 2), so3_grid(2)
+            centre = np.zeros((64, 3))
+            prior, plan = PosePrior(centre, 2.5), plan_of(data, shell=shell)
+            grid_search(white.take(slice(0, 4)), prior, centre, reference, grid[:64], shifts, 8, plan)
+            peak, start = peak_gflops(), time.process_time()
+            grid_search(white, prior, centre, reference, grid, shifts, 8, plan)
+            seconds = time.process_time() - start
+            flop = 2.0 * 64 * len(shifts) * len(grid) * 2 * white.data[0].size
+            out[name] = {
+                "asked": ">= 0.70", "fraction_of_peak": 1e-9 * flop / seconds / peak, "peak_gflops": peak, "seconds": seconds,
+                "orientations": len(grid), "shifts": len(shifts), "coefficients": int(white.data[0].size),
+            }
+            print(name, out[name], flush=True)
+    return out
+
+
+def initial_models(args):
+    """Several seeds on one set of bin 8 particles: structure, hand, and the poses that a refinement from it gives."""
+    series = [
+        simulate(ribosome(), args.particles // 2, pixel=15.28, box=32, crowd=args.crowd, axis=80.0 + 8 * s, seed=20 + s, first_row=s * (args.particles // 2))
+        for s in (0, 1)
+    ]
+    truth, rows = series[0].truth, []
+    reversed_truth = mirror(truth)
+    for seed in range(args.seeds):
+        start = time.process_time()
+        settings = InitialModelSettings(15.28, 32, mask_diameter_angst=320.0)
+        model = initial_model([s.images for s in series], settings, np.random.default_rng(seed))
+        found, other = align_map_to(model.map, truth), align_map_to(model.map, reversed_truth)
+        fsc = fourier_shell_correlation(found.map, truth)
+        rows.append({
+            "seed": seed, "correlation": found.correlation, "correlation_mirrored": other.correlation, "resolution_angst": resolution_at(fsc, 15.28, 32, 0.5),
+            "right": bool(found.correlation > 0.8 and found.correlation > other.correlation + 0.02), "seconds": time.process_time() - start,
+            "mirror_gain": model.mirror_gain, "shift_px": float(np.linalg.norm(found.shift_px)),
+        })
+        print(rows[-1], flush=True)
+    return {"asked": ">= 9 of 10", "right": sum(r["right"] for r in rows), "of": len(rows), "seeds": rows}
+
+
+def refinement(args):
+    """Gold-standard refinement of two series at bin 4 from poses as a bin 8 round leaves them, for both likelihoods."""
+    series = [
+        simulate(ribosome(), args.particles // 2, crowd=args.crowd, noise=args.noise[0], axis=80.0 + 8 * s, seed=30 + s, first_row=s * (args.particles // 2))
+        for s in (0, 1)
+    ]
+    truth, n = series[0].truth, sum(len(s.images) for s in series)
+    rotations, offsets = (np.concatenate([getattr(s, k) for s in series]) for k in ("rotations", "offsets_px"))
+    rng = np.random.default_rng(5)
+    from scipy.spatial.transform import Rotation
+
+    start = Rotation.from_rotvec(np.deg2rad(4.0) * rng.standard_normal((n, 3))).as_matrix() @ rotations
+    out = {}
+    for likelihood in ("exact", "relion"):
+        settings = RefineSettings(7.64, 64, start="given_poses", likelihood=likelihood, mask_diameter_angst=320.0, max_iterations=5)
+        clock = time.process_time()
+        result = refine([s.images for s in series], half_sets(range(n), 0), lowpass(truth, 40.0, 7.64), settings, start)
+        errors = pose_errors(result.rotations, result.offsets_px * 7.64, rotations, offsets * 7.64)
+        fsc = fourier_shell_correlation(result.map, truth)
+        out[likelihood] = {
+            "asked": "<= 2.5 deg, 1.5 A", "median_deg": errors.median_angle_deg, "median_angst": errors.median_position_angst,
+            "gold_standard_angst": result.iterations[-1].resolution_angst, "against_truth_angst": resolution_at(fsc, 7.64, 64, 0.5),
+            "iterations": len(result.iterations), "seconds": time.process_time() - clock,
+            "fsc_truth": [float(v) for v in fsc],
+        }
+        print(likelihood, {k: v for k, v in out[likelihood].items() if k != "fsc_truth"}, flush=True)
+    return out
+
+
+PARTS = {"coverage": coverage, "likelihoods": likelihoods, "wrong_poses": wrong_poses, "offset": offset, "noise": noise, "rate": rate, "initial_model": initial_models, "refinement": refinement}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="+", choices=[*PARTS, "all"])
+    parser.add_argument("--particles", type=int, default=200)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--noise", type=float, nargs="+", default=[4.0, 6.0], help="factors on the counting noise (wrong poses)")
+    parser.add_argument("--trials", type=int, default=10, help="noises of each particle (likelihoods)")
+    parser.add_argument("--crowd", type=float, default=1.0, help="small proteins around the particles, x 40 mg/ml")
+    parser.add_argument("--out", help="JSON file of all numbers")
+    args = parser.parse_args()
+    results = {part: PARTS[part](args) for part in (PARTS if "all" in args.parts else args.parts)}
+    if args.out:
+        with open(args.out, "w") as handle:
+            json.dump(results, handle, indent=1)
+
+
+if __name__ == "__main__":
+    main()
