@@ -81,13 +81,18 @@ def test_a_job_that_died_goes_on_and_leaves_the_same_bytes(inputs, monkeypatch):
     assert not Path("out/.running").exists()
 
 
-def test_another_config_is_refused_by_the_name_of_the_key(inputs, monkeypatch, capsys):
+def test_a_config_edited_since_starts_anew_and_keeps_the_interrupted_run(inputs, monkeypatch, capsys):
+    edited = CONFIG | {"regularisation": 2.0}
+    run_script("refine", inputs, outputs("out"), edited)
+    whole = files("out")
+    Path("out").rename("undisturbed")
     context, write = killed_at(2, monkeypatch)
     with context as patch:
         patch.setattr(refine_run, "write_iteration", write)
         with pytest.raises(SystemExit):
             run_script("refine", inputs, outputs("out"), CONFIG)
-    with pytest.raises(SystemExit) as stopped:
-        run_script("refine", inputs, outputs("out"), CONFIG | {"regularisation": 2.0})
-    assert stopped.value.code == 2
-    assert "E-REF-02" in (message := capsys.readouterr().err) and "regularisation" in message
+    run_script("refine", inputs, outputs("out"), edited)
+    assert "starting anew: regularisation changed" in capsys.readouterr().err
+    kept = Path("out/.interrupted")
+    assert (kept / "checkpoint.npz").exists()
+    assert {name: data for name, data in files("out").items() if name.parts[0] != kept.name} == whole

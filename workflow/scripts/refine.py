@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 from cryoet_core.config.refine import Refine
+from cryoet_core.errors import UserInputError
 from cryoet_core.io.mrc import read_mrc, write_mrc
 from cryoet_core.io.star import write_star
 from cryoet_core.io.summary import write_summary
@@ -27,7 +28,6 @@ with step(snakemake) as s:
     folder = final.with_name(".running")
     if folder.exists() and not (folder / CHECKPOINT).exists():
         shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     warnings = [diameter_warning(config.mask_diameter_angst, stacks.box * pixel)]
     warnings = [w for w in [*warnings, lowpass_warning(config.initial_lowpass_angst, pixel)] if w]
     for warning in warnings:
@@ -39,13 +39,29 @@ with step(snakemake) as s:
     def plan_report(plan):
         s.log.info("%s", plan.sentence())
 
+    reference, reference_pixel = read_mrc(s.input.reference)
+
+    def run():
+        folder.mkdir(parents=True, exist_ok=True)
+        return refine_stacks(
+            stacks, reference, reference_pixel, config, int(s.seed), s.to_device, report, work_folder=folder, at=final,
+            plan_report=plan_report,
+        )
+
+    changed = None
     if (folder / CHECKPOINT).exists():
         s.log.info("going on from %s", folder / CHECKPOINT)
-    reference, reference_pixel = read_mrc(s.input.reference)
-    refined, particles = refine_stacks(
-        stacks, reference, reference_pixel, config, int(s.seed), s.to_device, report, work_folder=folder, at=final,
-        plan_report=plan_report,
-    )
+    try:
+        refined, particles = run()
+    except UserInputError as error:
+        if error.code != "E-CKP-02":
+            raise
+        changed = error.field
+    if changed:  # edited since that run was interrupted: the edit is what counts, and the other run is kept aside
+        shutil.rmtree(aside := final.with_name(".interrupted"), ignore_errors=True)
+        folder.rename(aside)
+        s.log.warning("starting anew: %s changed since the interrupted run, which is kept in %s", changed, aside)
+        refined, particles = run()
     for name in ("half1", "half2", "map"):
         write_mrc(getattr(s.output, name), getattr(refined, name), pixel)
     summary = refine_summary(refined, pixel)

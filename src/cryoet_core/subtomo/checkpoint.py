@@ -65,7 +65,7 @@ class Checkpoint:
 
         Raises
         ------
-        DataQualityError E-REF-01 when the file cannot be read or its digest does not fit; UserInputError E-REF-02 when it
+        DataQualityError E-CKP-01 when the file cannot be read or its digest does not fit; UserInputError E-CKP-02 when it
         belongs to other settings, particles, images or another reference.
         """
         if not self.path.exists():
@@ -81,18 +81,18 @@ class Checkpoint:
             raise self._broken("its digest does not fit")
         if head["version"] != VERSION or head["identity"] != json.loads(json.dumps(self.identity)):
             raise UserInputError(
-                "E-REF-02",
+                "E-CKP-02",
                 "the checkpoint belongs to another refinement",
                 file=self.path,
                 field=_changed(head["identity"], json.loads(json.dumps(self.identity))) or "version",
                 found="other values than now",
-                fix="set them back to go on with it, or delete this file to start anew",
+                fix="set them back to go on with it, or move this file away to start anew",
             )
         return head["numbers"], arrays
 
     def _broken(self, why):
         return DataQualityError(
-            "E-REF-01",
+            "E-CKP-01",
             "the checkpoint cannot be read",
             file=self.path,
             found=str(why),

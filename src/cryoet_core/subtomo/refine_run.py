@@ -121,7 +121,7 @@ def refine_stacks(
 
     Raises
     ------
-    DataQualityError E-AVG-01 with too few particles, E-REF-01 and UserInputError E-REF-02 about the checkpoint.
+    DataQualityError E-AVG-01 with too few particles, E-CKP-01 and UserInputError E-CKP-02 about the checkpoint.
     """
     settings = RefineSettings(pixel_size_angst=stacks.pixel_size_angst, box_px=stacks.box, **config.model_dump())
     halves = chosen_halves(stacks.particles, seed)

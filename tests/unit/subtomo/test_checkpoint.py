@@ -101,7 +101,7 @@ def test_other_settings_images_or_reference_are_refused_by_name(inputs, tmp_path
         run(inputs, checkpoint_of(inputs, path), 2)
     series, halves, reference, rotations = inputs
     other = dataclasses.replace(SETTINGS, regularisation=2.0)
-    with pytest.raises(UserInputError, match=r"E-REF-02.*regularisation"):
+    with pytest.raises(UserInputError, match=r"E-CKP-02.*regularisation"):
         checkpoint_of(inputs, path, other).load()
     changed = [dataclasses.replace(series[0], ctf=series[0].ctf * np.float32(0.99)), series[1]]
     for name, values in (
@@ -110,7 +110,7 @@ def test_other_settings_images_or_reference_are_refused_by_name(inputs, tmp_path
         ("reference", (series, halves, reference * 2, rotations)),
         ("starting orientations", (series, halves, reference, rotations[::-1])),
     ):
-        with pytest.raises(UserInputError, match=rf"E-REF-02.*{name}"):
+        with pytest.raises(UserInputError, match=rf"E-CKP-02.*{name}"):
             checkpoint_of(values, path).load()
 
 
@@ -124,7 +124,7 @@ def test_damaged_files_are_refused_and_absent_ones_are_none(inputs, tmp_path):
     whole = path.read_bytes()
     for damaged in (whole[:200], whole[: len(whole) // 2], b"", whole.replace(np.float64(7).tobytes(), np.float64(8).tobytes())):
         path.write_bytes(damaged)
-        with pytest.raises(DataQualityError, match="E-REF-01"):
+        with pytest.raises(DataQualityError, match="E-CKP-01"):
             checkpoint.load()
     checkpoint.remove()
     assert checkpoint.load() is None
