@@ -8,7 +8,9 @@ from small_series import small_series
 from cryoet_core.geometry.tilt_geometry import TiltGeometry
 from cryoet_core.io import imod
 from cryoet_core.io.aretomo import read_aln
+from cryoet_core.io.relion import read_relion_tomograms
 from cryoet_core.io.summary import read_summary
+from cryoet_core.io.warp import read_warp_xml
 from cryoet_core.metadata import read_tilt_series, write_tilt_series
 from cryoet_core.tilt_series.evaluate import alignment_error
 
@@ -99,3 +101,45 @@ def test_patch_tracking_writes_residuals(aligned, tmp_path):
     summary = read_summary(out["summary"])
     assert summary["method"] == "patch_tracking" and summary["patches"]["n_patches"] >= 6
     assert summary["views"]["residual_px"][0] is None
+
+
+@pytest.fixture(scope="module")
+def with_stranger(tmp_path_factory):
+    """A series in whose eleventh view another place is seen; the run's table and files."""
+    folder = tmp_path_factory.mktemp("stranger")
+    rng = np.random.default_rng(21)
+    shifts = rng.uniform(-80, 80, (TILTS.size, 2))
+    views = project_blobs(rng, shifts)
+    views[STRANGER] = np.roll(views[STRANGER][::-1, ::-1], 50, axis=0)
+    table, stacks = small_series(folder, TILTS, np.stack([views / 2, views / 2], axis=1), pixel=14.0, axis=85.0)
+    names = {"table": "a/TS_01.star", "aln": "a/TS_01.aln", "xml": "a/TS_01.xml", "relion": "a/relion/tomograms.star", "summary": "a/summary.json"}
+    files = {key: folder / name for key, name in names.items()}
+    run_script("align_tilt_series", {"table": table, "stack": stacks[0]}, files, {})
+    return files, table
+
+
+STRANGER = 10
+
+
+def test_view_that_could_not_be_aligned_is_excluded_with_a_reason(with_stranger):
+    files, _ = with_stranger
+    series = read_tilt_series(files["table"])
+    assert np.flatnonzero(~series.included).tolist() == [STRANGER]
+    assert series.tilts["exclude_reason"][STRANGER] == "not_aligned"
+    left = read_summary(files["summary"])["views_left_out"]
+    assert [(v["tilt_id"], v["code"]) for v in left] == [(series.tilts["tilt_id"][STRANGER], "not_aligned")]
+    # and in every other program's file
+    assert [row for row, _ in read_aln(files["aln"], 14.0).dark] == [STRANGER]
+    assert read_warp_xml(files["xml"]).used.tolist() == series.included.tolist()
+    relion = read_relion_tomograms(files["relion"])[0]
+    assert len(relion) == len(series) - 1
+    np.testing.assert_allclose(relion.geometry.shift_angst, series.geometry.select(series.included).shift_angst, atol=1e-3)
+
+
+def test_unaligned_views_can_be_kept(with_stranger, tmp_path):
+    _, table = with_stranger
+    files = {"table": tmp_path / "TS_01.star", "summary": tmp_path / "summary.json"}
+    run_script("align_tilt_series", {"table": table}, files, {"unaligned_views": "keep"})
+    assert read_tilt_series(files["table"]).included.all()
+    assert len(read_summary(files["summary"])["views_left_out"]) == 1
+    assert not list(tmp_path.glob("*.xf"))

@@ -82,6 +82,7 @@ def alignment(results: Results, numbers: dict, errors: dict) -> Section:
         summary = results.summary("align_tilt_series", ts)
         if summary.get("method") == "import":
             caption += f" Alignment of {summary['program']}, taken from {summary['file']}; views joined by the {summary['joined_by']}."
+        caption += _left_out(summary.get("views_left_out", []), series)
         patches = summary.get("patches")
         if patches:
             taken = "taken" if patches["accepted"] else "not taken"
@@ -100,6 +101,16 @@ def alignment(results: Results, numbers: dict, errors: dict) -> Section:
         for note in summary.get("notes", []):
             section.add_note(f"{ts}: {note}.")
     return section
+
+
+def _left_out(views: list, series) -> str:
+    """Sentence about views that alignment could not use."""
+    if not views:
+        return ""
+    tilts = ", ".join(f"{view['nominal_tilt_deg']:.0f}" for view in views)
+    gone = (series.tilts["exclude_reason"] == "not_aligned").any()
+    after = "are excluded from here on (not_aligned)" if gone else "stay in use with interpolated shifts"
+    return f" Views at {tilts} deg do not show what the others predict and {after}."
 
 
 def _score_plot(axes, views: dict) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from cryoet_core.tilt_series.exclude import mark_excluded
 from cryoet_core.tilt_series.slab_model import SlabPrior
+
+NOT_ALIGNED = "not_aligned"  # reason in the table
 
 
 def exclusion_summary(series, darkness, statistics, scores, limits) -> dict:
@@ -96,13 +99,23 @@ def weak_views(series, result, n_sigma: float = 5.0) -> list[int]:
 
 
 def _views_left_out(series, result) -> list[dict]:
-    """Included views that alignment did not use, and why; their shifts are interpolated."""
+    """Views in use that alignment did not use; their shifts are interpolated."""
     if result.used is None:
         return []
-    reason = "does not show what the other views predict (dark, blurred, blocked, or another place)"
+    meaning = "does not show what the other views predict (dark, blurred, blocked, or another place)"
     rows = np.flatnonzero(series.included & ~result.used)
-    ids = series.tilts["tilt_id"].to_numpy()
-    return [{"tilt_id": int(ids[i]), "correlation": float(result.correlation[i]), "reason": reason} for i in rows]
+    ids, tilt = (series.tilts[c].to_numpy() for c in ("tilt_id", "nominal_tilt_deg"))
+    return [
+        {"tilt_id": int(ids[i]), "nominal_tilt_deg": float(tilt[i]), "correlation": float(result.correlation[i]), "code": NOT_ALIGNED, "reason": meaning}
+        for i in rows
+    ]
+
+
+def without_unaligned(series, result):
+    """The series with the views that alignment could not use excluded as ``not_aligned``."""
+    if result.used is None:
+        return series
+    return mark_excluded(series, {int(row): NOT_ALIGNED for row in np.flatnonzero(~result.used)})
 
 
 def ctf_correction_summary(series, settings, corrected, n_copies) -> dict:
