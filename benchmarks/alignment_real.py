@@ -31,6 +31,7 @@ from cryoet_core.tilt_series.patches import track_patches
 from cryoet_core.tilt_series.plane import prepare_views
 from cryoet_core.tilt_series.refine_alignment import Band
 from cryoet_core.tomogram.reconstruct import reconstruct_tomogram
+from cryoet_core.tomogram.undeform import undeformed_views
 
 MODES = ("projection_matching", "patch_tracking", "combined")
 TILE_ANGST = 480.0
@@ -105,6 +106,7 @@ def main() -> None:
     parser.add_argument("--depth-angst", type=float, default=2400.0, help="of the tomograms compared")
     parser.add_argument("--tomogram-binning", type=int, default=2)
     parser.add_argument("--withhold", type=float, default=0.1)
+    parser.add_argument("--local-deformation", action="store_true", help="also the tomogram with the local deformation, where one is found")
     parser.add_argument("--seeds", type=int, default=2, help="of the views withheld; 0 = not done")
     chosen = parser.parse_args()
     series = read_tilt_series(chosen.table)
@@ -116,7 +118,9 @@ def main() -> None:
     print("geometry; residual px; leave-one-out; FSC at 240-100, 100-60, 60-44 A; axis, offset; left out; moves of the rest, A; CPU s")
     rows, thickness = [("nominal", start, None, 0.0)], 2000.0
     for mode in chosen.modes:
-        settings = AlignmentSettings(mode=mode, pixel_size_angst=chosen.pixel_angst, level_x=chosen.x_tilt)
+        settings = AlignmentSettings(
+            mode=mode, pixel_size_angst=chosen.pixel_angst, level_x=chosen.x_tilt, local_deformation=chosen.local_deformation
+        )
         began = time.process_time()
         found = align_tilt_series(images, start, pixel, settings, included)
         rows.append((mode, found.geometry, found, time.process_time() - began))
@@ -133,6 +137,12 @@ def main() -> None:
             moves = withheld(images, start, pixel, settings, included, found, chosen.withhold, chosen.seeds, half)
             text += ", ".join(f"{m:.2f}" for m in moves) + f"; {seconds:.0f}"
         print(text, flush=True)
+        if found is not None and chosen.local_deformation:
+            print(f"    patches: {found.patches}")
+            if found.deformation is not None:
+                flat = undeformed_views(plain[used], found.deformation.select(used), binned_angst)
+                bands = band_means(*even_odd_fsc(flat, geometry.select(used), binned_angst, chosen.depth_angst))
+                print("    with local deformation: FSC " + ", ".join(f"{b:.3f}" for b in bands), flush=True)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ with step(snakemake) as s:
         summary = alignment_summary(series, result)
         if result.patches:
             series = series.with_columns(alignment_residual_px=result.residual_px)
+        series = series.with_local_deformation(result.deformation)
         if config.unaligned_views == "exclude":
             series = without_unaligned(series, result)
         for view in summary["views_left_out"]:

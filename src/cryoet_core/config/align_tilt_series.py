@@ -57,6 +57,11 @@ class AlignTiltSeries(StepModel):
     update_px: float = key(0.2, unit="px", meaning="sweeps end when no shift changes by more (pixels of the binned views)", gt=0)
     max_sweeps: int = key(8, meaning="at most this many final sweeps", ge=3)
 
+    local_deformation: Literal["off", "auto"] = key(
+        "off",
+        meaning="auto = also fit a smooth deformation of the specimen to tracked patches, kept when patches that were held out agree better; "
+        "reconstruction and particle extraction then follow it (modes that compute an alignment)",
+    )
     unaligned_views: Literal["exclude", "keep"] = key(
         "exclude",
         meaning="views that do not show what the others predict: exclude = no later step uses them (reason not_aligned), keep = used with "
@@ -67,7 +72,7 @@ class AlignTiltSeries(StepModel):
         meaning="files for other programs: imod (.xf, .tlt, .xtilt), aretomo (.aln), warp (.xml), relion (relion/tomograms.star of RELION 5)",
     )
 
-    @field_validator("tilt_offset", "x_tilt", mode="before")
+    @field_validator("tilt_offset", "x_tilt", "local_deformation", mode="before")
     @classmethod
     def _yaml_off(cls, value):
         """YAML reads a bare off as false."""
