@@ -83,13 +83,7 @@ def alignment(results: Results, numbers: dict, errors: dict) -> Section:
         if summary.get("method") == "import":
             caption += f" Alignment of {summary['program']}, taken from {summary['file']}; views joined by the {summary['joined_by']}."
         caption += _left_out(summary.get("views_left_out", []), series)
-        patches = summary.get("patches")
-        if patches:
-            taken = "taken" if patches["accepted"] else "not taken"
-            caption += (
-                f" {patches['n_patches']} tracked patches: held-out residual {patches['held_out_before_px']:.2f} px before and "
-                f"{patches['held_out_after_px']:.2f} px after bundle adjustment, which was {taken}."
-            )
+        caption += _patches(summary.get("patches") or {})
         n = numbers.get(ts, {})
         if "alignment_error_angst_rms" in n:
             caption += (
@@ -101,6 +95,22 @@ def alignment(results: Results, numbers: dict, errors: dict) -> Section:
         for note in summary.get("notes", []):
             section.add_note(f"{ts}: {note}.")
     return section
+
+
+def _patches(patches: dict) -> str:
+    """Sentences about tracked patches: what held-out ones said of the bundle adjustment and of the local deformation."""
+    text = ""
+    if "accepted" in patches:
+        text += (
+            f" {patches['n_patches']} tracked patches: held-out residual {patches['held_out_before_px']:.2f} px before and "
+            f"{patches['held_out_after_px']:.2f} px after bundle adjustment, which was {'taken' if patches['accepted'] else 'not taken'}."
+        )
+    if "deformation_accepted" in patches:
+        text += (
+            f" Local deformation: held-out residual of {patches['n_patches']} patches {patches['held_out_rigid_px']:.2f} px without and "
+            f"{patches['held_out_deformed_px']:.2f} px with it; it was {'taken' if patches['deformation_accepted'] else 'not taken'}."
+        )
+    return text
 
 
 def _left_out(views: list, series) -> str:
