@@ -201,7 +201,8 @@ def align_tilt_series(images, geometry: TiltGeometry, pixel_size_angst: float, s
         tracking = replace(band, high_angst=max(final, TRACKING_ANGST))
         _patch_stage(fine.select(used), state, tracking, settings, pixel_size_angst, say)
     if settings.local_deformation:
-        _deformation_stage(fine.select(used), state, replace(band, high_angst=max(final, TRACKING_ANGST)), pixel_size_angst, say)
+        tracking = replace(band, high_angst=max(final, TRACKING_ANGST))
+        _deformation_stage(fine.select(used), state, tracking, settings, pixel_size_angst, say)
     data, prior = refine.spectra_in_band(fine.select(used), state.geometry, band, state.thickness_angst)
     error = np.full(len(part), np.nan)
     error[used] = np.linalg.norm(refine.scoring_steps(data, prior, band.high_angst, steps=1)[1], axis=1)
@@ -284,18 +285,23 @@ def _patch_stage(views: PlaneViews, state: _State, band: Band, settings, raw_pix
     )
 
 
-def _deformation_stage(views: PlaneViews, state: _State, band: Band, raw_pixel_angst, say):
-    """Track patches in the geometry that was found and fit a smooth local deformation, kept when held-out patches agree better with it."""
+def _deformation_stage(views: PlaneViews, state: _State, band: Band, settings, raw_pixel_angst, say):
+    """Track patches in the geometry that was found and fit a smooth local deformation, with shifts and axis, because a deformed specimen turns
+    the axis; all of it is kept when held-out patches agree better with it. Their offset is held by a prior only: it stays.
+    """
     tracks = track_patches(views, state.geometry, raw_pixel_angst, band, state.thickness_angst)
     n_patches = int(np.unique(tracks.patch).size)
     if n_patches < MIN_PATCHES:
         say("local deformation: too few patches could be tracked")
         return
-    model = BundleModel(
-        shifts=False, axis_order=None, offset=False, slab_sigma_angst=state.thickness_angst / 4, deformation_angst=DEFORMATION_ANGST
-    )
-    found = solve_with_deformation(tracks, state.geometry, raw_pixel_angst, model, ACCEPT_SIGMA)
+    fixed = BundleModel(shifts=False, axis_order=None, offset=False, slab_sigma_angst=state.thickness_angst / 4)
+    model = replace(fixed, shifts=True, axis_order=0 if settings.refine_axis else None, deformation_angst=DEFORMATION_ANGST)
+    found = solve_with_deformation(tracks, state.geometry, raw_pixel_angst, model, ACCEPT_SIGMA, rigid=fixed)
     state.deformation, state.residual_px = found.deformation, found.view_residual_px
+    if found.deformation is not None:
+        state.geometry = found.geometry
+        if settings.refine_axis:
+            state.axis_deg, state.axis_error_deg = state.axis_deg + found.axis_change_deg, found.axis_error_deg
     state.patches |= {
         "n_patches": n_patches,
         "outlier_share": found.outlier_share,

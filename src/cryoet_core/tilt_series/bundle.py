@@ -35,7 +35,8 @@ class BundleModel:
 
     axis_order : None keeps the axis; 0 one angle for all views; 1, 2 also a slope and curvature over the tilt angle. slab_sigma_angst :
     spread of patch depths around the level plane. offset_prior_deg : of a common tilt offset, around the one given. deformation_angst : of one coefficient of
-    the local deformation (quadratic in x, y; over nodes in tilt), None = none.
+    the local deformation (quadratic in x, y; over nodes in tilt), None = none. shear_angst : the same of its shear, which a turned axis
+    resembles: both displace along y in proportion to x, and change with the tilt's size.
     """
 
     shifts: bool = True
@@ -45,6 +46,7 @@ class BundleModel:
     slab_sigma_angst: float = 300.0
     deformation_angst: float | None = None
     deformation_nodes: int = 5
+    shear_angst: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,12 @@ class _Problem:
         """(m, 5) shapes of the local deformation at (m, 2) of the specimen plane; over all patches their mean is zero, that is the shift's part."""
         return _shapes(plane_angst / self.reach) - _shapes(self.tracks.points_angst[:, :2] / self.reach).mean(axis=0)
 
+    def deformation_sigmas(self):
+        """(nodes * 10,) px: spread of the coefficients, in the order of the unknowns."""
+        sigmas = np.full((self.nodes, 5, 2), (self.model.deformation_angst or 1.0) / self.pixel)
+        sigmas[:, [0, 1], [1, 0]] = min(self.model.shear_angst, self.model.deformation_angst or 1.0) / self.pixel
+        return sigmas.ravel()
+
     def deformation(self, u: _Unknowns) -> LocalDeformation | None:
         """The local deformation of all views as one over their images."""
         if not self.nodes:
@@ -175,7 +183,7 @@ class _Problem:
         plane = np.array([self.reach, self.reach, m.slab_sigma_angst])
         sigmas = (
             np.broadcast_to(plane, u.points.shape), np.full(u.shift.shape, 1e4), np.full(u.axis.shape, np.deg2rad(10.0)),
-            np.deg2rad([m.offset_prior_deg]), np.full(u.deformation.shape, (m.deformation_angst or 1.0) / self.pixel),
+            np.deg2rad([m.offset_prior_deg]), self.deformation_sigmas(),
         )  # fmt: skip
         centres = (self.start.points * [1, 1, 0], u.shift, np.zeros_like(u.axis), np.zeros(1), np.zeros_like(u.deformation))
         precision = np.concatenate([1 / s.ravel() ** 2 for s in sigmas])
@@ -334,9 +342,11 @@ def improvement(before, after) -> float:
     return float(gain.mean() / (gain.std() / np.sqrt(gain.size) + 1e-12))
 
 
-def solve_with_deformation(tracks, geometry, pixel_size_angst, model: BundleModel, n_sigma: float = 3.0) -> Bundle:
-    """:func:`solve_bundle`, with local deformation only when it predicts patches that were held out better."""
-    rigid = replace(model, deformation_angst=None)
+def solve_with_deformation(tracks, geometry, pixel_size_angst, model: BundleModel, n_sigma: float = 3.0, rigid=None) -> Bundle:
+    """:func:`solve_bundle`, with local deformation only when it predicts patches that were held out better than ``rigid`` does, by default the
+    same model without deformation.
+    """
+    rigid = rigid or replace(model, deformation_angst=None)
     plain = held_out_residuals(tracks, geometry, pixel_size_angst, rigid)
     bent = held_out_residuals(tracks, geometry, pixel_size_angst, model)
     chosen = model if improvement(plain, bent) > n_sigma else rigid
