@@ -191,8 +191,9 @@ def align_tilt_series(images, geometry: TiltGeometry, pixel_size_angst: float, s
                 whole, used, judged = _screen(coarse, whole, used, state, screening, 0.3 * field_angst, say, judged)
             views, level = (coarse, coarse) if resolution >= 2.2 * coarse.pixel_size_angst else (fine, plain)
             state.geometry = whole.select(used)
-            stage = replace(band, high_angst=resolution)
-            _refine_stage(views.select(used), level.select(used), state, stage, settings, say, last=resolution == final)
+            stage, part_views = replace(band, high_angst=resolution), views.select(used)
+            level = part_views if level is views else level.select(used)
+            _refine_stage(part_views, level, state, stage, settings, say, last=resolution == final)
             whole = _merge(part, state, used)
         state.geometry = whole.select(used)
         _final_sweeps(fine.select(used), state, band, settings, say)
@@ -394,15 +395,20 @@ def _coarse_trial(views, state, band, axis_deg, limit_angst):
 
 
 def _refine_stage(views: PlaneViews, plain: PlaneViews, state: _State, band: Band, settings, say, last: bool = False):
-    """Shifts, axis, offset, thickness in one band; in the last one little is left to search. plain : views for axis and offset."""
+    """Shifts, axis, offset, thickness in one band; in the last one little is left to search.
+
+    plain : views without beads, for the tilt offset and the tilt about x; ``views`` themselves where there are none.
+    """
     update = _shift_sweep(views, state, band)
     if settings.thickness_angst is None:
         for factors in (THICKNESS_STEPS if not state.thickness_known else THICKNESS_STEPS[-1:]):
             candidates = np.clip(state.thickness_angst, 200, 3000) * np.array(factors)
             state.thickness_angst = refine.best_thickness(views, state.geometry, band, candidates)
         state.thickness_known = True
-    prior = refine.spectra_in_band(plain, state.geometry, band, state.thickness_angst)[1]
-    _settle_angles(plain, state, band, prior, settings, iterations=2 if last else 4)
+    groups = (ANGLES,) if plain is views else (ANGLES[:1], ANGLES[1:])
+    for images, names in zip((views, plain), groups, strict=False):
+        prior = refine.spectra_in_band(images, state.geometry, band, state.thickness_angst)[1]
+        _settle_angles(images, state, band, prior, settings, names, iterations=2 if last else 4)
     update = max(update, _shift_sweep(views, state, band))
     state.history.append(_history_row(f"{band.high_angst:.0f} A", state, update))
     say(
@@ -429,9 +435,10 @@ def _shift_sweep(views, state, band):
     return float(np.linalg.norm(delta, axis=1).max())
 
 
-def _settle_angles(views, state, band, prior, settings, iterations):
+def _settle_angles(views, state, band, prior, settings, names, iterations):
+    """Those of the angles ``names`` that are free."""
     wanted = (settings.refine_axis, settings.refine_offset, settings.level_x)
-    free = [name for name, is_free in zip(ANGLES, wanted, strict=True) if is_free]
+    free = [name for name, is_free in zip(ANGLES, wanted, strict=True) if is_free and name in names]
     if not free:
         return
     width = 1.0 if band.high_angst > 70 else 0.3
