@@ -71,6 +71,26 @@ def spoil(images, rng, share):
     return chosen
 
 
+def swollen(points, view, bend, length):
+    """(m, 2) x, y of specimen points in a view: outwards by ``bend`` A at half the field's length at the highest tilt."""
+    radius = np.minimum(np.hypot(points[:, 0], points[:, 1]), length)
+    return points[:, :2] * (1 + bend * abs(TILTS[view]) / TILTS.max() / (0.5 * length) ** 2 * radius)[:, None]
+
+
+def blur(geometry, deformation, truth, rows, bend, length):
+    """Rms distance (A) in the views ``rows`` between specimen points and the best fixed position of each in the found geometry."""
+    points = specimen_grid((0.35 * length, 0.35 * length, 300))
+    moved = [np.column_stack([swollen(points, i, bend, length), points[:, 2]]) for i in rows]
+    seen = np.array([truth.select([i]).project(m)[0][0] for i, m in zip(rows, moved, strict=True)])
+    geometry = geometry.select(rows)
+    axes, best = geometry.rotation[:, :2].reshape(-1, 3), points.copy()
+    for _ in range(4):
+        uv = geometry.project(best)[0]
+        away = seen - uv - (0 if deformation is None else deformation.select(rows).at(uv))
+        best += np.linalg.lstsq(axes, away.transpose(0, 2, 1).reshape(-1, len(best)), rcond=None)[0].T
+    return float(np.sqrt((away**2).sum(axis=2).mean()))
+
+
 def simulate(rng, *, field=280, axis=86.0, offset=2.0, axis_off=2.0, beads=0, jump=0.02, thickness=900.0, noise=2.0, bend=0.0, spoilt=0.0):
     """Images (n, h, w), the nominal geometry, the true one, and spoilt views.
 
@@ -88,8 +108,7 @@ def simulate(rng, *, field=280, axis=86.0, offset=2.0, axis_off=2.0, beads=0, ju
     truth = TiltGeometry(0.0, TILTS + offset, axis, shifts[:, 0], shifts[:, 1])
     angle, images = np.deg2rad(axis), np.zeros((TILTS.size, *shape), np.float32)
     for i, tilt in enumerate(np.deg2rad(TILTS + offset)):
-        radius = np.minimum(np.hypot(points[:, 0], points[:, 1]), length)
-        moved = points[:, :2] * (1 + bend * abs(TILTS[i]) / TILTS.max() / (0.5 * length) ** 2 * radius)[:, None]
+        moved = swollen(points, i, bend, length)
         across = moved[:, 0] * np.cos(tilt) + points[:, 2] * np.sin(tilt)
         x = across * np.cos(angle) - moved[:, 1] * np.sin(angle) + shifts[i, 0]
         y = across * np.sin(angle) + moved[:, 1] * np.cos(angle) + shifts[i, 1]
@@ -99,21 +118,24 @@ def simulate(rng, *, field=280, axis=86.0, offset=2.0, axis_off=2.0, beads=0, ju
     return images, TiltGeometry.nominal(TILTS, axis - axis_off), truth, spoil(images, rng, spoilt)
 
 
-def measure(case, seed, mode, field, axis_range_deg) -> dict:
+def measure(case, seed, mode, field, axis_range_deg, local=False) -> dict:
     """One row of the table."""
     images, nominal, truth, spoilt = simulate(np.random.default_rng(seed), field=field, **CASES[case])
     start = time.process_time()
-    found = align_tilt_series(images, nominal, PIXEL, AlignmentSettings(mode=mode, axis_range_deg=axis_range_deg))
+    found = align_tilt_series(images, nominal, PIXEL, AlignmentSettings(mode=mode, axis_range_deg=axis_range_deg, local_deformation=local))
     seconds = time.process_time() - start
     good = np.ones(len(truth), bool)
     good[spoilt] = False
     half = 0.35 * field * PIXEL
     error = geometry_error(found.geometry, truth, specimen_grid((half, half, 300)), good)
+    rows = np.flatnonzero(good & found.used)
+    blurs = [blur(found.geometry, d, truth, rows, CASES[case].get("bend", 0.0), field * PIXEL) for d in (None, found.deformation)]
     return {
         "case": case, "seed": seed, "mode": mode, "rms_angst": error.rms_angst, "axis_deg": error.axis_deg,
         "axis_sigma_deg": found.axis_error_deg, "offset_deg": error.tilt_offset_deg, "offset_sigma_deg": found.tilt_offset_error_deg,
         "spoilt": len(spoilt), "spoilt_left_out": int((~found.used)[spoilt].sum()), "good_left_out": int((~found.used & good).sum()),
-        "seconds": seconds, "residual_px": float(np.nanmedian(found.residual_px)) if mode != MODES[0] else float("nan"), "method": found.method,
+        "seconds": seconds, "residual_px": float(np.nanmedian(found.residual_px)) if found.patches else float("nan"), "method": found.method,
+        "blur_rigid_angst": blurs[0], "blur_angst": blurs[1],
     }  # fmt: skip
 
 
@@ -136,6 +158,7 @@ def main() -> None:
     parser.add_argument("--cases", nargs="*", default=list(CASES), choices=list(CASES))
     parser.add_argument("--modes", nargs="*", default=list(MODES), choices=MODES)
     parser.add_argument("--field", type=int, default=280, help="shorter side of the views, px of 14 A; a 4k camera at 1 A has 280")
+    parser.add_argument("--local-deformation", action="store_true", help="fit one; the last two columns are the blur without and with it, A")
     parser.add_argument("--axis-range-deg", type=float, default=12.0)
     parser.add_argument("--table", help="CSV file for all rows")
     chosen = parser.parse_args()
@@ -144,7 +167,7 @@ def main() -> None:
         for case in chosen.cases:
             for mode in chosen.modes:
                 try:
-                    rows.append(measure(case, seed, mode, chosen.field, chosen.axis_range_deg))
+                    rows.append(measure(case, seed, mode, chosen.field, chosen.axis_range_deg, chosen.local_deformation))
                 except CryoetError as error:
                     print(f"{case} {seed} {mode}: {error}")
                     continue

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from cryoet_core.errors import UserInputError
+from cryoet_core.geometry.local_deformation import N_TERMS, LocalDeformation
 from cryoet_core.geometry.rotations import euler_to_matrix
 from cryoet_core.geometry.tilt_geometry import TiltGeometry
 from cryoet_core.io.star import find_block, read_star, write_star
@@ -33,6 +34,7 @@ __all__ = ["PARTICLE_LABELS", "TILT_LABELS", "Particles", "TiltSeries", "column_
 
 TILT_REQUIRED = ("tilt_id", "nominal_tilt_deg", "pre_exposure_e_per_a2", "x_tilt_deg", "y_tilt_deg", "z_rot_deg",
                  "x_shift_angst", "y_shift_angst", "excluded", "exclude_reason")
+DEFORMATION_COLUMNS = tuple(f"deformation_{axis}{term}_angst" for term in range(N_TERMS) for axis in "xy")
 GEOMETRY_COLUMNS = ("x_tilt_deg", "y_tilt_deg", "z_rot_deg", "x_shift_angst", "y_shift_angst")
 
 # Smallest and largest value that can be meant; checked when a table is read and before it is written.
@@ -127,6 +129,22 @@ class TiltSeries:
     def with_geometry(self, geometry: TiltGeometry) -> TiltSeries:
         """A copy with the five geometry columns of `geometry` (same rows)."""
         return self.with_columns(**{c: getattr(geometry, c) for c in GEOMETRY_COLUMNS})
+
+    @property
+    def local_deformation(self) -> LocalDeformation | None:
+        """Local deformation of all rows, None when the table has none."""
+        if not set(DEFORMATION_COLUMNS) <= set(self.tilts.columns):
+            return None
+        values = self.tilts[list(DEFORMATION_COLUMNS)].to_numpy(dtype=np.float64)
+        return LocalDeformation(values.reshape(len(self), N_TERMS, 2)) if np.any(values) else None
+
+    def with_local_deformation(self, deformation: LocalDeformation | None) -> TiltSeries:
+        """A copy with `deformation` (same rows) in its table, or without any."""
+        tilts = self.tilts.drop(columns=[c for c in DEFORMATION_COLUMNS if c in self.tilts])
+        if deformation is not None:
+            values = deformation.coefficients_angst.reshape(len(self), -1)
+            tilts = tilts.assign(**dict(zip(DEFORMATION_COLUMNS, values.T, strict=True)))
+        return dataclasses.replace(self, tilts=tilts)
 
     def validate(self, where: str = "") -> TiltSeries:
         """Return self. Raises UserInputError E-TAB-01 (columns), E-TAB-02 (ranges), E-TAB-04 (keys), E-NAME-01."""

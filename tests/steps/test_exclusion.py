@@ -63,14 +63,15 @@ def both(tmp_path_factory):
 @pytest.mark.parametrize("column", ["image", "image_even", "image_odd"])
 def test_images_of_the_other_views_are_the_same(both, step, column):
     one, other = (read_tilt_series(outputs[step]["table"]) for outputs in both)
-    one = one.select(one.included)
+    one, other = one.select(one.included), other.select(other.included)  # alignment may leave out a view, in both the same
     assert one.tilts["tilt_id"].tolist() == other.tilts["tilt_id"].tolist()
     np.testing.assert_allclose(load_images(one, column), load_images(other, column), rtol=1e-6, atol=1e-6)
 
 
 def test_geometry_is_the_same(both):
     one, other = (read_tilt_series(outputs["aligned"]["table"]) for outputs in both)
-    one = one.select(one.included).geometry
+    one, other = one.select(one.included).geometry, other.select(other.included)
+    assert len(one) >= 15
     assert np.abs(other.geometry.shift_angst).max() > 20
     np.testing.assert_allclose(one.shift_angst, other.geometry.shift_angst, atol=1e-6)
     np.testing.assert_allclose(one.rotation, other.geometry.rotation, atol=1e-9)

@@ -1,4 +1,19 @@
 # Chapter 6: where every view looks at the specimen from.
+ALIGNMENT_FILES = {
+    "imod": {
+        "xf": result("align_tilt_series/{ts}/{ts}.xf"),
+        "tlt": result("align_tilt_series/{ts}/{ts}.tlt"),
+        "xtilt": result("align_tilt_series/{ts}/{ts}.xtilt"),
+    },
+    "aretomo": {"aln": result("align_tilt_series/{ts}/{ts}.aln")},
+    "warp": {"xml": result("align_tilt_series/{ts}/{ts}.xml")},
+    "relion": {
+        "relion": result("align_tilt_series/{ts}/relion/tomograms.star"),
+        "relion_tilts": result("align_tilt_series/{ts}/relion/tilt_series/{ts}.star"),
+    },
+}
+
+
 rule align_tilt_series:
     input:
         table=rules.erase_xrays.output.table,
@@ -6,12 +21,12 @@ rule align_tilt_series:
         alignment=lambda wildcards: RUN.alignment_files(wildcards.ts),
     output:
         table=result("align_tilt_series/{ts}/{ts}.star"),
-        xf=result("align_tilt_series/{ts}/{ts}.xf"),
-        tlt=result("align_tilt_series/{ts}/{ts}.tlt"),
-        xtilt=result("align_tilt_series/{ts}/{ts}.xtilt"),
-        aln=result("align_tilt_series/{ts}/{ts}.aln"),
-        xml=result("align_tilt_series/{ts}/{ts}.xml"),
         summary=result("align_tilt_series/{ts}/summary.json"),
+        **{
+            name: path
+            for program in RUN.config.align_tilt_series.export
+            for name, path in ALIGNMENT_FILES[program].items()
+        },
     log:
         result("logs/align_tilt_series/{ts}.log"),
     benchmark:

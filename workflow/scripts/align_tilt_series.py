@@ -1,19 +1,15 @@
-"""Raw views -> shifts, tilt axis and tilt offset, computed or of another program; also as IMOD, AreTomo and Warp files."""
-
-import numpy as np
+"""Raw views -> shifts, tilt axis and tilt offset, computed or of another program; also as files of other programs."""
 
 from cryoet_core.config.align_tilt_series import AlignTiltSeries
 from cryoet_core.ctf.recentre import defocus_at_tomogram_centre
-from cryoet_core.io import imod
-from cryoet_core.io.aretomo import write_aln
+from cryoet_core.io.alignment_files import write_alignment_files
 from cryoet_core.io.foreign_alignment import Images, read_foreign_alignment
 from cryoet_core.io.images import load_images
-from cryoet_core.io.warp import write_warp_xml
 from cryoet_core.metadata import read_tilt_series, write_tilt_series
 from cryoet_core.step import step
 from cryoet_core.tilt_series.align import align_tilt_series, given_geometry, settings_from_config
 from cryoet_core.tilt_series.foreign import import_alignment
-from cryoet_core.tilt_series.summaries import alignment_summary
+from cryoet_core.tilt_series.summaries import alignment_summary, without_unaligned
 
 with step(snakemake) as s:
     config = s.model(AlignTiltSeries)
@@ -36,13 +32,12 @@ with step(snakemake) as s:
         summary = alignment_summary(series, result)
         if result.patches:
             series = series.with_columns(alignment_residual_px=result.residual_px)
+        series = series.with_local_deformation(result.deformation)
+        if config.unaligned_views == "exclude":
+            series = without_unaligned(series, result)
+        for view in summary["views_left_out"]:
+            s.log.warning("view %d at %.1f deg: %s (%s)", view["tilt_id"], view["nominal_tilt_deg"], view["reason"], config.unaligned_views)
     series = defocus_at_tomogram_centre(series.with_geometry(geometry))
     write_tilt_series(series, s.output.table)
-    imod.write_xf(s.output.xf, imod.geometry_to_xf(geometry, pixel, size))
-    imod.write_tlt(s.output.tlt, geometry.y_tilt_deg)
-    imod.write_tlt(s.output.xtilt, geometry.x_tilt_deg)
-    # AreTomo knows no tilt about x; it is one rotation of the whole specimen, so without it the views stay consistent.
-    write_aln(s.output.aln, geometry.replace(x_tilt_deg=0.0), pixel, size, series.included)
-    # Warp knows one tilt about x for the series; only an .xtilt of another program can hold several.
-    write_warp_xml(s.output.xml, series.with_geometry(geometry.replace(x_tilt_deg=float(np.median(geometry.x_tilt_deg)))))
+    write_alignment_files(series, s.output)
     s.write_summary(summary)

@@ -12,7 +12,7 @@ from cryoet_core.config.base import StepModel, key
 class AlignTiltSeries(StepModel):
     """Keys of the step."""
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     mode: Literal["projection_matching", "patch_tracking", "combined", "import", "skip"] = key(
         "projection_matching",
         meaning="whole views against their prediction; tracked patches and bundle adjustment; the first and then the second, "
@@ -57,7 +57,22 @@ class AlignTiltSeries(StepModel):
     update_px: float = key(0.2, unit="px", meaning="sweeps end when no shift changes by more (pixels of the binned views)", gt=0)
     max_sweeps: int = key(8, meaning="at most this many final sweeps", ge=3)
 
-    @field_validator("tilt_offset", "x_tilt", mode="before")
+    local_deformation: Literal["off", "auto"] = key(
+        "off",
+        meaning="auto = also fit a smooth deformation of the specimen to tracked patches, kept when patches that were held out agree better; "
+        "reconstruction and particle extraction then follow it (modes that compute an alignment)",
+    )
+    unaligned_views: Literal["exclude", "keep"] = key(
+        "exclude",
+        meaning="views that do not show what the others predict: exclude = no later step uses them (reason not_aligned), keep = used with "
+        "shifts interpolated over the tilt angle",
+    )
+    export: list[Literal["imod", "aretomo", "warp", "relion"]] = key(
+        ["imod", "aretomo", "warp", "relion"],
+        meaning="files for other programs: imod (.xf, .tlt, .xtilt), aretomo (.aln), warp (.xml), relion (relion/tomograms.star of RELION 5)",
+    )
+
+    @field_validator("tilt_offset", "x_tilt", "local_deformation", mode="before")
     @classmethod
     def _yaml_off(cls, value):
         """YAML reads a bare off as false."""

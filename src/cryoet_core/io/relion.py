@@ -168,6 +168,19 @@ def _copy_map(source: str | os.PathLike, target: Path) -> str:
     return target.as_posix()
 
 
+def write_relion_tomograms(folder: str | os.PathLike, series_list: list[TiltSeries]) -> None:
+    """Write tomograms.star and tilt_series/<name>.star into `folder`: what RELION 5 needs of an alignment.
+
+    Raises UserInputError E-RELION-01 (tilt table).
+    """
+    folder, groups, rows = Path(folder), _optics_groups(series_list), []
+    for series in series_list:
+        star_file = folder / "tilt_series" / f"{series.name}.star"
+        write_star(star_file, {series.name: tilt_table(series)})
+        rows.append(tomogram_row(series, star_file.as_posix(), f"opticsGroup{groups[series.name]}"))
+    write_star(folder / "tomograms.star", {"global": pd.DataFrame(rows)})
+
+
 def write_relion_project(
     folder: str | os.PathLike, series_list: list[TiltSeries], particles: Particles,
     map: str | os.PathLike | None = None, half1: str | os.PathLike | None = None,
@@ -183,12 +196,7 @@ def write_relion_project(
     """
     folder = Path(folder)
     groups = _optics_groups(series_list)
-    rows = []
-    for series in series_list:
-        star_file = folder / "tilt_series" / f"{series.name}.star"
-        write_star(star_file, {series.name: tilt_table(series)})
-        rows.append(tomogram_row(series, star_file.as_posix(), f"opticsGroup{groups[series.name]}"))
-    write_star(folder / "tomograms.star", {"global": pd.DataFrame(rows)})
+    write_relion_tomograms(folder, series_list)
     two_d = particles.are_2d_stacks and _has_own_images(particles.table)
     write_star(folder / "particles.star", {
         "general": {"rlnTomoSubTomosAre2DStacks": int(two_d)},

@@ -82,13 +82,8 @@ def alignment(results: Results, numbers: dict, errors: dict) -> Section:
         summary = results.summary("align_tilt_series", ts)
         if summary.get("method") == "import":
             caption += f" Alignment of {summary['program']}, taken from {summary['file']}; views joined by the {summary['joined_by']}."
-        patches = summary.get("patches")
-        if patches:
-            taken = "taken" if patches["accepted"] else "not taken"
-            caption += (
-                f" {patches['n_patches']} tracked patches: held-out residual {patches['held_out_before_px']:.2f} px before and "
-                f"{patches['held_out_after_px']:.2f} px after bundle adjustment, which was {taken}."
-            )
+        caption += _left_out(summary.get("views_left_out", []), series)
+        caption += _patches(summary.get("patches") or {})
         n = numbers.get(ts, {})
         if "alignment_error_angst_rms" in n:
             caption += (
@@ -100,6 +95,32 @@ def alignment(results: Results, numbers: dict, errors: dict) -> Section:
         for note in summary.get("notes", []):
             section.add_note(f"{ts}: {note}.")
     return section
+
+
+def _patches(patches: dict) -> str:
+    """Sentences about tracked patches: what held-out ones said of the bundle adjustment and of the local deformation."""
+    text = ""
+    if "accepted" in patches:
+        text += (
+            f" {patches['n_patches']} tracked patches: held-out residual {patches['held_out_before_px']:.2f} px before and "
+            f"{patches['held_out_after_px']:.2f} px after bundle adjustment, which was {'taken' if patches['accepted'] else 'not taken'}."
+        )
+    if "deformation_accepted" in patches:
+        text += (
+            f" Local deformation: held-out residual of {patches['n_patches']} patches {patches['held_out_rigid_px']:.2f} px without and "
+            f"{patches['held_out_deformed_px']:.2f} px with it; it was {'taken' if patches['deformation_accepted'] else 'not taken'}."
+        )
+    return text
+
+
+def _left_out(views: list, series) -> str:
+    """Sentence about views that alignment could not use."""
+    if not views:
+        return ""
+    tilts = ", ".join(f"{view['nominal_tilt_deg']:.0f}" for view in views)
+    gone = (series.tilts["exclude_reason"] == "not_aligned").any()
+    after = "are excluded from here on (not_aligned)" if gone else "stay in use with interpolated shifts"
+    return f" Views at {tilts} deg do not show what the others predict and {after}."
 
 
 def _score_plot(axes, views: dict) -> None:

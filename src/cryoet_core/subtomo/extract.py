@@ -95,8 +95,11 @@ def find_views(series, positions_angst, image_shape, border_px, max_dose_e_per_a
     Parameters
     ----------
     positions_angst : (m, 3) centred tomogram coordinates of the refined particles. image_shape : (h, w) of the views.
+    Where the table has a local deformation of the specimen, particles are looked for there.
     """
     uv, depth = series.geometry.project(positions_angst)  # (n_views, m, 2), (n_views, m)
+    if series.local_deformation is not None:
+        uv = uv + series.local_deformation.at(uv)
     h, w = image_shape
     x = uv[..., 0] / series.pixel_size_angst + w // 2
     y = uv[..., 1] / series.pixel_size_angst + h // 2

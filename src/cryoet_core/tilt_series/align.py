@@ -15,6 +15,7 @@ import numpy as np
 from cryoet_core.backend import array_namespace
 from cryoet_core.errors import DataQualityError
 from cryoet_core.fourier import bin_images, highpass
+from cryoet_core.geometry.local_deformation import N_TERMS, LocalDeformation
 from cryoet_core.geometry.tilt_geometry import TiltGeometry
 from cryoet_core.tilt_series import refine_alignment as refine
 from cryoet_core.tilt_series.angles import ANGLES, settle_angles
@@ -25,7 +26,9 @@ from cryoet_core.tilt_series.bundle import (
     held_out_residuals,
     improvement,
     solve_bundle,
+    solve_with_deformation,
 )
+from cryoet_core.tilt_series.gold import fill_gold, find_gold
 from cryoet_core.tilt_series.patches import track_patches
 from cryoet_core.tilt_series.plane import PlaneViews, plane_spectra, prepare_views
 from cryoet_core.tilt_series.refine_alignment import Band
@@ -35,7 +38,9 @@ MIN_VIEWS = 5
 MAX_TURN_DEG = 12.0  # largest change of axis, offset or tilt about x in one band
 TRACKING_ANGST = 40.0  # finest detail in patches: their correlations hold less signal than those of whole views
 TRACKING_ROUNDS = 3  # of tracking and adjustment when only coarse alignment went before
+MAX_GOLD_SHARE = 0.3  # of the views; more dark spots than this are not beads
 THICKNESS_STEPS = ((0.4, 0.6, 0.85, 1.2, 1.7), (0.86, 1.0, 1.16))  # a parabola over wide steps is skewed: a narrow one follows
+DEFORMATION_ANGST = 30.0  # spread of one coefficient of the local deformation
 ACCEPT_SIGMA = 3.0  # standard errors by which held-out patches must agree better before an adjustment is taken
 
 
@@ -56,6 +61,7 @@ class AlignmentSettings:
     thickness_angst: float | None = None
     update_px: float = 0.2
     max_sweeps: int = 8
+    local_deformation: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,7 @@ class Alignment:
     ("combined" may end as projection_matching). residual_px : (n,) median distance of tracked patches from where the geometry puts
     them, raw pixels, NaN without patch tracking. patches : numbers of the patch tracking, empty without. used : (n,) bool, views
     that shaped the result; an included view that is not used does not show what the others predict, and its shift is interpolated.
+    deformation : local deformation of all n views (zero where not used), None when not asked for or not found.
     """
 
     geometry: TiltGeometry
@@ -86,6 +93,7 @@ class Alignment:
     residual_px: np.ndarray | None = None
     patches: dict = field(default_factory=dict)
     used: np.ndarray | None = None
+    deformation: LocalDeformation | None = None
 
 
 def alignment_binning(pixel_size_angst: float, target_angst: float) -> int:
@@ -98,6 +106,18 @@ def alignment_images(images, pixel_size_angst: float, binning: int, highpass_ang
     pixel = pixel_size_angst * binning
     small = [_binned(image, binning) for image in images]
     return array_namespace(images[0]).stack([_clipped(highpass(image, highpass_angst, pixel), clip_sigma) for image in small])
+
+
+def images_without_gold(images, pixel_size_angst: float, binning: int, highpass_angst: float, clip_sigma: float):
+    """:func:`alignment_images` with beads replaced by their surroundings; None when there are none, or too many to be beads."""
+    xp, pixel = array_namespace(images[0]), pixel_size_angst * binning
+    rng, filled, share = np.random.default_rng(0), [], []
+    for image in images:
+        small = _binned(image, binning)
+        gold = find_gold(highpass(small, highpass_angst, pixel), pixel)
+        share.append(float(gold.mean()))
+        filled.append(_clipped(highpass(fill_gold(small[None], gold, pixel, rng)[0], highpass_angst, pixel), clip_sigma))
+    return xp.stack(filled) if 0 < np.mean(share) < MAX_GOLD_SHARE else None
 
 
 def _binned(image, binning):
@@ -131,6 +151,7 @@ class _State:
     method: str = "projection_matching"
     residual_px: np.ndarray | None = None
     patches: dict = field(default_factory=dict)
+    deformation: LocalDeformation | None = None
 
 
 def align_tilt_series(images, geometry: TiltGeometry, pixel_size_angst: float, settings: AlignmentSettings,
@@ -150,7 +171,7 @@ def align_tilt_series(images, geometry: TiltGeometry, pixel_size_angst: float, s
     _check_enough(included)
     part = geometry.select(included).replace(x_shift_angst=0.0, y_shift_angst=0.0)
     chosen = [images[int(i)] for i in np.flatnonzero(included)]
-    fine, coarse, highpass_angst = _prepare(chosen, pixel_size_angst, part, settings)
+    fine, plain, coarse, highpass_angst = _prepare(chosen, pixel_size_angst, part, settings)
     field_angst = min(fine.coefficients.shape[1:]) * fine.pixel_size_angst
     state = _State(part, settings.thickness_angst or min(1500.0, 0.3 * field_angst))
     say = log or (lambda text: None)
@@ -168,9 +189,11 @@ def align_tilt_series(images, geometry: TiltGeometry, pixel_size_angst: float, s
         for resolution in limits:
             if resolution == limits[1 % len(limits)]:
                 whole, used, judged = _screen(coarse, whole, used, state, screening, 0.3 * field_angst, say, judged)
-            views = (coarse if resolution >= 2.2 * coarse.pixel_size_angst else fine).select(used)
+            views, level = (coarse, coarse) if resolution >= 2.2 * coarse.pixel_size_angst else (fine, plain)
             state.geometry = whole.select(used)
-            _refine_stage(views, state, replace(band, high_angst=resolution), settings, say, last=resolution == final)
+            stage, part_views = replace(band, high_angst=resolution), views.select(used)
+            level = part_views if level is views else level.select(used)
+            _refine_stage(part_views, level, state, stage, settings, say, last=resolution == final)
             whole = _merge(part, state, used)
         state.geometry = whole.select(used)
         _final_sweeps(fine.select(used), state, band, settings, say)
@@ -178,6 +201,9 @@ def align_tilt_series(images, geometry: TiltGeometry, pixel_size_angst: float, s
         state.geometry = whole.select(used) if settings.mode == "patch_tracking" else state.geometry
         tracking = replace(band, high_angst=max(final, TRACKING_ANGST))
         _patch_stage(fine.select(used), state, tracking, settings, pixel_size_angst, say)
+    if settings.local_deformation:
+        tracking = replace(band, high_angst=max(final, TRACKING_ANGST))
+        _deformation_stage(fine.select(used), state, tracking, settings, pixel_size_angst, say)
     data, prior = refine.spectra_in_band(fine.select(used), state.geometry, band, state.thickness_angst)
     error = np.full(len(part), np.nan)
     error[used] = np.linalg.norm(refine.scoring_steps(data, prior, band.high_angst, steps=1)[1], axis=1)
@@ -260,6 +286,36 @@ def _patch_stage(views: PlaneViews, state: _State, band: Band, settings, raw_pix
     )
 
 
+def _deformation_stage(views: PlaneViews, state: _State, band: Band, settings, raw_pixel_angst, say):
+    """Track patches in the geometry that was found and fit a smooth local deformation, with shifts and axis, because a deformed specimen turns
+    the axis; all of it is kept when held-out patches agree better with it. Their offset is held by a prior only: it stays.
+    """
+    tracks = track_patches(views, state.geometry, raw_pixel_angst, band, state.thickness_angst)
+    n_patches = int(np.unique(tracks.patch).size)
+    if n_patches < MIN_PATCHES:
+        say("local deformation: too few patches could be tracked")
+        return
+    fixed = BundleModel(shifts=False, axis_order=None, offset=False, slab_sigma_angst=state.thickness_angst / 4)
+    model = replace(fixed, shifts=True, axis_order=0 if settings.refine_axis else None, deformation_angst=DEFORMATION_ANGST)
+    found = solve_with_deformation(tracks, state.geometry, raw_pixel_angst, model, ACCEPT_SIGMA, rigid=fixed)
+    state.deformation, state.residual_px = found.deformation, found.view_residual_px
+    if found.deformation is not None:
+        state.geometry = found.geometry
+        if settings.refine_axis:
+            state.axis_deg, state.axis_error_deg = state.axis_deg + found.axis_change_deg, found.axis_error_deg
+    state.patches |= {
+        "n_patches": n_patches,
+        "outlier_share": found.outlier_share,
+        "held_out_rigid_px": found.held_out_rigid_px,
+        "held_out_deformed_px": found.held_out_px,
+        "deformation_accepted": found.deformation is not None,
+    }
+    say(
+        f"local deformation: held-out residual {found.held_out_rigid_px:.2f} -> {found.held_out_px:.2f} px, "
+        f"{'taken' if found.deformation is not None else 'not taken'}"
+    )
+
+
 def _take_bundle(state: _State, found: Bundle):
     state.geometry = found.geometry
     state.axis_deg += found.axis_change_deg
@@ -283,14 +339,20 @@ def _check_enough(included):
 
 
 def _prepare(images, pixel_size_angst, geometry, settings):
-    """Views at the working pixel size, and at twice that."""
+    """Views at the working pixel size, the same without beads, and with them at twice the pixel size.
+
+    Beads are good landmarks for shifts, but too few to tell how a slab lies.
+    """
     binning = alignment_binning(pixel_size_angst, settings.pixel_size_angst)
     field_angst = min(images[0].shape) * pixel_size_angst
     highpass_angst = settings.highpass_angst or float(np.clip(0.25 * field_angst, 400, 1200))
     fine = alignment_images(images, pixel_size_angst, binning, highpass_angst, settings.clip_sigma)
     pixel, axis = pixel_size_angst * binning, float(np.mean(geometry.z_rot_deg))
     coarse = bin_images(fine, 2)
-    return prepare_views(fine, pixel, axis), prepare_views(coarse, 2 * pixel, axis), highpass_angst
+    plain = images_without_gold(images, pixel_size_angst, binning, highpass_angst, settings.clip_sigma)
+    fine = prepare_views(fine, pixel, axis)
+    plain = fine if plain is None else prepare_views(plain, pixel, axis)
+    return fine, plain, prepare_views(coarse, 2 * pixel, axis), highpass_angst
 
 
 def _coarse_stage(views: PlaneViews, state: _State, settings, highpass_angst, limit_angst, say):
@@ -332,16 +394,21 @@ def _coarse_trial(views, state, band, axis_deg, limit_angst):
     return value, geometry, residual
 
 
-def _refine_stage(views: PlaneViews, state: _State, band: Band, settings, say, last: bool = False):
-    """Shifts, axis, offset, thickness in one band; in the last one little is left to search."""
+def _refine_stage(views: PlaneViews, plain: PlaneViews, state: _State, band: Band, settings, say, last: bool = False):
+    """Shifts, axis, offset, thickness in one band; in the last one little is left to search.
+
+    plain : views without beads, for the tilt offset and the tilt about x; ``views`` themselves where there are none.
+    """
     update = _shift_sweep(views, state, band)
     if settings.thickness_angst is None:
         for factors in (THICKNESS_STEPS if not state.thickness_known else THICKNESS_STEPS[-1:]):
             candidates = np.clip(state.thickness_angst, 200, 3000) * np.array(factors)
             state.thickness_angst = refine.best_thickness(views, state.geometry, band, candidates)
         state.thickness_known = True
-    prior = refine.spectra_in_band(views, state.geometry, band, state.thickness_angst)[1]
-    _settle_angles(views, state, band, prior, settings, iterations=2 if last else 4)
+    groups = (ANGLES,) if plain is views else (ANGLES[:1], ANGLES[1:])
+    for images, names in zip((views, plain), groups, strict=False):
+        prior = refine.spectra_in_band(images, state.geometry, band, state.thickness_angst)[1]
+        _settle_angles(images, state, band, prior, settings, names, iterations=2 if last else 4)
     update = max(update, _shift_sweep(views, state, band))
     state.history.append(_history_row(f"{band.high_angst:.0f} A", state, update))
     say(
@@ -368,9 +435,10 @@ def _shift_sweep(views, state, band):
     return float(np.linalg.norm(delta, axis=1).max())
 
 
-def _settle_angles(views, state, band, prior, settings, iterations):
+def _settle_angles(views, state, band, prior, settings, names, iterations):
+    """Those of the angles ``names`` that are free."""
     wanted = (settings.refine_axis, settings.refine_offset, settings.level_x)
-    free = [name for name, is_free in zip(ANGLES, wanted, strict=True) if is_free]
+    free = [name for name, is_free in zip(ANGLES, wanted, strict=True) if is_free and name in names]
     if not free:
         return
     width = 1.0 if band.high_angst > 70 else 0.3
@@ -404,6 +472,11 @@ def _result(geometry, included, state, correlation, error, prior, pixel_size_ang
         per_view[2, included] = state.residual_px
     part_of_fit = np.zeros(len(geometry), bool)
     part_of_fit[included] = used
+    deformation = None
+    if state.deformation is not None:
+        coefficients = np.zeros((len(geometry), N_TERMS, 2))
+        coefficients[part_of_fit] = state.deformation.coefficients_angst
+        deformation = LocalDeformation(coefficients)
     return Alignment(
         geometry=full.replace(x_shift_angst=shift[:, 0], y_shift_angst=shift[:, 1]),
         axis_change_deg=state.axis_deg,
@@ -421,6 +494,7 @@ def _result(geometry, included, state, correlation, error, prior, pixel_size_ang
         residual_px=per_view[2],
         patches=state.patches,
         used=part_of_fit,
+        deformation=deformation,
     )
 
 
@@ -440,6 +514,7 @@ def settings_from_config(config) -> AlignmentSettings:
         thickness_angst=config.thickness_angst,
         update_px=config.update_px,
         max_sweeps=config.max_sweeps,
+        local_deformation=config.local_deformation == "auto",
     )
 
 

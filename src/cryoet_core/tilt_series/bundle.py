@@ -17,8 +17,10 @@ import scipy.linalg
 import scipy.sparse
 
 from cryoet_core.errors import DataQualityError
+from cryoet_core.geometry.local_deformation import LocalDeformation, from_plane
 from cryoet_core.geometry.tilt_geometry import TiltGeometry
 from cryoet_core.tilt_series.patches import PatchTracks
+from cryoet_core.tilt_series.plane import in_plane
 from cryoet_core.tilt_series.refine_alignment import recentre, turned
 
 CAUCHY_SCALE = 2.385  # residuals in units of sigma at which the weight is a half: 95 % efficiency on normal noise
@@ -32,8 +34,9 @@ class BundleModel:
     """What is free and what is known before.
 
     axis_order : None keeps the axis; 0 one angle for all views; 1, 2 also a slope and curvature over the tilt angle. slab_sigma_angst :
-    spread of patch depths around the level plane. offset_prior_deg : of a common tilt offset, around the one given. deformation_px : of one coefficient of the local
-    deformation (quadratic in x, y; over nodes in tilt), None = none.
+    spread of patch depths around the level plane. offset_prior_deg : of a common tilt offset, around the one given. deformation_angst : of one coefficient of
+    the local deformation (quadratic in x, y; over nodes in tilt), None = none. shear_angst : the same of its shear, which a turned axis
+    resembles: both displace along y in proportion to x, and change with the tilt's size.
     """
 
     shifts: bool = True
@@ -41,15 +44,16 @@ class BundleModel:
     offset: bool = True
     offset_prior_deg: float = 10.0
     slab_sigma_angst: float = 300.0
-    deformation_px: float | None = None
+    deformation_angst: float | None = None
     deformation_nodes: int = 5
+    shear_angst: float = 1.0
 
 
 @dataclass(frozen=True)
 class Bundle:
     """geometry : TiltGeometry. points_angst (p, 3). residual_px (m,) of every observation; view_residual_px (n,) median per view, NaN where
     nothing was observed. sigma_px : robust, one coordinate, at weight 1. outlier_share : beyond four sigma. Errors are standard errors from the covariance.
-    deformation : (nodes, 10) coefficients, px. held_out_px, held_out_rigid_px : with and without deformation, NaN when not tried.
+    deformation : local deformation of the views, None without. held_out_px, held_out_rigid_px : with and without deformation, NaN when not tried.
     """
 
     geometry: TiltGeometry
@@ -63,7 +67,7 @@ class Bundle:
     tilt_offset_deg: float
     tilt_offset_error_deg: float
     shift_error_angst: np.ndarray
-    deformation: np.ndarray
+    deformation: LocalDeformation | None = None
     held_out_px: float = np.nan
     held_out_rigid_px: float = np.nan
 
@@ -94,7 +98,7 @@ class _Problem:
         self.reach = max(float(np.abs(tracks.points_angst[:, :2]).max()), 1.0)
         tilt = geometry.y_tilt_deg / 60.0
         self.axis_basis = np.stack([tilt**k for k in range((model.axis_order or 0) + 1)], axis=1)
-        self.nodes = model.deformation_nodes if model.deformation_px else 0
+        self.nodes = model.deformation_nodes if model.deformation_angst else 0
         self.hats = _hats(geometry.y_tilt_deg, self.nodes)
         self.start = _Unknowns(tracks.points_angst.astype(float), geometry.shift_angst, np.zeros(self.axis_basis.shape[1]),
                                np.zeros(1), np.zeros(10 * self.nodes))  # fmt: skip
@@ -102,6 +106,7 @@ class _Problem:
         self.edges = np.concatenate([[0], np.cumsum(self.sizes)])
         self.free = self._free()
         self.design = self._deformation_design()
+        self.seen = in_plane(geometry)  # displacements happen in the specimen; the tilt shortens them
 
     def _free(self):
         m = self.model
@@ -110,9 +115,25 @@ class _Problem:
 
     def _deformation_design(self):
         """(m, 5 nodes): what one coordinate of each observation takes from the coefficients; fixed at the first guess."""
-        x, y = (self.tracks.points_angst[self.tracks.patch, :2] / self.reach).T
-        shape = np.stack([x, y, x * x - 1 / 3, x * y, y * y - 1 / 3], axis=1)
-        return (self.hats[self.tracks.view][:, :, None] * shape[:, None, :]).reshape(len(x), -1)
+        shape = self.shapes(self.tracks.points_angst[self.tracks.patch, :2])
+        return (self.hats[self.tracks.view][:, :, None] * shape[:, None, :]).reshape(len(shape), -1)
+
+    def shapes(self, plane_angst):
+        """(m, 5) shapes of the local deformation at (m, 2) of the specimen plane; over all patches their mean is zero, that is the shift's part."""
+        return _shapes(plane_angst / self.reach) - _shapes(self.tracks.points_angst[:, :2] / self.reach).mean(axis=0)
+
+    def deformation_sigmas(self):
+        """(nodes * 10,) px: spread of the coefficients, in the order of the unknowns."""
+        sigmas = np.full((self.nodes, 5, 2), (self.model.deformation_angst or 1.0) / self.pixel)
+        sigmas[:, [0, 1], [1, 0]] = min(self.model.shear_angst, self.model.deformation_angst or 1.0) / self.pixel
+        return sigmas.ravel()
+
+    def deformation(self, u: _Unknowns) -> LocalDeformation | None:
+        """The local deformation of all views as one over their images."""
+        if not self.nodes:
+            return None
+        views = np.einsum("vn,nks,vts->vkt", self.hats, u.deformation.reshape(self.nodes, 5, 2), self.seen) * self.pixel
+        return from_plane(lambda plane: self.shapes(plane) @ views, self.turned(u), self.reach)
 
     def turned(self, u: _Unknowns) -> TiltGeometry:
         axis = np.rad2deg(self.axis_basis @ u.axis)
@@ -126,7 +147,9 @@ class _Problem:
 
     def bend(self, u):
         """(m, 2) local deformation, px."""
-        return self.design @ u.deformation.reshape(-1, 2) if self.nodes else np.zeros_like(self.tracks.xy_px)
+        if not self.nodes:
+            return np.zeros_like(self.tracks.xy_px)
+        return np.einsum("mts,ms->mt", self.seen[self.tracks.view], self.design @ u.deformation.reshape(-1, 2))
 
     def jacobian(self, u: _Unknowns):
         """(2 m, unknowns) sparse: derivatives of the predictions, px; the rows are x and y of each observation."""
@@ -147,9 +170,8 @@ class _Problem:
         lean = (across * depth[:, None] / self.pixel)[:, :, None]
         blocks.append((lean, np.full(lean.shape, self.edges[3])))
         if self.nodes:
-            values = np.repeat(self.design[:, None, :], 2, axis=1)
-            columns = self.edges[4] + 2 * np.arange(values.shape[2]) + np.arange(2)[:, None]
-            blocks.append((values, np.broadcast_to(columns, values.shape)))
+            values = (self.seen[t.view][:, :, None, :] * self.design[:, None, :, None]).reshape(m, 2, -1)
+            blocks.append((values, np.broadcast_to(self.edges[4] + np.arange(values.shape[2]), values.shape)))
         data = np.concatenate([v.ravel() for v, _ in blocks])
         rows = np.concatenate([np.broadcast_to(row[:, :, None], v.shape).ravel() for v, _ in blocks])
         column = np.concatenate([c.ravel() for _, c in blocks])
@@ -161,12 +183,18 @@ class _Problem:
         plane = np.array([self.reach, self.reach, m.slab_sigma_angst])
         sigmas = (
             np.broadcast_to(plane, u.points.shape), np.full(u.shift.shape, 1e4), np.full(u.axis.shape, np.deg2rad(10.0)),
-            np.deg2rad([m.offset_prior_deg]), np.full(u.deformation.shape, m.deformation_px or 1.0),
+            np.deg2rad([m.offset_prior_deg]), self.deformation_sigmas(),
         )  # fmt: skip
         centres = (self.start.points * [1, 1, 0], u.shift, np.zeros_like(u.axis), np.zeros(1), np.zeros_like(u.deformation))
         precision = np.concatenate([1 / s.ravel() ** 2 for s in sigmas])
         away = np.concatenate([(v - c).ravel() for v, c in zip(u._fields(), centres, strict=True)])
         return precision * away, precision
+
+
+def _shapes(plane):
+    """(m, 5) shapes of the local deformation at positions (m, 2) of the specimen plane in units of the reach."""
+    x, y = np.asarray(plane).T
+    return np.stack([x, y, x * x, x * y, y * y], axis=1)
 
 
 def _hats(tilt_deg, nodes: int):
@@ -276,7 +304,7 @@ def solve_bundle(tracks: PatchTracks, geometry: TiltGeometry, pixel_size_angst: 
         tilt_offset_deg=float(np.rad2deg(u.offset[0])),
         tilt_offset_error_deg=float(np.rad2deg(errors.offset[0])),
         shift_error_angst=np.linalg.norm(shift_error, axis=1),
-        deformation=u.deformation.reshape(-1, 10),
+        deformation=problem.deformation(u),
     )
 
 
@@ -286,14 +314,14 @@ def held_out_residuals(tracks: PatchTracks, geometry: TiltGeometry, pixel_size_a
     Folds are runs of neighbouring patches, because overlapping patches share their noise.
     """
     residual = np.full(len(tracks.patch), np.nan)
-    fixed = replace(model, shifts=False, axis_order=None, offset=False, deformation_px=None)
+    fixed = replace(model, shifts=False, axis_order=None, offset=False, deformation_angst=None)
     fold = np.arange(len(tracks.points_angst)) * FOLDS // len(tracks.points_angst)
     for k in range(FOLDS):
         out = fold[tracks.patch] == k
         if not out.any() or out.all():
             continue
         found, bend = geometry, 0.0
-        if model.shifts:
+        if model.shifts or model.deformation_angst:
             problem = _Problem(tracks.select(~out), geometry, pixel_size_angst, model)
             u, _, _ = _minimise(problem)
             found = problem.turned(u)
@@ -314,9 +342,11 @@ def improvement(before, after) -> float:
     return float(gain.mean() / (gain.std() / np.sqrt(gain.size) + 1e-12))
 
 
-def solve_with_deformation(tracks, geometry, pixel_size_angst, model: BundleModel, n_sigma: float = 3.0) -> Bundle:
-    """:func:`solve_bundle`, with local deformation only when it predicts patches that were held out better."""
-    rigid = replace(model, deformation_px=None)
+def solve_with_deformation(tracks, geometry, pixel_size_angst, model: BundleModel, n_sigma: float = 3.0, rigid=None) -> Bundle:
+    """:func:`solve_bundle`, with local deformation only when it predicts patches that were held out better than ``rigid`` does, by default the
+    same model without deformation.
+    """
+    rigid = rigid or replace(model, deformation_angst=None)
     plain = held_out_residuals(tracks, geometry, pixel_size_angst, rigid)
     bent = held_out_residuals(tracks, geometry, pixel_size_angst, model)
     chosen = model if improvement(plain, bent) > n_sigma else rigid

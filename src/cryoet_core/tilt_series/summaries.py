@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from cryoet_core.tilt_series.exclude import mark_excluded
 from cryoet_core.tilt_series.slab_model import SlabPrior
+
+NOT_ALIGNED = "not_aligned"  # reason in the table
 
 
 def exclusion_summary(series, darkness, statistics, scores, limits) -> dict:
@@ -64,6 +67,7 @@ def alignment_summary(series, result) -> dict:
         "median_correlation": float(np.nanmedian(result.correlation)),
         "weak_views": weak_views(series, result),
         "views_left_out": _views_left_out(series, result),
+        "local_deformation": _deformation(series, result),
         "views": {
             "tilt_id": series.tilts["tilt_id"].to_numpy(),
             "tilt_deg": geometry.y_tilt_deg,
@@ -96,13 +100,34 @@ def weak_views(series, result, n_sigma: float = 5.0) -> list[int]:
 
 
 def _views_left_out(series, result) -> list[dict]:
-    """Included views that alignment did not use, and why; their shifts are interpolated."""
+    """Views in use that alignment did not use; their shifts are interpolated."""
     if result.used is None:
         return []
-    reason = "does not show what the other views predict (dark, blurred, blocked, or another place)"
+    meaning = "does not show what the other views predict (dark, blurred, blocked, or another place)"
     rows = np.flatnonzero(series.included & ~result.used)
-    ids = series.tilts["tilt_id"].to_numpy()
-    return [{"tilt_id": int(ids[i]), "correlation": float(result.correlation[i]), "reason": reason} for i in rows]
+    ids, tilt = (series.tilts[c].to_numpy() for c in ("tilt_id", "nominal_tilt_deg"))
+    return [
+        {"tilt_id": int(ids[i]), "nominal_tilt_deg": float(tilt[i]), "correlation": float(result.correlation[i]), "code": NOT_ALIGNED, "reason": meaning}
+        for i in rows
+    ]
+
+
+def _deformation(series, result) -> dict | None:
+    """Rms and largest displacement (A) of every view over a grid of its image's middle, None without a local deformation."""
+    if result.deformation is None:
+        return None
+    half = [0.35 * n * series.pixel_size_angst * np.linspace(-1, 1, 9) for n in series.image_size_px]
+    places = np.stack(np.meshgrid(*half), axis=-1).reshape(1, -1, 2)
+    moved = np.linalg.norm(result.deformation.at(np.broadcast_to(places, (len(series), *places.shape[1:]))), axis=2)
+    moved[~result.used] = np.nan
+    return {"rms_angst": np.sqrt(np.mean(moved**2, axis=1)), "largest_angst": moved.max(axis=1)}
+
+
+def without_unaligned(series, result):
+    """The series with the views that alignment could not use excluded as ``not_aligned``."""
+    if result.used is None:
+        return series
+    return mark_excluded(series, {int(row): NOT_ALIGNED for row in np.flatnonzero(~result.used)})
 
 
 def ctf_correction_summary(series, settings, corrected, n_copies) -> dict:

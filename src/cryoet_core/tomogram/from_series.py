@@ -14,6 +14,7 @@ from cryoet_core.tomogram.ctf_in_depth import CtfInDepth, automatic_step_angst
 from cryoet_core.tomogram.iterative import IterativeOptions, reconstruct_iteratively
 from cryoet_core.tomogram.reconstruct import reconstruct_tomogram
 from cryoet_core.tomogram.size import moved_specimen, size_in_movie_pixels, tomogram_size
+from cryoet_core.tomogram.undeform import undeformed_views
 from cryoet_core.tomogram.view_filters import BACK_PROJECTED, FilterOptions
 
 
@@ -103,7 +104,7 @@ def ctf_of_series(series: TiltSeries, config):
 def reconstruct_series(series: TiltSeries, images, size_px, config, ctf=None, report=None):
     """(tomogram (z, y, x), rms residual before every iteration or None) from ``images`` (n_included, h, w) of the included views.
 
-    ctf : from :func:`ctf_of_series`, for 3-D CTF correction.
+    Where the table has a local deformation of the specimen, the views are brought back to a rigid one first. ctf : from :func:`ctf_of_series`, for 3-D CTF correction.
     """
     included = series.included
     if len(images) != int(included.sum()):
@@ -111,6 +112,9 @@ def reconstruct_series(series: TiltSeries, images, size_px, config, ctf=None, re
             "E-REC-03", "images and table differ", file=series.name, field="views", found=f"{len(images)} images",
             expected=f"{int(included.sum())} included rows", fix="run the step before again",
         )
+    deformation = series.local_deformation
+    if deformation is not None:
+        images = undeformed_views(images, deformation.select(included), series.pixel_size_angst)
     options = FilterOptions(
         config.method, config.sirt_iterations, config.sirt_alpha, config.angular_weights, config.radial_cutoff,
         config.radial_falloff,
@@ -141,6 +145,7 @@ def tomogram_summary(series: TiltSeries, volume, config, residuals=None) -> dict
         "pixel_size_angst": series.pixel_size_angst,
         "method": config.method,
         "ctf_3d": config.ctf_3d,
+        "local_deformation": series.local_deformation is not None,
         "residual_rms": residuals,
         "mean": float(core.mean(dtype=np.float64)),
         "sd": float(core.std(dtype=np.float64)),
