@@ -18,7 +18,7 @@ PicksFormatName = Literal[
 class MatchTemplate(StepModel):
     """Keys of the step; max_particles, n_sigma, min_distance_angst, symmetry as in the tutorial's picker."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     preset: Literal["tiltline", "eman2"] = key(
         "tiltline",
         meaning="eman2 = as the tutorial's picker e2spt_tempmatch: 30 degrees, no wedge, no CTF, regions above n_sigma (6), for comparison; of the other "
@@ -28,12 +28,13 @@ class MatchTemplate(StepModel):
     n_sigma: float | None = key(
         None, ge=0,
         meaning="a pick's score is at least this many robust standard deviations above the median score of the map (the tutorial's rule); "
-        "given alone it decides alone; empty = the expected false picks decide",
+        "given alone it decides alone; empty = decided automatically (see max_false_fraction)",
     )
     max_false_fraction: float | None = key(
         None, gt=0, le=1,
         meaning="expected share of false picks, from the competition with the background; picks that fit the mirrored reference nearly as well are "
-        "dropped too where the data tell the two apart clearly; empty = 0.05 where neither n_sigma nor max_false_picks is given; 1 = max_particles alone",
+        "dropped too where the data tell the two apart clearly; empty, and neither n_sigma nor max_false_picks given = the cut-off with the best expected F1 "
+        "(harmonic mean of precision and recall) that expects at most 0.2; 1 = max_particles alone",
     )
     max_false_picks: float | None = key(
         None, gt=0, meaning="expected number of false picks per tomogram, instead of max_false_fraction"
@@ -71,6 +72,10 @@ class MatchTemplate(StepModel):
     exclude_carbon: bool = key(False, meaning="no picks on carbon film and large contamination: regions of far more texture than the rest")
     edge_margin_angst: float | None = key(
         None, unit="A", meaning="no picks this close to the tomogram's border; empty = a quarter of the particle diameter", ge=0
+    )
+    min_view_share: float = key(
+        0.9, ge=0, le=1,
+        meaning="no picks that fewer than this share of the views hold with edge_margin_angst around them: at the sides of a tomogram views are missing, and chance scores are higher",
     )
     method: Literal["auto", "fft", "low_rank"] = key(
         "auto", meaning="one FFT per orientation, or eigen-templates and matrix products; auto = the cheaper"

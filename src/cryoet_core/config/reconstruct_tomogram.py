@@ -12,7 +12,7 @@ from cryoet_core.config.base import StepModel, key
 class ReconstructTomogram(StepModel):
     """Keys of the step; names and defaults follow IMOD's tilt where it has the same parameter."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     thickness: Literal["auto"] | int = key(
         350, unit="px", meaning="thickness in pixels of the binned views; auto = 1.5 x the slab that align_tilt_series found, and at least 40 nm more"
     )

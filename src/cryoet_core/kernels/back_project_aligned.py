@@ -30,7 +30,7 @@ def back_project_aligned(
     shape : (nz, ny, nx) of the whole volume.
     weights, shifts_px : (n,) factor and x shift (px) of each image; None for ones and zeros.
     centre_offset_px : (x, y, z) added to the centred coordinate; y must be a whole number.
-    out : float32 array of the returned shape to add to; zeros when None.
+    out : float32 array of the returned shape to add to, in host memory also a part of a larger one; zeros when None.
     y_range : (first, end): only these y slices are made.
     depth_windows : (n, 2) centre and half width, px, of the depths d_i = -x sin t_i + z cos t_i that image i is used for, with
         weight max(0, 1 - |d - centre| / half_width); infinite or None for all depths.
@@ -44,7 +44,7 @@ def back_project_aligned(
         raise ValueError(f"rows must be (n, w, h), found {rows.shape}")
     nz, ny, nx = volume_shape(shape)
     first, end = y_slices(y_range, ny)
-    out = output(out, (nz, end - first, nx), "float32", rows)
+    out = output(out, (nz, end - first, nx), "float32", rows, part=True)
     lines = line_map(tilts_deg, weights, shifts_px, centre_offset_px, rows.shape, (nz, ny, nx))
     implementation = back_project_aligned_gpu if is_gpu_array(rows) else back_project_aligned_cpu
     hats = aligned_hats(tilts_deg, depth_windows, (nz, ny, nx), centre_offset_px)

@@ -66,19 +66,23 @@ def y_slices(y_range, ny):
     return first, end
 
 
-def output(out, shape, dtype, like, zero=True):
-    """``out`` after checking it (it is added to), or a new array of zeros on the device of ``like``."""
+def output(out, shape, dtype, like, zero=True, part=False):
+    """``out`` after checking it (it is added to), or a new array of zeros on the device of ``like``.
+
+    part : in host memory ``out`` may be a part of a larger array, contiguous along its last axis.
+    """
     xp = array_namespace(like)
     if out is None:
         return xp.zeros(shape, dtype) if zero else xp.empty(shape, dtype)
-    in_place("out", out, shape, dtype, like)
+    in_place("out", out, shape, dtype, like, part)
     return out
 
 
-def in_place(name, array, shape, dtype, like):
-    """Raise ValueError or TypeError unless ``array`` can be written in place by a kernel."""
-    array_namespace(array, like)
-    if array.shape != tuple(shape) or array.dtype != np.dtype(dtype) or not array.flags.c_contiguous:
+def in_place(name, array, shape, dtype, like, part=False):
+    """Raise ValueError or TypeError unless ``array`` can be written in place by a kernel; part: see :func:`output`."""
+    xp = array_namespace(array, like)
+    fits = array.flags.c_contiguous or (part and xp is np and array.strides[-1] == array.itemsize)
+    if array.shape != tuple(shape) or array.dtype != np.dtype(dtype) or not fits:
         raise ValueError(
             f"{name} must be C-contiguous {np.dtype(dtype)} of shape {tuple(shape)}, "
             f"found {array.dtype} {array.shape}"

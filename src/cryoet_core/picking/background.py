@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.fft import irfftn, rfftn
+from scipy.stats import poisson
 
 from cryoet_core.backend import array_namespace, asnumpy
 from cryoet_core.fourier import centre_crop_or_pad
@@ -25,6 +26,7 @@ TAIL_SHARE = 0.5  # of the control's peaks that make the tail: the candidates be
 FEWEST = 8  # peaks from which a tail can be measured
 HEAVY = 2.0  # standard errors from which a tail counts as heavier than Gaussian
 HEAVIEST = 0.5
+CHANCE = 0.01  # probability that false picks alone are as many as all picks, at most
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,22 @@ def score_for_fraction(models, scores, fraction: float) -> float:
         return float("inf")
     good = np.flatnonzero(expected_false(models, scores) <= fraction * np.arange(1, len(scores) + 1))
     return float(scores[good[-1]]) if good.size else float("inf")
+
+
+def score_for_best_f1(models, scores, most_false: float) -> float:
+    """The cut among ``scores`` (all candidates) with the best expected F1, the harmonic mean of precision and recall; inf if none is allowed.
+
+    True picks are candidates less expected false ones, and their largest number is taken as that of all particles. Allowed are cuts at
+    which the expected share of false picks is at most ``most_false`` and which chance reaches in fewer than CHANCE of the tomograms.
+    """
+    scores = np.sort(np.asarray(scores, dtype=np.float64))[::-1]
+    if len(scores) == 0:
+        return float("inf")
+    number, false = np.arange(1, len(scores) + 1), expected_false(models, scores)
+    true = np.maximum(number - false, 0)
+    f1 = 2 * true / (number + true.max())
+    allowed = (false <= most_false * number) & (poisson.sf(number - 1, false) < CHANCE)
+    return float(scores[np.argmax(np.where(allowed, f1, -1))]) if allowed.any() else float("inf")
 
 
 def phase_randomised(reference, box: int, rng):

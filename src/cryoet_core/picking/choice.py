@@ -9,6 +9,7 @@ import numpy as np
 from cryoet_core.picking.background import (
     expected_false,
     fit_false_picks,
+    score_for_best_f1,
     score_for_fraction,
     score_for_number,
 )
@@ -21,7 +22,7 @@ RIGHT_GAP = 0.25  # sigma: mean advantage of one hand from which it is believed
 BEST_PICKS = 60
 DECISIVE_GAP = 3.0  # mean gap to the mirrored template, in sigma of the score map, of the best picks, from which the mirror judges each pick
 GAP_SHARE = 0.25  # of that mean gap: what a pick must show then
-AUTOMATIC_FRACTION = 0.05  # of the picks that may be false where nothing is asked
+AUTOMATIC_FRACTION = 0.2  # of the picks that may be false, at most, where nothing is asked
 DEFAULT_SIGMA = 6.0  # where neither the config nor a control gives a cut-off
 
 
@@ -59,26 +60,26 @@ def compete(real, controls: dict, distance_px: float) -> Competition:
 def cutoff(scores, models, median: float, sigma: float, config) -> dict:
     """The score that decides, and what each rule of the config asks for: {"score", "rule", one entry per rule}.
 
-    The strictest of the rules that are given wins. Without any, expected false picks decide, or DEFAULT_SIGMA where no control was searched.
+    The strictest of the rules that are given wins. Without any, the best expected F1 decides, or DEFAULT_SIGMA where no control was searched.
     """
-    rules, share = {}, asked_fraction(config)
+    rules, share = {}, config.max_false_fraction
     if config.n_sigma is not None:
         rules["n_sigma"] = median + config.n_sigma * sigma
     if models and config.max_false_picks is not None:
         rules["max_false_picks"] = score_for_number(models, config.max_false_picks)
     elif models and share is not None and share < 1:
         rules["max_false_fraction"] = score_for_fraction(models, scores, share)
+    elif models and automatic(config):
+        rules["best_f1"] = score_for_best_f1(models, scores, AUTOMATIC_FRACTION)
     if not rules and share != 1:
         rules["default_sigma"] = median + DEFAULT_SIGMA * sigma
     rule = max(rules, key=rules.get) if rules else "max_particles"
     return {"score": rules.get(rule, -1.0), "rule": rule, "rules": rules}
 
 
-def asked_fraction(config) -> float | None:
-    """The share of false picks that is asked for: the given one, AUTOMATIC_FRACTION without any rule, None where others are given alone."""
-    if config.max_false_fraction is not None:
-        return config.max_false_fraction
-    return AUTOMATIC_FRACTION if config.n_sigma is None and config.max_false_picks is None else None
+def automatic(config) -> bool:
+    """True where the config gives no rule."""
+    return config.max_false_fraction is None and config.n_sigma is None and config.max_false_picks is None
 
 
 def clear_of_mirror(real, mirrored, sigma: float) -> np.ndarray:

@@ -15,7 +15,7 @@ from cryoet_core.metadata import Particles, TiltSeries
 from cryoet_core.picking.background import phase_randomised
 from cryoet_core.picking.choice import (
     DEFAULT_SIGMA,
-    asked_fraction,
+    automatic,
     clear_of_mirror,
     compete,
     cutoff,
@@ -28,8 +28,8 @@ from cryoet_core.picking.eman import full_size, match_like_eman2
 from cryoet_core.picking.local_search import Pick, Search, mirror_similarity, mirrored_score, mirrored_search
 from cryoet_core.picking.passes import (
     Pass,
+    contested_peaks,
     mirror_pass,
-    peak_level,
     random_phase_pass,
     refine_at,
     refined_peaks,
@@ -39,7 +39,7 @@ from cryoet_core.picking.peaks import robust_statistics, search_region
 from cryoet_core.picking.prepare import near_gold, searchable_tomogram
 from cryoet_core.picking.reference import particle_diameter_angst
 from cryoet_core.picking.scores import NO_SCORE, CoarseGrid, filter_tomogram
-from cryoet_core.picking.specimen import carbon, find_slab, given_mask, membranes
+from cryoet_core.picking.specimen import carbon, find_slab, given_mask, membranes, seen_share
 from cryoet_core.picking.template import make_template
 from cryoet_core.picking.transfer import match_filters
 
@@ -51,7 +51,7 @@ ENERGY = 0.95  # of the templates in the eigen-templates; candidates are scored 
 CANDIDATE_FACTOR = 2  # peaks that are refined, per particle asked for
 COARSENING = 2.0  # of the first grid of a hierarchical search
 HIERARCHICAL_FROM = 1000  # rotations
-CONTROL_PEAKS = 250  # peaks of a control that are refined: they measure the false picks
+CONTROL_PEAKS = 500  # contested peaks of a control that are refined: they measure the false picks, and peaks of the template are refined down to the same score
 ACHIRAL = 0.92  # similarity to its mirror image from which a template cannot tell false picks by it
 FFT_ROUTE_RANK = 350  # more eigen-templates than this are slower than one FFT per orientation (measured on a CPU)
 
@@ -131,7 +131,7 @@ def _searchers(tomogram, reference, series, plan: MatchPlan, config, mask):
         bright, series, box, plan.mask_diameter_angst, plan.low_pass_angst, ctf=config.ctf,
         dose=config.dose_weighting, whitening=config.whitening,
     )
-    where = search_place(asnumpy(bright), gold, mask, plan, pixel, config)
+    where = search_place(asnumpy(bright), gold, mask, plan, series, config)
     return template, filters, filter_tomogram(bright, filters, radius, MASK_EDGE_PX), gold, where
 
 
@@ -144,9 +144,9 @@ class SearchPlace:
     summary: dict
 
 
-def search_place(bright, gold, mask, plan: MatchPlan, pixel: float, config) -> SearchPlace:
-    """Where particles may lie: margin, slab, given mask, away from gold, membranes and carbon."""
-    parts, summary = [], {}
+def search_place(bright, gold, mask, plan: MatchPlan, series: TiltSeries, config) -> SearchPlace:
+    """Where particles may lie: margin, slab, given mask, seen by the views, away from gold, membranes and carbon."""
+    parts, summary, pixel = [], {}, series.pixel_size_angst
     slab = config.slab_thickness_angst
     middle = None
     if slab == "auto":
@@ -157,6 +157,11 @@ def search_place(bright, gold, mask, plan: MatchPlan, pixel: float, config) -> S
     region = search_region(bright.shape, plan.margin_angst / pixel, None if slab is None else slab / pixel, middle)
     if mask is not None:
         parts.append(given_mask(mask, bright.shape))
+    if config.min_view_share > 0 and min(series.image_size_px) > 0:
+        seen = seen_share(series, bright.shape, plan.margin_angst / pixel) >= config.min_view_share
+        if not seen[region].all():
+            parts.append(seen)
+            summary["seen"] = float(seen[region].mean())
     if gold is not None:
         parts.append(~near_gold(gold, GOLD_DISTANCE * plan.diameter_angst / pixel))
     for wanted, find in ((config.exclude_membranes, membranes), (config.exclude_carbon, carbon)):
@@ -291,15 +296,17 @@ def _choose(real: Pass, controls: dict, plan: MatchPlan, pixel: float, config, t
     distance = plan.min_distance_angst / pixel
     radius = _cube_radius(distance)
     median, sigma = real.level
-    lowest = _lowest(controls, radius, median, sigma, config)
+    contested = {kind: contested_peaks(control, real, radius, CONTROL_PEAKS) for kind, control in controls.items()}
+    lowest = _lowest([scores[-1] for _, scores in contested.values() if len(scores)], median, sigma, config)
     candidates = refined_peaks(real, radius, lowest, CANDIDATE_FACTOR * config.max_particles, threads)
-    others = {kind: refined_peaks(control, radius, lowest, CONTROL_PEAKS, threads) for kind, control in controls.items()}
+    others = {kind: sorted(refine_at(controls[kind], peaks[scores >= lowest], threads), key=lambda pick: -pick.score)
+              for kind, (peaks, scores) in contested.items()}
     game = compete(candidates, others, distance)
     scores = np.array([pick.score for pick in game.picks])
     decided = cutoff(scores, game.models, median, sigma, config)
     picks = [pick for pick in game.picks if pick.score >= decided["score"]]
     mirrored = _mirrored_scores(real, controls.get("mirror"), picks, radius, threads)
-    if decided["rule"] != "max_false_picks" and asked_fraction(config) is not None:
+    if decided["rule"] != "max_false_picks" and (config.max_false_fraction is not None or automatic(config)):
         clear = clear_of_mirror([pick.score for pick in picks], mirrored, sigma)
         picks, mirrored = [pick for pick, good in zip(picks, clear, strict=True) if good], mirrored[clear]
     picks, mirrored = picks[: config.max_particles], mirrored[: config.max_particles]
@@ -323,12 +330,14 @@ def _cube_radius(distance_px: float) -> int:
     return max(1, int(distance_px / np.sqrt(3)))
 
 
-def _lowest(controls: dict, radius: int, median: float, sigma: float, config) -> float:
-    """Score of the search from which peaks are refined: all that could still be picks, as refinement lifts a true peak by a few sigma."""
-    levels = [peak_level(control, radius, CONTROL_PEAKS) for control in controls.values()]
+def _lowest(levels: list, median: float, sigma: float, config) -> float:
+    """Score of the search from which peaks are refined: all that could still be picks, as refinement lifts a true peak by a few sigma.
+
+    levels : of the worst peak of each control that is refined.
+    """
     if config.n_sigma is not None or not levels:
         n_sigma = 6.0 if config.n_sigma is None else config.n_sigma
-        levels.append(median + max(min(n_sigma - 2.0, 4.0), 0.0) * sigma)
+        levels = [*levels, median + max(min(n_sigma - 2.0, 4.0), 0.0) * sigma]
     return min(levels)
 
 

@@ -14,6 +14,8 @@ from cryoet_core.picking.peaks import local_maxima, robust_statistics
 from cryoet_core.picking.scores import NO_SCORE, score_map
 from cryoet_core.picking.template import make_template
 
+FAR_AHEAD = 3.0  # sigma of the score map: refinement does not turn that round
+
 
 @dataclass(frozen=True)
 class Pass:
@@ -78,10 +80,22 @@ def random_phase_pass(search: Search, noise, radius_px: float, edge_px: float, e
     return run_pass(replace(search, template=template, eigen=eigen, coarse=coarse), **options)
 
 
-def peak_level(found: Pass, radius_px: int, n: int) -> float:
-    """Score of the n-th best peak, or of the last."""
-    peaks = local_maxima(found.score, radius_px, NO_SCORE)[:n]
-    return float(found.score[tuple(peaks[-1])]) if len(peaks) else NO_SCORE
+def contested_peaks(control: Pass, real: Pass, radius_px: int, most: int):
+    """The best peaks of a control that the template does not beat by far within ``radius_px``: (voxels (k, 3) of the control's frame, scores (k,)).
+
+    A particle is also a peak of its mirror image. Left in, such peaks would be all that are refined where particles are many, and
+    nothing would be known of the false picks.
+    """
+    peaks = local_maxima(control.score, radius_px, NO_SCORE)
+    kept = []
+    for peak in peaks:
+        place = control.flipped(peak)
+        if real.best_near(place, radius_px)[0] < control.score[tuple(peak)] + FAR_AHEAD * real.level[1]:
+            kept.append(peak)
+        if len(kept) == most:
+            break
+    kept = np.array(kept, dtype=np.int64).reshape(-1, 3)
+    return kept, control.score[tuple(kept.T)]
 
 
 def refined_peaks(found: Pass, radius_px: int, lowest: float, most: int, threads: int = 1) -> list[Pick]:

@@ -32,6 +32,28 @@ def given_mask(mask, shape) -> np.ndarray:
     return mask > 0.5
 
 
+def seen_share(series, shape, margin_px: float, step: int = 4) -> np.ndarray:
+    """Share (0..1) of the views in use that hold the projection of each voxel and ``margin_px`` around it: (z, y, x) float32.
+
+    Where views are missing the noise is another one than in the rest of the tomogram, and chance fits score higher. Computed at every
+    ``step``-th voxel.
+    """
+    geometry, pixel = series.select(series.included).geometry, series.pixel_size_angst
+    axes = [np.arange(0, n + step - 1, step) - n // 2 for n in shape]
+    half = np.array(series.image_size_px) / 2 - margin_px  # (x, y)
+    share = np.zeros([len(a) for a in axes], dtype=np.float32)
+    for rotation, shift in zip(geometry.rotation, geometry.shift_angst / pixel, strict=True):
+        inside = True
+        for axis in range(2):
+            place = rotation[axis, 2] * axes[0][:, None, None] + rotation[axis, 1] * axes[1][:, None] + rotation[axis, 0] * axes[2]
+            inside = inside & (np.abs(place + shift[axis]) <= half[axis])
+        share += inside
+    for axis, n in enumerate(shape):
+        nearest = np.minimum((np.arange(n) + step // 2) // step, share.shape[axis] - 1)
+        share = np.take(share, nearest, axis=axis)
+    return share / len(geometry)
+
+
 def local_variance(bright, radius_px: float) -> np.ndarray:
     """Variance of the volume about each voxel under a Gaussian of sigma ``radius_px``."""
     mean = gaussian_filter(bright, radius_px, mode="nearest")

@@ -14,7 +14,14 @@ import numpy as np
 import scipy.fft
 
 from cryoet_core.backend import array_namespace, fft_module
-from cryoet_core.fourier import crop_spectrum, frequency_grid, radial_frequency, raised_cosine_window
+from cryoet_core.fourier import (
+    centre_crop_or_pad,
+    crop_spectrum,
+    fourier_shift,
+    frequency_grid,
+    radial_frequency,
+    raised_cosine_window,
+)
 from cryoet_core.geometry import TiltGeometry
 from cryoet_core.kernels.sample_spline import sample_spline
 
@@ -69,18 +76,33 @@ def make_frame(geometry: TiltGeometry, raw_shape, pixel_size_angst: float, size_
 
 
 def to_frame(extended, frame: Frame, view: int):
-    """A raw view continued beyond its borders (any shape centred like the view) -> (padded_shape) float32 in the frame."""
-    xp = array_namespace(extended)
-    fft, shape = fft_module(xp), extended.shape
-    fine_shape = tuple(OVERSAMPLING * n for n in shape)
-    spectrum = crop_spectrum(fft.rfft2(extended) * _disc(shape, xp), shape, fine_shape) * _spline_prefilter(fine_shape, xp)
-    fine = fft.irfft2(spectrum, s=fine_shape)  # coefficients of cubic B-splines; index i of the view is index OVERSAMPLING i here
+    """A raw view continued beyond its borders (any shape centred like the view) -> (padded_shape) float32 in the frame.
+
+    A view that need not be turned is only shifted, by whole pixels as it is and else by a phase ramp.
+    """
     turn, shift = frame._turn(view)
+    if np.array_equal(turn, np.eye(2)):
+        moved = extended if (shift == 0).all() else fourier_shift(extended, -shift)
+        return centre_crop_or_pad(moved, frame.padded_shape, 2)
+    shape = extended.shape
+    fine = _fine_coefficients(extended)
     # rows and columns: (v, u) of the fine view = matrix . (y, x) of the frame + offset
     matrix = OVERSAMPLING * turn[::-1, ::-1]
     centre = np.array([n // 2 for n in frame.padded_shape])
     offset = OVERSAMPLING * shift[::-1] + OVERSAMPLING * np.array([n // 2 for n in shape]) - matrix @ centre
     return sample_spline(fine, matrix, offset, frame.padded_shape)
+
+
+def _fine_coefficients(image):
+    """Coefficients of cubic B-splines of an image (h, w) on a grid OVERSAMPLING times finer; index i of the image is index OVERSAMPLING i there."""
+    xp = array_namespace(image)
+    fft, (h, w) = fft_module(xp), image.shape
+    rows, columns = _spline_prefilter((OVERSAMPLING * h, OVERSAMPLING * w), xp)
+    spectrum = crop_spectrum(fft.rfft2(image) * _disc((h, w), xp), (h, w), (OVERSAMPLING * h, w)) * rows
+    # the columns beyond the image's Nyquist frequency are empty and need no transform; irfft adds them
+    spectrum = fft.ifft(spectrum, axis=0, overwrite_x=True) * columns[:, : spectrum.shape[1]]
+    spectrum[:, -1] = 0
+    return fft.irfft(spectrum, n=OVERSAMPLING * w, axis=1, overwrite_x=True)
 
 
 @lru_cache(maxsize=4)
@@ -91,9 +113,9 @@ def _disc(shape, xp):
 
 @lru_cache(maxsize=4)
 def _spline_prefilter(fine_shape, xp):
-    """Factor on a spectrum that gives the B-spline coefficients of the oversampled image: 1 / (2/3 + cos(2 pi k) / 3) on each axis."""
+    """Factors along both axes of a spectrum that give the B-spline coefficients of the oversampled image: 1 / (2/3 + cos(2 pi k) / 3)."""
     rows, columns = (3 / (2 + xp.cos(2 * np.pi * k)) for k in frequency_grid(fine_shape, 1.0, xp))
-    return rows * (columns * np.float32(OVERSAMPLING**2))
+    return rows, columns * np.float32(OVERSAMPLING**2)
 
 
 def inside_view(frame: Frame, view: int, rows, columns, xp=np):

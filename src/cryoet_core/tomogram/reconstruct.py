@@ -35,14 +35,16 @@ def scale_views(images, how: str = "none"):
     """Views (n, h, w) with their mean subtracted: as they are ("none"), with standard deviation 1 ("sd"), or relative
     to their mean ("mean"; views whose mean is not positive stay as they are)."""
     xp = array_namespace(images)
-    mean = images.mean(axis=(1, 2), keepdims=True, dtype=xp.float64)
-    if how == "sd":
-        factor = 1 / xp.maximum(images.std(axis=(1, 2), keepdims=True, dtype=xp.float64), 1e-12)
-    elif how == "mean":
-        factor = xp.where(mean > 0, 1 / xp.maximum(mean, 1e-12), 1.0)
-    else:
-        factor = xp.ones_like(mean)
-    return ((images - mean) * factor).astype(xp.float32)
+    scaled = xp.empty(images.shape, dtype=xp.float32)
+    for view, image in zip(scaled, images, strict=True):  # one by one: 64-bit copies of a whole stack would cost more than the rest
+        mean = image.mean(dtype=xp.float64)
+        view[:] = image
+        view -= xp.float32(mean)
+        if how == "sd":
+            view /= xp.float32(xp.maximum(image.std(dtype=xp.float64), 1e-12))
+        elif how == "mean" and mean > 0:
+            view /= xp.float32(xp.maximum(mean, 1e-12))
+    return scaled
 
 
 def extended_view(image, margin: int, mirrored: bool = True):
@@ -185,12 +187,12 @@ def rows_of_views(views: FilteredViews, s: int, first: int, end: int, xp):
     return rows, inside
 
 
-def _aligned_slab(views: FilteredViews, grid: _Grid, first: int, end: int, xp):
-    """Planes first..end of the fine grid from rows that see one plane each."""
+def _aligned_slab(views: FilteredViews, grid: _Grid, first: int, end: int, xp, out=None):
+    """Planes first..end of the fine grid from rows that see one plane each; added to ``out`` when it is given."""
     rows, _ = rows_of_views(views, grid.s, first, end, xp)
     nz, _, nx = grid.shape
     tilts = views.frame.raw.y_tilt_deg[views.view]
-    return back_project_aligned(rows.transpose(0, 2, 1), tilts, (nz, end - first, nx), depth_windows=grid.s * views.windows)
+    return back_project_aligned(rows.transpose(0, 2, 1), tilts, (nz, end - first, nx), out=out, depth_windows=grid.s * views.windows)
 
 
 def _general_slab(views: FilteredViews, grid: _Grid, first: int, end: int, xp):
@@ -220,8 +222,14 @@ def back_project_views(views: FilteredViews, size_px, super_sampling=1, memory_m
     nx, ny, nz = grid.size_px
     one_plane = 4 * grid.shape[0] * grid.shape[2] + 8 * len(views.view) * grid.s * views.frame.shape[1]
     make_slab = _aligned_slab if views.frame.aligned else _general_slab
-    volume = np.empty((nz, ny, nx), dtype=np.float32)
+    in_place = grid.s == 1 and views.frame.aligned and xp is np  # a slab on the way would cost as much time as a third of the projection
+    volume = (np.zeros if in_place else np.empty)((nz, ny, nx), dtype=np.float32)
     for first, end in _slabs(ny, one_plane, memory_mb):
+        if in_place:
+            _aligned_slab(views, grid, first, end, xp, volume[:, first:end])
+            if report is not None:
+                report(end, ny)
+            continue
         slab = make_slab(views, grid, first, end, xp)
         for y in range(0, end - first, CROP_PLANES):
             planes = _coarse_planes(slab[:, y : y + CROP_PLANES], grid)

@@ -8,6 +8,7 @@ import pytest
 from cryoet_core.picking.background import (
     fit_false_picks,
     phase_randomised,
+    score_for_best_f1,
     score_for_fraction,
     score_for_number,
 )
@@ -56,6 +57,35 @@ def test_share_of_false_picks_needs_true_ones():
     assert score_for_number(models[:2], 1.0) == max(m.score_for(1.0) for m in models[:2])
 
 
+def f1(scores, true, cut):
+    kept = scores >= cut
+    return 2 * (kept & true).sum() / (kept.sum() + true.sum())
+
+
+@pytest.mark.parametrize("gap", [1.5, 3.0, 6.0])  # between median particle and the level of the false peaks, in standard deviations of the noise
+def test_automatic_cut_is_near_the_best_that_truth_would_choose(gap):
+    rng = np.random.default_rng(7)
+    lost, shares = [], []
+    for _ in range(40):
+        scores = np.r_[gaussian_peaks(300, rng), rng.normal(0.2 + gap * 0.05, 0.05, 150)]
+        true = np.arange(len(scores)) >= 300
+        cut = score_for_best_f1([fit_false_picks(gaussian_peaks(300, rng))], scores, 0.2)
+        best = max(f1(scores, true, c) for c in np.quantile(scores, np.linspace(0, 1, 200)))
+        lost.append(best - f1(scores, true, cut))
+        shares.append((scores[~true] >= cut).sum() / max((scores >= cut).sum(), 1))
+    assert np.mean(lost) < (0.12 if gap == 1.5 else 0.03)  # where most is noise the allowed share decides, not the best F1
+    assert np.mean(shares) < 0.25
+
+
+def test_automatic_cut_takes_nothing_of_noise():
+    rng = np.random.default_rng(8)
+    picked = 0
+    for _ in range(200):
+        scores = gaussian_peaks(300, rng)
+        picked += score_for_best_f1([fit_false_picks(gaussian_peaks(300, rng))], scores, 0.2) <= scores.max()
+    assert picked < 20
+
+
 def pick(z, y, x, score):
     return Pick(np.array([z, y, x], dtype=float), np.eye(3), score)
 
@@ -81,7 +111,8 @@ def test_the_strictest_rule_decides():
     assert both["rule"] == "n_sigma" and both["score"] == pytest.approx(0.45)
     alone = cutoff(scores, models, 0.15, 0.01, config(n_sigma=1))
     assert alone["rules"].keys() == {"n_sigma"} and alone["score"] == pytest.approx(0.16)  # what the user asks is not overruled
-    assert cutoff(scores, models, 0.15, 0.01, config()) == cutoff(scores, models, 0.15, 0.01, config(max_false_fraction=0.05))
+    automatic = cutoff(scores, models, 0.15, 0.01, config())
+    assert automatic["rule"] == "best_f1" and automatic["score"] == score_for_best_f1(models, scores, 0.2)
     assert cutoff(scores, models, 0.15, 0.01, config(max_false_fraction=1.0))["score"] == -1
     assert cutoff(scores, [], 0.15, 0.01, config(max_false_fraction=0.05))["score"] == pytest.approx(0.21)
 

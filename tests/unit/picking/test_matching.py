@@ -276,5 +276,5 @@ def test_empty_tomogram_gives_no_picks():
     config = MatchTemplate(angular_step_deg=30, edge_margin_angst=40)
     result = match_template(noise, chiral_particle(), PIXEL, series, config, np.random.default_rng(0))
     assert len(result.particles) == 0
-    assert result.summary["threshold_rule"] == "max_false_fraction"
+    assert result.summary["threshold_rule"] == "best_f1"
     assert result.summary["hand"]["verdict"] == "undecided"

@@ -1,11 +1,14 @@
 """Where particles may lie, against planted slabs, membranes and carbon."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
 from cryoet_core.errors import UserInputError
-from cryoet_core.picking.specimen import carbon, find_slab, given_mask, membranes
+from cryoet_core.geometry import TiltGeometry
+from cryoet_core.picking.specimen import carbon, find_slab, given_mask, membranes, seen_share
 
 SHAPE, DIAMETER = (64, 96, 96), 12.0
 
@@ -22,6 +25,29 @@ def with_balls(volume, rng, first, last, n=60):
         r2 = (z - centre[0]) ** 2 + (y - centre[1]) ** 2 + (x - centre[2]) ** 2
         volume += 1.5 * np.exp(-r2 / (2 * 3.0**2))
     return volume
+
+
+def views(tilts, shifts_px, size=(64, 48), pixel=10.0):
+    geometry = TiltGeometry.nominal(tilts, 0.0).replace(x_shift_angst=pixel * np.asarray(shifts_px))
+    n = len(tilts)
+    series = SimpleNamespace(geometry=geometry, included=np.ones(n, bool), pixel_size_angst=pixel, image_size_px=size)
+    series.select = lambda rows: series
+    return series
+
+
+def test_share_of_views_that_hold_a_place():
+    # four views at 0 degrees, one of them shifted by 20 px: x_image = x + 20
+    seen = seen_share(views([0.0, 0.0, 0.0, 0.0], [0, 0, 0, 20]), (16, 48, 64), 4.0, step=1)
+    assert seen.shape == (16, 48, 64)
+    row = seen[8, 24]
+    assert (row[5:40] == 1).all() and (row[44:59] == 0.75).all() and (row[:3] == 0.25).all() and (row[62:] == 0).all()
+    assert (seen[8, :3] == 0).all() and (seen[:, 24, 30] == 1).all()
+    # at 60 degrees x_image = x / 2 + z sin 60
+    tilted = seen_share(views([0.0, 60.0], [0, 14]), (64, 48, 64), 0.0, step=1)
+    assert tilted[32 + 30, 24, 32 + 20] == 0.5  # 10 + 26 + 14 = 50 px is outside
+    assert tilted[32 - 30, 24, 32 + 20] == 1.0
+    coarse = seen_share(views([0.0, 60.0], [0, 14]), (64, 48, 64), 0.0, step=4)
+    assert np.mean(coarse != tilted) < 0.05
 
 
 @pytest.mark.parametrize("first, last", [(20, 44), (10, 30)])

@@ -7,7 +7,8 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 
 from cryoet_core.errors import DataQualityError
 from cryoet_core.geometry import TiltGeometry
-from cryoet_core.tomogram.reconstruct import reconstruct_tomogram
+from cryoet_core.tomogram.frame import make_frame, to_frame
+from cryoet_core.tomogram.reconstruct import extended_view, reconstruct_tomogram
 from cryoet_core.tomogram.size import moved_specimen, size_in_movie_pixels, tomogram_size
 from cryoet_core.tomogram.view_filters import (
     FilterOptions,
@@ -131,6 +132,22 @@ def test_slabs_and_super_sampling_do_not_change_the_result():
     np.testing.assert_allclose(slabs_x, whole_x, atol=1e-5 * np.abs(whole_x).max())
     plain = reconstruct_tomogram(images, geometry, PIXEL, size, super_sampling=1)
     assert np.corrcoef(plain.ravel(), whole.ravel())[0, 1] > 0.97
+    plain_slabs = reconstruct_tomogram(images, geometry, PIXEL, size, super_sampling=1, memory_mb=0.1)  # written into the volume itself
+    np.testing.assert_allclose(plain_slabs, plain, atol=1e-6 * np.abs(plain).max())
+
+
+@pytest.mark.parametrize("shift_px", [(0.0, 0.0), (2.0, -3.0), (1.3, -2.6)])
+def test_views_that_need_no_turn_agree_with_turned_ones(shift_px):
+    """A view of blobs, moved by a phase ramp, against the same view turned by next to nothing with splines and against the blobs themselves."""
+    points = np.array([[-40.0, 60.0, 0.0], [90.0, -30.0, 0.0]])
+    geometry = TiltGeometry.nominal([0.0, 1.0], 0.0).replace(x_shift_angst=np.full(2, PIXEL * shift_px[0]), y_shift_angst=np.full(2, PIXEL * shift_px[1]))
+    images = blob_views(geometry, points, (48, 64))
+    placed = []
+    for turn in (0.0, 1e-7):
+        frame = make_frame(geometry.replace(z_rot_deg=np.full(2, turn)), (48, 64), PIXEL, (64, 48, 16), 16)
+        placed.append(to_frame(extended_view(images[0], 16), frame, 0))
+    truth = blob_views(TiltGeometry.nominal([0.0], 0.0), points, placed[0].shape)[0]
+    assert np.abs(placed[0] - placed[1]).max() < 0.01 and np.abs(placed[0] - truth).max() < 0.005
 
 
 def test_ramp_runs_across_the_tilt_axis():

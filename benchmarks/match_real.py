@@ -1,0 +1,125 @@
+"""Template matching on a real tomogram: picks, score gap, mirrored template, another template as control, even against odd views, and a picture.
+
+    python benchmarks/match_real.py RESULTS --series TS_254 --maps MAPS [--control 20S_proteasome_3j9i_10A.mrc] [--picture picks.png]
+
+RESULTS is the results folder of a run (config/empiar10499.yaml makes one): its reconstruct_tomogram/<series>/<series>.mrc with _even and _odd, its
+<series>.star, and resize_reference/reference.mrc are read. MAPS holds the control's map, a particle that is not expected in these cells in such
+numbers. Nobody knows the true picks of a real tomogram. What can be measured: whether template and mirror image differ, whether
+independent halves of the data agree, how many picks a template gives that should give few.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from scipy.ndimage import gaussian_filter, zoom
+from scipy.spatial.distance import cdist
+
+from cryoet_core.config.match_template import MatchTemplate
+from cryoet_core.geometry import angular_distance_deg
+from cryoet_core.io.mrc import read_mrc
+from cryoet_core.metadata import read_tilt_series
+from cryoet_core.picking.match import match_template
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+SAME_PLACE_ANGST = 60.0  # three voxels of 20 A: a fifth of a ribosome
+PLANES = 6
+
+
+def search(folder: Path, name: str, half: str, reference, pixel: float, **options):
+    """(MatchResult, CPU seconds) of one tomogram."""
+    tomogram = read_mrc(folder / f"{name}{half}.mrc")[0]
+    series = read_tilt_series(folder / f"{name}.star")
+    start = time.process_time()
+    result = match_template(tomogram, reference, pixel, series, MatchTemplate(**options), np.random.default_rng(0))
+    return result, time.process_time() - start
+
+
+def overlap(a, b) -> dict:
+    """Picks of ``a`` that ``b`` has too, what chance would give, and the median angle between the two orientations."""
+    distance = cdist(a.positions_angst, b.positions_angst)
+    near = distance.min(axis=1) < SAME_PLACE_ANGST
+    angle = angular_distance_deg(a.rotations[near], b.rotations[distance.argmin(axis=1)[near]])
+    box = np.ptp(b.positions_angst, axis=0)
+    chance = 1 - np.exp(-len(b) * 4 / 3 * np.pi * SAME_PLACE_ANGST**3 / np.prod(box))
+    return {"share": float(near.mean()), "share_by_chance": float(chance), "n": int(near.sum()), "median_angle_deg": float(np.median(angle))}
+
+
+def top(particles, n: int):
+    """The ``n`` best picks."""
+    return particles.select(np.arange(len(particles)) < n)
+
+
+def row(result, seconds: float) -> dict:
+    s, table = result.summary, result.particles.table
+    gap = (table["score"] - table["score_mirrored"]) / s["score_sigma"]
+    mirror = np.array(s["control_scores"].get("mirror", []))
+    threshold = np.inf if s["score_threshold"] is None else s["score_threshold"]
+    return {
+        "picks": len(table), "rule": s["threshold_rule"], "threshold": s["score_threshold"], "expected_false": s["expected_false"],
+        "places_won_by_mirror_above_threshold": int((mirror >= threshold).sum()), "median_score": float(table["score"].median()) if len(table) else None,
+        "median_mirrored": float(table["score_mirrored"].median()) if len(table) else None, "median_gap_sigma": float(gap.median()) if len(table) else None,
+        "best_60_gap_sigma": float(gap[:60].mean()) if len(table) else None, "hand": s["hand"]["verdict"], "best_score_sigma": float(table["score_sigma"].max()) if len(table) else None, "cpu_s": round(seconds),
+    }
+
+
+def picture(tomogram, particles, pixel: float, path: str):
+    """Planes of the tomogram with the picks within 60 A of each, as circles of 300 A."""
+    smooth = gaussian_filter(tomogram, (1.5, 0.8, 0.8))
+    low, high = np.quantile(smooth, [0.005, 0.995])
+    place = particles.positions_angst / pixel + np.array(tomogram.shape)[::-1] // 2
+    planes = np.quantile(place[:, 2], np.linspace(0.1, 0.9, PLANES)).round().astype(int)
+    figure, axes = plt.subplots(2, PLANES // 2, figsize=(4 * PLANES, 16))
+    for ax, z in zip(axes.flat, planes, strict=True):
+        ax.imshow(zoom(smooth[z], 2, order=1), cmap="gray", vmin=low, vmax=high, extent=(-0.5, smooth.shape[2] - 0.5, smooth.shape[1] - 0.5, -0.5))
+        for x, y, _ in place[np.abs(place[:, 2] - z) * pixel <= 60]:
+            ax.add_patch(plt.Circle((x, y), 150 / pixel, fill=False, color="lime"))
+        ax.set_title(f"z = {z}")
+        ax.axis("off")
+    figure.tight_layout()
+    figure.savefig(path, dpi=60)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--series", default="TS_254")
+    parser.add_argument("--maps", type=Path, help="folder of the control's map")
+    parser.add_argument("--control", default="20S_proteasome_3j9i_10A.mrc")
+    parser.add_argument("--control-diameter", type=float, default=160.0, help="A")
+    parser.add_argument("--slab", type=float, default=2400.0, help="A")
+    parser.add_argument("--picture")
+    args = parser.parse_args()
+    folder = args.results / "reconstruct_tomogram" / args.series
+    reference, pixel = read_mrc(args.results / "resize_reference" / "reference.mrc")
+    options = {"angular_step_deg": 15, "slab_thickness_angst": args.slab, "max_particles": 400}
+    whole, seconds = search(folder, args.series, "", reference, pixel, **options)
+    print("template", json.dumps(row(whole, seconds), default=float), flush=True)
+    if args.picture:
+        picture(read_mrc(folder / f"{args.series}.mrc")[0], whole.particles, pixel, args.picture)
+    n = len(whole.particles)
+    halves = {}
+    for half in ("_even", "_odd"):
+        halves[half], seconds = search(folder, args.series, half, reference, pixel, **options | {"background": "none", "max_false_fraction": 1, "max_particles": n})
+        print(half[1:], json.dumps(overlap(whole.particles, halves[half].particles)), f"{seconds:.0f} s CPU", flush=True)
+    for k in (n // 4, n // 2, n):
+        print(f"even against odd, best {k} of each:", json.dumps(overlap(top(halves["_even"].particles, k), top(halves["_odd"].particles, k))), flush=True)
+    if args.maps:
+        other, other_pixel = read_mrc(args.maps / args.control)
+        size = 2 * round(other.shape[0] * other_pixel / pixel / 2)
+        from cryoet_core.fourier import centre_crop_or_pad, fourier_crop
+
+        other = fourier_crop(centre_crop_or_pad(other, (round(size * pixel / other_pixel),) * 3, 3), (size,) * 3, 3)
+        result, seconds = search(folder, args.series, "", other, pixel, **options | {"particle_diameter_angst": args.control_diameter})
+        print("control", json.dumps(row(result, seconds), default=float), flush=True)
+
+
+if __name__ == "__main__":
+    main()
