@@ -24,5 +24,5 @@ with step(snakemake) as s:
     none = np.zeros_like(result.map)
     write_mrc(s.output.local_resolution, none if result.local is None else result.local.resolution_angst, pixel)
     write_mrc(s.output.local_map, none if result.local is None else result.local.map, pixel)
-    write_star(s.output.fsc, {"general": result.summary_star(), "fsc": fsc_table(result, pixel)})
+    write_star(s.output.fsc, {"general": result.summary_star(pixel), "fsc": fsc_table(result, pixel)})
     s.write_summary(result.summary())

@@ -9,11 +9,12 @@ from cryoet_core.report.figures import MEASURED, OTHER, TRUE, fsc_plot, map_view
 from cryoet_core.report.page import Section
 from cryoet_core.report.results import Results
 
+_RANDOMISED = "rlnCorrectedFourierShellCorrelationPhaseRandomizedMaskedMaps"
 _FSC_COLUMNS = {
     "rlnFourierShellCorrelationCorrected": ("corrected for the mask", "-"),
     "rlnFourierShellCorrelationUnmaskedMaps": ("half maps", "--"),
     "rlnFourierShellCorrelationMaskedMaps": ("masked", ":"),
-    "rlnCorrectedFourierShellCorrelationPhaseRandomizedMaskedMaps": ("masked, phases randomised", "-."),
+    _RANDOMISED: ("masked, phases randomised", "-."),
 }
 
 
@@ -33,10 +34,13 @@ def averaging_round(results: Results, name: str, numbers: dict, comparison: dict
         volumes.append(comparison["truth_in_frame"])
         names.append("truth")
     section.add_figure(map_views(volumes, names), f"Central sections and projections, {pixel:.2f} A/px, bright is dense.")
-    section.add_figure(_fsc_figure(results, name, final.shape[0], pixel, comparison), _caption(numbers))
+    caption = _caption(numbers)
+    if _RANDOMISED not in fsc_curves(results, name):
+        caption += " The half maps agree so far (above 0.8 everywhere) that no phases were randomised; the mask is not corrected for."
+    section.add_figure(_fsc_figure(results, name, final.shape[0], pixel, comparison), caption)
     local = _local_figure(results, name)
     if local is not None:
-        section.add_figure(local, "Local resolution (A) in the three central sections, and its distribution inside the mask.")
+        section.add_figure(local, _local_caption(results.summary("postprocess", name), pixel))
     section.add_figure(_progress_figure(results, name, particles), "Refinement: resolution and changes per iteration; view directions of the particles.")
     return section
 
@@ -53,11 +57,24 @@ def _caption(numbers: dict) -> str:
     return text
 
 
+def _local_caption(summary: dict, pixel_size_angst: float) -> str:
+    text = "Local resolution (A) in the three central sections, and its distribution inside the mask."
+    if summary.get("local_resolution_worst_angst", np.inf) <= 2.02 * pixel_size_angst:
+        text += " Everywhere it is that of the pixels (Nyquist): a smaller binning may show more."
+    return text
+
+
 def fsc_curves(results: Results, name: str) -> dict[str, np.ndarray]:
-    """Columns of postprocess' fsc.star as arrays."""
+    """Columns of postprocess' fsc.star as arrays; that of randomised phases only where they are random, absent where none are."""
     blocks = results.star("postprocess", name, "fsc.star")
     table = next(b for b in blocks.values() if hasattr(b, "columns"))
-    return {str(c): table[c].to_numpy() for c in table.columns}
+    curves = {str(c): table[c].to_numpy() for c in table.columns}
+    start = next((float(b["rlnRandomiseFrom"]) for b in blocks.values() if not hasattr(b, "columns") and "rlnRandomiseFrom" in b), None)
+    if start is None:
+        curves.pop(_RANDOMISED, None)
+    elif _RANDOMISED in curves:
+        curves[_RANDOMISED] = np.where(curves["rlnAngstromResolution"] > 1.001 * start, np.nan, curves[_RANDOMISED])
+    return curves
 
 
 def _fsc_figure(results, name, box, pixel, comparison):
@@ -100,18 +117,19 @@ def _local_figure(results, name):
     inside = volume[volume > 0]
     if inside.size == 0:
         return None
-    limits = np.quantile(inside, [0.02, 0.98])
+    low, high = np.quantile(inside, [0.02, 0.98])
+    limits = min(low, 0.95 * high), max(high, 1.05 * low)  # one value everywhere (Nyquist) gets a scale that can be read
     figure = new_figure(11, 2.6)
     axes = figure.subplots(1, 4)
     middle = [n // 2 for n in volume.shape]
     sections = (volume[middle[0]], volume[:, middle[1]], volume[:, :, middle[2]])
     for ax, section, label in zip(axes, sections, ("xy", "xz", "yz"), strict=False):
         shown = np.where(section > 0, section, np.nan)
-        image = ax.imshow(shown, origin="lower", cmap="viridis_r", vmin=limits[0], vmax=max(limits[1], limits[0] + 1e-3))
+        image = ax.imshow(shown, origin="lower", cmap="viridis_r", vmin=limits[0], vmax=limits[1])
         ax.set_title(label, fontsize=9, color=OTHER)
         ax.set_axis_off()
     figure.colorbar(image, ax=axes[2], fraction=0.05)
-    axes[3].hist(inside, bins=40, color=MEASURED)
+    axes[3].hist(inside, bins=np.linspace(min(limits[0], inside.min()), max(limits[1], inside.max()), 41), color=MEASURED)
     axes[3].set(xlabel="local resolution (A)", ylabel="voxels")
     return figure
 

@@ -77,12 +77,13 @@ class PostprocessResult:
         names = ("local_resolution_best_angst", "local_resolution_median_angst", "local_resolution_worst_angst")
         return dict(zip(names, self.local.quantiles(), strict=True)) | {"local_window_angst": self.local.window_angst}
 
-    def summary_star(self) -> dict:
-        """RELION's data_general of a postprocess file."""
+    def summary_star(self, pixel_size_angst: float) -> dict:
+        """RELION's data_general of a postprocess file; rlnRandomiseFrom (A) only where some phases were randomised."""
+        start, length = self.fsc.randomised_from_shell, self.map.shape[0] * pixel_size_angst
         return {
             "rlnFinalResolution": float(self.resolution_angst),
             "rlnBfactorUsedForSharpening": float(self.sharpening.bfactor_angst2),
-            "rlnRandomiseFrom": float(self.fsc.randomised_from_shell),
+            **({"rlnRandomiseFrom": length / start} if start < len(self.fsc.unmasked) else {}),
         }
 
 
