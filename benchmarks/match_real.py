@@ -15,8 +15,8 @@ import json
 import time
 from pathlib import Path
 
-import matplotlib
 import numpy as np
+from matplotlib.patches import Circle
 from scipy.ndimage import gaussian_filter, zoom
 from scipy.spatial.distance import cdist
 
@@ -25,9 +25,7 @@ from cryoet_core.geometry import angular_distance_deg
 from cryoet_core.io.mrc import read_mrc
 from cryoet_core.metadata import read_tilt_series
 from cryoet_core.picking.match import match_template
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+from cryoet_core.report.figures import new_figure
 
 SAME_PLACE_ANGST = 60.0  # three voxels of 20 A: a fifth of a ribosome
 PLANES = 6
@@ -76,14 +74,14 @@ def picture(tomogram, particles, pixel: float, path: str):
     low, high = np.quantile(smooth, [0.005, 0.995])
     place = particles.positions_angst / pixel + np.array(tomogram.shape)[::-1] // 2
     planes = np.quantile(place[:, 2], np.linspace(0.1, 0.9, PLANES)).round().astype(int)
-    figure, axes = plt.subplots(2, PLANES // 2, figsize=(4 * PLANES, 16))
+    figure = new_figure(4 * PLANES, 16)
+    axes = figure.subplots(2, PLANES // 2)
     for ax, z in zip(axes.flat, planes, strict=True):
         ax.imshow(zoom(smooth[z], 2, order=1), cmap="gray", vmin=low, vmax=high, extent=(-0.5, smooth.shape[2] - 0.5, smooth.shape[1] - 0.5, -0.5))
         for x, y, _ in place[np.abs(place[:, 2] - z) * pixel <= 60]:
-            ax.add_patch(plt.Circle((x, y), 150 / pixel, fill=False, color="lime"))
+            ax.add_patch(Circle((x, y), 150 / pixel, fill=False, color="lime"))
         ax.set_title(f"z = {z}")
         ax.axis("off")
-    figure.tight_layout()
     figure.savefig(path, dpi=60)
 
 

@@ -53,7 +53,8 @@ def files(folder):
     return {p.relative_to(folder): p.read_bytes() for p in sorted(Path(folder).rglob("*")) if p.is_file()}
 
 
-def killed_at(number, monkeypatch):
+def run_until_killed_at(number, inputs, monkeypatch):
+    """The script dies in iteration ``number``, before that iteration's files are written."""
     original = refine_run.write_iteration
 
     def write(folder, iteration, *rest):
@@ -61,18 +62,17 @@ def killed_at(number, monkeypatch):
             raise RuntimeError("the node failed")
         original(folder, iteration, *rest)
 
-    return monkeypatch.context(), write
+    with monkeypatch.context() as patch:
+        patch.setattr(refine_run, "write_iteration", write)
+        with pytest.raises(SystemExit):
+            run_script("refine", inputs, outputs("out"), CONFIG)
 
 
 def test_a_job_that_died_goes_on_and_leaves_the_same_bytes(inputs, monkeypatch):
     run_script("refine", inputs, outputs("out"), CONFIG)
     whole = files("out")
     Path("out").rename("undisturbed")
-    context, write = killed_at(3, monkeypatch)
-    with context as patch:
-        patch.setattr(refine_run, "write_iteration", write)
-        with pytest.raises(SystemExit):
-            run_script("refine", inputs, outputs("out"), CONFIG)
+    run_until_killed_at(3, inputs, monkeypatch)
     assert Path("out/.running/checkpoint.npz").exists() and not Path("out/its").exists()
     run_script("refine", inputs, outputs("out"), CONFIG)
     assert files("out") == whole
@@ -86,11 +86,7 @@ def test_a_config_edited_since_starts_anew_and_keeps_the_interrupted_run(inputs,
     run_script("refine", inputs, outputs("out"), edited)
     whole = files("out")
     Path("out").rename("undisturbed")
-    context, write = killed_at(2, monkeypatch)
-    with context as patch:
-        patch.setattr(refine_run, "write_iteration", write)
-        with pytest.raises(SystemExit):
-            run_script("refine", inputs, outputs("out"), CONFIG)
+    run_until_killed_at(2, inputs, monkeypatch)
     run_script("refine", inputs, outputs("out"), edited)
     assert "starting anew: regularisation changed" in capsys.readouterr().err
     kept = Path("out/.interrupted")

@@ -9,26 +9,26 @@ import numpy as np
 from cryoet_core.backend import array_namespace, fft_module
 from cryoet_core.kernels.phase_shift_accumulate import phase_shift_accumulate
 
-_AT_ONCE = 4  # frames of each half that are added in one pass over its sum, which is as large as two of them
 
-
-def sum_halves(spectra, movement_px, shape):
+def sum_halves(spectra, movement_px, shape, at_once: int = 1):
     """Even and odd sums of aligned frames.
 
     Parameters
     ----------
-    spectra : iterable of n rfft2 spectra (h, w//2+1), taken eight at a time. shape : (h, w).
+    spectra : iterable of n rfft2 spectra (h, w//2+1), ``at_once`` of them in memory. shape : (h, w).
     movement_px : (n, 2) x, y movement of the content of each frame; every frame is moved back by it.
+    at_once : frames that are added in one pass over the sums, which are read and written less often the more there are.
 
     Returns
     -------
     even, odd (h, w) float32: sums over frames 2, 4, .. and 1, 3, .. (counted from 1). Together: the sum of all frames.
     """
     sums = [None, None]
-    for first, some in enumerate(_batches(spectra, 2 * _AT_ONCE)):
-        back = -np.asarray(movement_px[2 * _AT_ONCE * first :][: len(some)], dtype=np.float64)
+    for number, some in enumerate(_batches(spectra, at_once)):
+        first = number * at_once
+        back = -np.asarray(movement_px[first : first + len(some)], dtype=np.float64)
         for parity in (0, 1):
-            own = slice(1 - parity, None, 2)
+            own = slice((parity - first - 1) % 2, None, 2)
             if some[own]:
                 sums[parity] = phase_shift_accumulate(some[own], back[own], shape, out=sums[parity])
     xp = array_namespace(*(s for s in sums if s is not None))

@@ -27,6 +27,7 @@ from cryoet_core.movies.warp import sum_warped_halves
 
 MAX_UNREADABLE = 0.05
 SPECTRA_BUDGET_MB = 1500  # spectra of all frames are kept up to this size, otherwise computed a second time
+SUMMED_AT_ONCE = 8  # frames that are added in one pass over the sums where their spectra are in memory anyway
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,8 @@ def _sums(spectra, n_frames, track: MotionTrack, shape, pixel_size_angst, settin
     if settings.dose_weighting:
         spectra = weighted_frames(spectra, n_frames, shape, pixel_size_angst, exposure_e_per_a2, voltage_kv)
     if track.local is None:
-        return sum_halves(spectra, track.movement_px, shape)
+        at_once = SUMMED_AT_ONCE if isinstance(spectra, list) else 1  # a generator makes one spectrum after the other
+        return sum_halves(spectra, track.movement_px, shape, at_once)
     return sum_warped_halves(spectra, track.movement_px, track.local.tables(), shape)
 
 
