@@ -72,8 +72,7 @@ def _sum_views(boxes, c, used, rotations, settings: ExtractionSettings) -> Pseud
     slices, weights = (spectra * mass).astype(xp.complex64), c * c * mass
     data, weight = insert_slices(slices, weights, turns, n, radius_px=box / 2)
     multiplicity, _ = insert_slices(mass.astype(xp.complex64), xp.zeros_like(c), turns, n, radius_px=box / 2)
-    for grid, values in ((data, slices), (weight, weights), (multiplicity, mass)):
-        _relion_nyquist_edge(grid, values, turns)
+    _relion_nyquist_edge(((data, slices), (weight, weights), (multiplicity, mass)), turns)
 
     def corner(a):
         return xp.fft.ifftshift(a, axes=(0, 1))
@@ -85,37 +84,48 @@ def _sum_views(boxes, c, used, rotations, settings: ExtractionSettings) -> Pseud
     )
 
 
-def _relion_nyquist_edge(grid, values, rotations):
-    """Replace the coefficients of ``grid`` (n, n, n//2 + 1), centred, where kx = 0 and ky or kz = -n/2, by RELION's.
+def _relion_nyquist_edge(sums, rotations):
+    """Replace the coefficients of every grid (n, n, n//2 + 1), centred, where kx = 0 and ky or kz = -n/2, by RELION's.
 
     There -n/2 is its own mate, and the two programs differ: the adjoint of slicing folds +n/2 onto it, RELION leaves out
     what falls on +n/2 and adds what falls on -n/2 twice, at z and at -z. Nothing that averaging reads depends on it (only
     the two points of that edge on the Nyquist sphere do), but files are to be the same. Source: RELION 5's
     Fourier_backprojection.h, read and measured.
 
-    values : (m, h, h//2 + 1), already with their mass; column 0 holds both mates. rotations : (m, 3, 3), scaled.
+    sums : pairs of a grid and the values (m, h, h//2 + 1) that were inserted into it, already with their mass; column 0 of
+    the values holds both mates. rotations : (m, 3, 3), scaled.
     """
-    n = grid.shape[0]
-    centre = n // 2
-    at, value = _samples_near_edge(values, rotations, centre)
+    (grid, values), *_ = sums
+    n, centre = grid.shape[0], grid.shape[0] // 2
+    at, flip, share, near = _samples_near_edge(values.shape[1:], rotations, centre)
     low = np.floor(at).astype(np.int64)
-    total = np.zeros((n, n), dtype=value.dtype)
+    corners = []
     for dy, dz in ((0, 0), (0, 1), (1, 0), (1, 1)):
         y, z = low[:, 1] + dy, low[:, 2] + dz
-        share = value * (1 - at[:, 0]) * (1 - np.abs(at[:, 1] - y)) * (1 - np.abs(at[:, 2] - z))
         inside = (y >= -centre) & (y < centre) & (z >= -centre) & (z < centre)
-        y, z, share = y[inside], z[inside], share[inside]
-        np.add.at(total, (z + centre, y + centre), share)
-        mate_y, mate_z = (np.where(a == -centre, a, -a) for a in (y, z))
-        np.add.at(total, (mate_z + centre, mate_y + centre), share.conj())
-    xp = array_namespace(grid)
-    grid[0, :, 0] = xp.asarray(total[0], dtype=grid.dtype)
-    grid[:, 0, 0] = xp.asarray(total[:, 0], dtype=grid.dtype)
+        part = (share * (1 - at[:, 0]) * (1 - np.abs(at[:, 1] - y)) * (1 - np.abs(at[:, 2] - z)))[inside]
+        y, z = y[inside], z[inside]
+        corners.append((inside, part, y, z, *(np.where(a == -centre, a, -a) for a in (y, z))))
+    for grid, values in sums:
+        value = asnumpy(values)[near]
+        value = np.where(flip, value.conj(), value).astype(np.complex128 if np.iscomplexobj(value) else np.float64)
+        total = np.zeros((n, n), dtype=value.dtype)
+        for inside, part, y, z, mate_y, mate_z in corners:
+            added = value[inside] * part
+            np.add.at(total, (z + centre, y + centre), added)
+            np.add.at(total, (mate_z + centre, mate_y + centre), added.conj())
+        xp = array_namespace(grid)
+        grid[0, :, 0] = xp.asarray(total[0], dtype=grid.dtype)
+        grid[:, 0, 0] = xp.asarray(total[:, 0], dtype=grid.dtype)
 
 
-def _samples_near_edge(values, rotations, centre):
-    """Positions (s, 3), with x in [0, 1), and values (s,) float64 of the samples that reach the edge of the plane kx = 0."""
-    h, half = values.shape[1:]
+def _samples_near_edge(shape, rotations, centre):
+    """Samples of slices (m, *shape) that reach the edge of the plane kx = 0.
+
+    Positions (s, 3) with x in [0, 1); (s,) which were mirrored for that, so that their values are to be conjugated, and
+    factors on their values; (m, *shape) bool, which they are.
+    """
+    h, half = shape
     q = np.fft.fftfreq(h, 1 / h)
     p = np.arange(half)
     at = np.einsum("mab,ahp->mhpb", rotations[:, :2], np.stack(np.broadcast_arrays(p[None, :], q[:, None])))
@@ -124,6 +134,4 @@ def _samples_near_edge(values, rotations, centre):
     once = (p[None, :] > 0) | (q[:, None] >= 0)  # column 0 holds every pair twice
     near = (at[..., 0] < 1) & (np.abs(at[..., 1:]).max(axis=-1) > centre - 1) & once
     share = np.where(p == h / 2, 0.5, 1.0)  # the mass of that pixel was doubled for insert_slices, which halves it
-    value = (asnumpy(values) * share)[near]
-    value = np.where(flip[near], value.conj(), value)
-    return at[near], value.astype(np.complex128 if np.iscomplexobj(value) else np.float64)
+    return at[near], flip[near], np.broadcast_to(share, near.shape)[near], near
