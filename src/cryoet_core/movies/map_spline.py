@@ -15,6 +15,18 @@ def cubic_weights(t):
     return value, slope, bend
 
 
+def spline_sums(nodes, first, fraction, orders):
+    """Splines of nodes (n, k, k) [y, x], or of one (1, k, k) at n places: one (n,) array per (order x, order y) of the derivative, per sample.
+
+    first : (n, 2) x, y of the first of the four nodes about each place. fraction : (n, 2) distance beyond the second, 0 to 1.
+    """
+    which = np.arange(len(first)) if len(nodes) > 1 else np.zeros(len(first), int)
+    columns, rows = (first[:, axis, None] + np.arange(4) for axis in (0, 1))
+    values = nodes[which[:, None, None], rows[:, :, None], columns[:, None, :]]
+    along = cubic_weights(fraction)
+    return [np.einsum("nij,ni,nj->n", values, along[order_y][:, 1], along[order_x][:, 0]) for order_x, order_y in orders]
+
+
 class MapSplines:
     """maps (n, m, m) [y, x], all sampled at ``axis`` (m,), evenly spaced."""
 
@@ -24,31 +36,20 @@ class MapSplines:
         self._nodes = np.pad(inner, ((0, 0), (1, 1), (1, 1)), mode="reflect")  # the neighbours beyond the first and last sample
         self._first, self._step, self._last = axis[0], axis[1] - axis[0], len(axis) - 2
 
-    def _local(self, xy):
-        """The 4 x 4 nodes (n, 4, 4) about xy (n, 2) and the weights along y and x."""
+    def _sums(self, xy, orders):
         position = (np.asarray(xy, dtype=np.float64) - self._first) / self._step
         left = np.clip(np.floor(position).astype(int), 0, self._last)
-        columns, rows = (left[:, axis, None] + np.arange(4) for axis in (0, 1))
-        which = np.arange(len(left)) if len(self._nodes) > 1 else np.zeros(len(left), int)
-        nodes = self._nodes[which[:, None, None], rows[:, :, None], columns[:, None, :]]
-        along = cubic_weights(position - left)
-        return nodes, [w[:, 1] for w in along], [w[:, 0] for w in along]
-
-    @staticmethod
-    def _sum(nodes, along_y, along_x):
-        return np.einsum("nij,ni,nj->n", nodes, along_y, along_x)
+        return spline_sums(self._nodes, left, position - left, orders)
 
     def value(self, xy):
         """(n,) map i at xy[i] (n, 2); one map: at every place of xy."""
-        nodes, y, x = self._local(xy)
-        return self._sum(nodes, y[0], x[0])
+        return self._sums(xy, ((0, 0),))[0]
 
     def value_and_slope(self, xy):
         """(n,) values and (n, 2) derivatives along x and y."""
-        nodes, y, x = self._local(xy)
-        return self._sum(nodes, y[0], x[0]), np.stack([self._sum(nodes, y[0], x[1]), self._sum(nodes, y[1], x[0])], axis=1) / self._step
+        value, *slope = self._sums(xy, ((0, 0), (1, 0), (0, 1)))
+        return value, np.stack(slope, axis=1) / self._step
 
     def bend(self, xy):
         """(n, 2) second derivatives along x and y."""
-        nodes, y, x = self._local(xy)
-        return np.stack([self._sum(nodes, y[0], x[2]), self._sum(nodes, y[2], x[0])], axis=1) / self._step**2
+        return np.stack(self._sums(xy, ((2, 0), (0, 2))), axis=1) / self._step**2

@@ -16,7 +16,7 @@ from scipy.ndimage import gaussian_filter, spline_filter1d
 
 from cryoet_core.backend import array_namespace, asnumpy, fft_module
 from cryoet_core.fourier import frequency_grid
-from cryoet_core.movies.map_spline import cubic_weights
+from cryoet_core.movies.map_spline import spline_sums
 from cryoet_core.movies.pair_correlation import STEP, MapSampler, band_weights
 
 PATCH_ANGST = 1500.0  # side; Warp's patches are 768 px
@@ -124,23 +124,16 @@ def _evaluate(coefficients, shift, orders):
 
     Shifts beyond the maps take the value at the border; there slopes and curvatures are 0.
     """
-    m = coefficients.shape[-1]
+    m, shape = coefficients.shape[-1], shift.shape[:-1]
     limit = m // 2 - 2
-    inside = np.abs(shift) <= limit
+    shift = shift.reshape(-1, 2)
     place = np.clip(shift, -limit, limit) + m // 2
     base = np.floor(place).astype(int)
-    fraction = place - base
-    index = base[..., None] + np.arange(-1, 3)  # (P, Q, 2, 4)
-    flat = coefficients.reshape(*coefficients.shape[:2], m * m)
-    cells = (index[:, :, 1, :, None] * m + index[:, :, 0, None, :]).reshape(*index.shape[:2], 16)
-    values = np.take_along_axis(flat, cells, axis=2).reshape(*index.shape[:2], 4, 4)
-    along_x, along_y = cubic_weights(fraction[..., 0]), cubic_weights(fraction[..., 1])  # by order of the derivative
+    inside = np.abs(shift) <= limit
     out = []
-    for order_x, order_y in orders:
-        result = np.einsum("pqyx,pqy,pqx->pq", values, along_y[order_y], along_x[order_x])
-        for order, axis in ((order_x, 0), (order_y, 1)):
-            result = np.where(inside[..., axis], result, 0) if order else result
-        out.append(result)
+    for result, order in zip(spline_sums(coefficients.reshape(-1, m, m), base - 1, place - base, orders), orders, strict=True):
+        flat = ~(inside | (np.array(order) == 0)).all(axis=1)
+        out.append(np.where(flat, 0, result).reshape(shape))
     return out
 
 
