@@ -15,7 +15,7 @@ import pandas as pd
 
 from cryoet_core.errors import UserInputError
 from cryoet_core.io.atomic import atomic_path
-from cryoet_core.io.images import split_image_name
+from cryoet_core.io.images import image_name, split_image_name
 from cryoet_core.io.mrc import read_header
 from cryoet_core.io.star import find_block, read_star, write_star
 from cryoet_core.metadata import (
@@ -30,6 +30,7 @@ from cryoet_core.metadata import (
 _TILT_COLUMNS = [c for c, label in TILT_LABELS.items() if label.startswith("rln")]
 _TILT_NEEDED = ("image", "pre_exposure_e_per_a2", "defocus_u_angst", "defocus_v_angst", "defocus_angle_deg",
                 "y_tilt_deg", "z_rot_deg", "x_shift_angst", "y_shift_angst")
+_IMAGES = ("rlnMicrographName", "rlnMicrographNameEven", "rlnMicrographNameOdd")
 _IMAGE_COLUMNS = ("image_name", "ctf_image", "visible_frames")
 _IMAGE_OPTICS = ("rlnCtfDataAreCtfPremultiplied", "rlnImageDimensionality", "rlnTomoSubtomogramBinning",
                  "rlnImagePixelSize", "rlnImageSize")
@@ -168,15 +169,40 @@ def _copy_map(source: str | os.PathLike, target: Path) -> str:
     return target.as_posix()
 
 
+def _with_stacks_linked(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """The tilt table with every "n@stack.mrc" named through a link `folder`/<stack>.mrcs: RELION refuses sections of a .mrc file."""
+    links: dict[str, str] = {}
+    table = table.copy()
+    for label in _IMAGES:
+        if label in table:
+            parts = [split_image_name(str(name)) for name in table[label]]
+            table[label] = [
+                image_name(section, _link(path, folder, links)) if "@" in name and path.endswith(".mrc") else name
+                for name, (section, path) in zip(table[label], parts, strict=True)
+            ]
+    return table
+
+
+def _link(path: str, folder: Path, links: dict[str, str]) -> str:
+    """Make the relative link <stem>.mrcs to `path` in `folder`, once; its name."""
+    if path not in links:
+        link = folder / f"{Path(path).stem}.mrcs"
+        folder.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(os.path.relpath(path, folder))
+        links[path] = link.as_posix()
+    return links[path]
+
+
 def write_relion_tomograms(folder: str | os.PathLike, series_list: list[TiltSeries]) -> None:
     """Write tomograms.star and tilt_series/<name>.star into `folder`: what RELION 5 needs of an alignment.
 
-    Raises UserInputError E-RELION-01 (tilt table).
+    The stacks of the views are linked as tilt_series/<name>.mrcs. Raises UserInputError E-RELION-01 (tilt table).
     """
     folder, groups, rows = Path(folder), _optics_groups(series_list), []
     for series in series_list:
         star_file = folder / "tilt_series" / f"{series.name}.star"
-        write_star(star_file, {series.name: tilt_table(series)})
+        write_star(star_file, {series.name: _with_stacks_linked(tilt_table(series), star_file.parent)})
         rows.append(tomogram_row(series, star_file.as_posix(), f"opticsGroup{groups[series.name]}"))
     write_star(folder / "tomograms.star", {"global": pd.DataFrame(rows)})
 
@@ -188,7 +214,7 @@ def write_relion_project(
 ) -> None:
     """Write the RELION 5 view of one averaging round into `folder`.
 
-    tomograms.star, tilt_series/<name>.star, particles.star, optimisation_set.star (written last), and copies of
+    tomograms.star, tilt_series/<name>.star with links to the stacks, particles.star, optimisation_set.star (written last), and copies of
     the MRC files map.mrc, half1.mrc, half2.mrc, mask.mrc that are given. Particle images are named only where
     every particle has a file of its own, as RELION wants; else RELION's extract job makes them.
 
@@ -232,7 +258,7 @@ def _completed(tilts: pd.DataFrame, root: Path) -> pd.DataFrame:
                 "rlnTomoXShiftAngst": zeros, "rlnTomoYShiftAngst": zeros, "rlnCtfScalefactor": zeros + 1,
                 "tlExcluded": np.zeros(len(tilts), dtype=np.int64), "tlExcludeReason": "none"}
     missing = {k: v for k, v in defaults.items() if k not in tilts and v is not None}
-    for column in ("rlnMicrographName", "rlnMicrographNameEven", "rlnMicrographNameOdd"):
+    for column in _IMAGES:
         if column in tilts:
             missing[column] = [_in_root(name, root) for name in tilts[column]]
     return tilts.assign(**missing)

@@ -1,5 +1,7 @@
 """The RELION 5 project view."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -58,7 +60,9 @@ def test_view_has_relions_files_and_columns(here, maps):
     assert {"rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast", "rlnMicrographOriginalPixelSize",
             "rlnTomoTiltSeriesPixelSize", "rlnTomoHand", "rlnOpticsGroupName"} <= set(tomograms)
     tilts = read_star(f"{here}/tilt_series/TS_01.star")["TS_01"]
-    assert tilts["rlnMicrographName"].tolist() == ["000002@stacks/TS_01.mrc", "000003@stacks/TS_01.mrc"]
+    # RELION 5.0.1 stops at "n@stack.mrc" ("stacks of images in MRC-format should have extension .mrcs")
+    assert tilts["rlnMicrographName"].tolist() == [f"00000{n}@{here}/tilt_series/TS_01.mrcs" for n in (2, 3)]
+    assert Path(f"{here}/tilt_series/TS_01.mrcs").resolve() == Path("stacks/TS_01.mrc").resolve()
     assert {"rlnTomoXTilt", "rlnTomoYTilt", "rlnTomoZRot", "rlnTomoXShiftAngst", "rlnTomoYShiftAngst", "rlnDefocusU",
             "rlnDefocusV", "rlnDefocusAngle", "rlnMicrographPreExposure", "rlnCtfScalefactor",
             "rlnTomoNominalStageTiltAngle", "rlnTomoNominalTiltAxisAngle", "rlnMicrographMovieName"} <= set(tilts)
@@ -110,7 +114,7 @@ def test_view_is_read_back(here):
     np.testing.assert_allclose(back[0].geometry.project([[10, 20, 30]])[0], used.geometry.project([[10, 20, 30]])[0])
     assert back[0].tilts["tilt_id"].tolist() == [1, 2] and back[0].included.all()
     moved = read_relion_tomograms(f"{here}/tomograms.star", ".")[1]
-    assert moved.tilts["image"].iloc[0] == "000002@stacks/TS_02.mrc"
+    assert moved.tilts["image"].iloc[0] == f"000002@{here}/tilt_series/TS_02.mrcs"
 
 
 def test_refusals(here):
