@@ -106,30 +106,56 @@ def extract_points(volume_ft, coords, pad=1):
     return np.array([trilinear_ft(volume_ft, *(pad * k)) for k in coords.astype(float)])
 
 
-def insert_slices(slices, weights, rotations, n, radius_px, pad=1):
-    """Splat every pixel of the whole plane onto a whole cube with a margin, then keep kx >= 0."""
-    box, size = n * pad, slices.shape[1]
+def sample_turned(volume_ft, matrices, points):
+    return np.array([[trilinear_ft(volume_ft, *(m @ k)) for k in points] for m in matrices])
+
+
+def sample_turned_slopes(volume_ft, matrices, tangents, points, step=1e-6):
+    """Central differences along the tangents, inside the cells of the grid (a step is far smaller than the distance to their walls)."""
+    values = [sample_turned(volume_ft, matrices, points)]
+    for s in range(tangents.shape[1]):
+        ahead, behind = (sample_turned(volume_ft, matrices + sign * step * tangents[:, s], points) for sign in (1, -1))
+        values.append((ahead - behind) / (2 * step))
+    return np.stack(values, axis=1)
+
+
+def insert_turned(values, weights, matrices, points, n):
+    places = np.einsum("mij,kj->mki", matrices, points).reshape(-1, 3)
+    return splatted(places, values.ravel(), weights.ravel(), n)
+
+
+def splatted(places, values, weights, box):
+    """Samples and their Friedel mates at ``places`` (x, y, z) on a whole cube with a margin; then kx >= 0 is kept."""
     margin = box + 2
     data = np.zeros((2 * margin + 1,) * 3, complex)
     weight = np.zeros((2 * margin + 1,) * 3)
+    for place, value, w in zip(places, values, weights, strict=True):
+        for sign, sample in ((1, value), (-1, np.conj(value))):
+            k = sign * place[::-1]  # z, y, x
+            low = np.floor(k).astype(int)
+            for d in itertools.product((0, 1), repeat=3):
+                g = low + d
+                tent = np.prod(1 - np.abs(k - g))
+                data[tuple(g + margin)] += tent * sample
+                weight[tuple(g + margin)] += tent * w
+    first = margin - box // 2
+    keep = (slice(first, first + box), slice(first, first + box), slice(margin, margin + box // 2 + 1))
+    return data[keep], weight[keep]
+
+
+def insert_slices(slices, weights, rotations, n, radius_px, pad=1):
+    """Every pixel of the whole plane; columns that hold both mates count half."""
+    size, places, values, shares = slices.shape[1], [], [], []
     for i, r in enumerate(np.asarray(rotations)):
         for j, p in itertools.product(range(size), range(size // 2 + 1)):
             q = signed(j, size)
             if p * p + q * q > radius_px * radius_px:
                 continue
             share = 0.5 if p == 0 or 2 * p == size else 1.0
-            value, w = slices[i, j, p] * share, weights[i, j, p] * share
-            for sign, sample in ((1, value), (-1, np.conj(value))):
-                k = sign * pad * (r.T @ [p, q, 0.0])[::-1]  # z, y, x
-                low = np.floor(k).astype(int)
-                for d in itertools.product((0, 1), repeat=3):
-                    g = low + d
-                    tent = np.prod(1 - np.abs(k - g))
-                    data[tuple(g + margin)] += tent * sample
-                    weight[tuple(g + margin)] += tent * w
-    first = margin - box // 2
-    keep = (slice(first, first + box), slice(first, first + box), slice(margin, margin + box // 2 + 1))
-    return data[keep], weight[keep]
+            places.append(pad * (r.T @ [p, q, 0.0]))
+            values.append(slices[i, j, p] * share)
+            shares.append(weights[i, j, p] * share)
+    return splatted(places, values, shares, n * pad)
 
 
 def gather_slices(slices, weights, rotations, n, radii_px, pad=1):

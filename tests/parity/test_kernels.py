@@ -126,6 +126,35 @@ def extract_points_cases():
         yield (hermitian_ft(n), coords), {"pad": pad}
 
 
+def turned_lists():
+    """(box, matrices, points): in the plane and in space, oversampled, scaled, and reaching beyond the box."""
+    plane, space = rng(20).integers(-3, 4, (40, 3)), rng(21).integers(-3, 4, (60, 3))
+    plane[:, 2] = 0
+    yield 12, random_rotations(3), plane
+    yield 12, 1.7 * random_rotations(2, 22), space
+    yield 9, random_rotations(2, 23), space
+    yield 8, 1.3 * random_rotations(3, 24), space + 0.25
+
+
+def sample_turned_cases():
+    for n, matrices, points in turned_lists():
+        yield (hermitian_ft(n), matrices, points.astype(float)), {}
+
+
+def sample_turned_slopes_cases():
+    for n, matrices, points in turned_lists():
+        points = points[np.any(points != 0, axis=1)].astype(float)  # at the origin, on the walls of cells, there is no slope
+        yield (hermitian_ft(n), matrices, rng(25).normal(size=(len(matrices), 3, 3, 3)), points), {}
+
+
+def insert_turned_cases():
+    for n, matrices, points in turned_lists():
+        values = complex_((len(matrices), len(points)))
+        weights = rng(26).uniform(0, 1, values.shape).astype(np.float32)
+        values[0, 3], weights[0, 3] = 0, 0
+        yield (values, weights, matrices, points.astype(float), n), {}
+
+
 def insert_slices_cases():
     for n, pad, radius in [(8, 1, 3), (11, 1, 4), (9, 1, 4), (8, 2, 3), (8, 2, 4), (6, 1, 3), (1, 1, 0)]:
         turns = np.concatenate([np.eye(3)[None], random_rotations(3)])
@@ -183,6 +212,9 @@ CASES = {
     "forward_project_aligned": forward_project_aligned_cases,
     "extract_slices": extract_slices_cases,
     "extract_points": extract_points_cases,
+    "sample_turned": sample_turned_cases,
+    "sample_turned_slopes": sample_turned_slopes_cases,
+    "insert_turned": insert_turned_cases,
     "insert_slices": insert_slices_cases,
     "gather_slices": gather_slices_cases,
     "rotate_volume": rotate_volume_cases,
@@ -190,6 +222,7 @@ CASES = {
     "warp_accumulate": warp_accumulate_cases,
     "sample_spline": sample_spline_cases,
 }
+COMPLEX = ("extract_slices", "extract_points", "sample_turned", "sample_turned_slopes", "phase_shift_accumulate")
 PARAMETERS = [
     pytest.param(kernel, args, keywords, id=f"{kernel.name}-{number}")
     for kernel in kernels.KERNELS
@@ -215,9 +248,8 @@ def test_kernel_equals_reference(kernel, args, keywords, device):
     expected = getattr(references, kernel.name)(*args, **keywords)
     with on_device(device) as to:
         found = to.host(kernel.contract(to.device(args[0]), *to.arguments(kernel, args[1:]), **keywords))
-    dtypes = ("complex64", "float32") if kernel.name in ("extract_slices", "extract_points") else ("float32",)
-    if kernel.name in ("insert_slices", "gather_slices"):
+    if kernel.name in ("insert_slices", "insert_turned", "gather_slices"):
         assert_close(found[0], expected[0], "complex64")
         assert_close(found[1], expected[1], "float32")
     else:
-        assert_close(found, expected, "complex64" if kernel.name == "phase_shift_accumulate" else dtypes[0])
+        assert_close(found, expected, "complex64" if kernel.name in COMPLEX else "float32")

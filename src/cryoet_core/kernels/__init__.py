@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 from cryoet_core.kernels.back_project import back_project
 from cryoet_core.kernels.back_project_aligned import back_project_aligned
-from cryoet_core.kernels.extract_slices import extract_points, extract_slices
+from cryoet_core.kernels.extract_slices import extract_points, extract_slices, sample_turned, sample_turned_slopes
 from cryoet_core.kernels.forward_project import forward_project
 from cryoet_core.kernels.forward_project_aligned import forward_project_aligned
 from cryoet_core.kernels.gather_slices import gather_slices
-from cryoet_core.kernels.insert_slices import insert_slices, new_accumulator, split_accumulator
+from cryoet_core.kernels.insert_slices import insert_slices, insert_turned, new_accumulator, split_accumulator
 from cryoet_core.kernels.max_update import max_update
 from cryoet_core.kernels.phase_shift_accumulate import phase_shift_accumulate
 from cryoet_core.kernels.rotate_volume import rotate_volume
@@ -51,7 +51,10 @@ _CONTRACTS = (
     (forward_project_aligned, "forward_project_aligned"),
     (extract_slices, "extract_slices"),
     (extract_points, "extract_slices"),
+    (sample_turned, "extract_slices"),
+    (sample_turned_slopes, "extract_slices"),
     (insert_slices, "insert_slices"),
+    (insert_turned, "insert_slices"),
     (gather_slices, "gather_slices"),
     (rotate_volume, "rotate_volume"),
     (sample_spline, "sample_spline"),
@@ -72,12 +75,15 @@ __all__ = [
     "forward_project_aligned",
     "gather_slices",
     "insert_slices",
+    "insert_turned",
     "max_update",
     "new_accumulator",
     "phase_shift_accumulate",
     "rotate_volume",
     "spline_response",
     "sample_spline",
+    "sample_turned",
+    "sample_turned_slopes",
     "split_accumulator",
     "warp_accumulate",
 ]

@@ -1,4 +1,4 @@
-"""Central slices (and single points) of a Fourier volume by trilinear interpolation.
+"""Central slices, single points and turned lists of points of a Fourier volume, by trilinear interpolation.
 
 The volume transform has shape (N, N, N//2 + 1): kz and ky centred (zero at N//2), kx >= 0 (zero at index 0); it may
 be oversampled, N = n * pad. For the image whose axes are the rows of R (R maps volume to image coordinates)::
@@ -60,3 +60,43 @@ def extract_points(volume_ft, coords, pad=1):
     implementation = extract_slices_gpu if is_gpu_array(volume_ft) else extract_slices_cpu
     implementation.extract_points(volume_ft, coords, float(pad), out)
     return out
+
+
+def sample_turned(volume_ft, matrices, points):
+    """Values complex64 (m, K) at ``matrices`` (m, 3, 3) times ``points`` (K, 3), on the device of ``volume_ft``.
+
+    The products are (kx, ky, kz) in voxels of the stored transform: an oversampling is in the matrices. Points in the plane kz = 0 make
+    a slice, points in space the turned transform itself.
+
+    Raises
+    ------
+    ValueError when a shape does not fit.
+    """
+    volume_ft, matrices, points = _turned_arguments(volume_ft, matrices, points)
+    out = output(None, (len(matrices), len(points)), "complex64", volume_ft, zero=False)
+    implementation = extract_slices_gpu if is_gpu_array(volume_ft) else extract_slices_cpu
+    implementation.sample_turned(volume_ft, matrices, points, out)
+    return out
+
+
+def sample_turned_slopes(volume_ft, matrices, tangents, points):
+    """Values and slopes complex64 (m, 1 + s, K): :func:`sample_turned`, then grad F . (``tangents`` (m, s, 3, 3) times ``points``).
+
+    With tangents dM/dt they are the derivatives of the values along t; exactly those of the interpolant.
+
+    Raises
+    ------
+    ValueError when a shape does not fit.
+    """
+    volume_ft, matrices, points = _turned_arguments(volume_ft, matrices, points)
+    tangents = host("tangents", tangents, (len(matrices), None, 3, 3))
+    out = output(None, (len(matrices), 1 + tangents.shape[1], len(points)), "complex64", volume_ft, zero=False)
+    implementation = extract_slices_gpu if is_gpu_array(volume_ft) else extract_slices_cpu
+    implementation.sample_turned_slopes(volume_ft, matrices, tangents, points, out)
+    return out
+
+
+def _turned_arguments(volume_ft, matrices, points):
+    volume_ft = dense("volume_ft", volume_ft, 3, "complex64")
+    transform_box("volume_ft", volume_ft.shape)
+    return volume_ft, host("matrices", matrices, (None, 3, 3)), host("points", points, (None, 3))
