@@ -326,7 +326,7 @@ def _insert_marginal(accumulator, weights, rows, white, grid, part):
 
 def _batch_noise(images, slices, phases, previous, frequencies):
     """Noise spectra from the residuals at the best poses; shells beyond the present resolution keep the old value."""
-    n = frequencies.kx.size
+    n = len(frequencies)
     low = replace(images, masked=images.masked[..., :n], ctf=images.ctf[..., :n], frequencies=frequencies)
     spectra = smooth_spectra(*residual_sums(low, slice(None), slices, phases))
     spectra[:, int(frequencies.shell[-1]) + 1 :] = previous[:, int(frequencies.shell[-1]) + 1 :]

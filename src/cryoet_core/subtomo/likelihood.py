@@ -27,26 +27,48 @@ from cryoet_core.fourier import rfft_centred
 
 @dataclass(frozen=True)
 class FrequencyList:
-    """Half-plane Fourier coefficients of a square image, sorted by radius: a resolution limit is a prefix.
+    """Half of the Fourier coefficients of a square image or a cube, sorted by radius: a resolution limit is a prefix.
 
-    box_px : image size. kx, ky : (K,) int64 cycles per box; one of each Hermitian pair, zero and the Nyquist row and
-    column (which have no partner of opposite sign) left out. shell : (K,) int64, rint of the radius.
+    box_px : size. points : (K, 3) int64, cycles per box along x, y, z (z = 0 of an image); one of each Hermitian pair, zero and the
+    Nyquist rows, columns and planes (which have no partner of opposite sign) left out. shell : (K,) int64, rint of the radius.
+    ndim : 2 (image) or 3 (cube).
     """
 
     box_px: int
-    kx: np.ndarray
-    ky: np.ndarray
+    points: np.ndarray
     shell: np.ndarray
+    ndim: int = 2
 
     @classmethod
-    def of_box(cls, box_px: int) -> FrequencyList:
+    def of_box(cls, box_px: int, ndim: int = 2) -> FrequencyList:
         half = box_px // 2
-        ky, kx = np.meshgrid(np.arange(-half + 1, half), np.arange(half), indexing="ij")
-        radius2 = kx**2 + ky**2
-        keep = ((kx > 0) | (ky > 0)) & (np.rint(np.sqrt(radius2)) <= half)
-        order = np.lexsort((ky[keep], kx[keep], radius2[keep]))
-        kx, ky = kx[keep][order], ky[keep][order]
-        return cls(box_px, kx, ky, np.rint(np.hypot(kx, ky)).astype(np.int64))
+        whole, positive = np.arange(-half + 1, half), np.arange(half)
+        kz, ky, kx = np.meshgrid(whole if ndim == 3 else [0], whole, positive, indexing="ij")
+        radius2 = kx**2 + ky**2 + kz**2
+        keep = ((kx > 0) | (ky > 0) | ((ky == 0) & (kz > 0))) & (np.rint(np.sqrt(radius2)) <= half)
+        order = np.lexsort((kz[keep], ky[keep], kx[keep], radius2[keep]))
+        points = np.stack([kx[keep], ky[keep], kz[keep]], axis=1)[order].astype(np.int64)
+        return cls(box_px, points, np.rint(np.sqrt(radius2[keep][order])).astype(np.int64), ndim)
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    @property
+    def kx(self) -> np.ndarray:
+        return self.points[:, 0]
+
+    @property
+    def ky(self) -> np.ndarray:
+        return self.points[:, 1]
+
+    @property
+    def kz(self) -> np.ndarray:
+        return self.points[:, 2]
+
+    @property
+    def radius(self) -> float:
+        """Largest distance from zero, cycles per box."""
+        return float(np.linalg.norm(self.points[-1]))
 
     def count(self, max_shell: int) -> int:
         """How many coefficients lie in shells up to ``max_shell`` (rint of the radius), inclusive."""
@@ -54,30 +76,35 @@ class FrequencyList:
 
     def upto(self, max_shell: int) -> FrequencyList:
         n = self.count(max_shell)
-        return replace(self, kx=self.kx[:n], ky=self.ky[:n], shell=self.shell[:n])
+        return replace(self, points=self.points[:n], shell=self.shell[:n])
+
+    def _index(self, size: int, points):
+        """Place of ``points`` in a flat half-complex transform of a box of ``size``."""
+        kx, ky, kz = points.T
+        return (((kz % size) * size if self.ndim == 3 else 0) + ky % size) * (size // 2 + 1) + kx
 
     def gather(self, transform):
-        """Coefficients of the list from half-complex transforms (..., b, b//2 + 1) -> (..., K).
+        """Coefficients of the list from half-complex transforms (..., [b,] b, b//2 + 1) -> (..., K).
 
         b is the box, or any smaller even size with the same frequency step that holds the whole list.
         """
         xp = array_namespace(transform)
-        size = transform.shape[-2]
-        index = xp.asarray((self.ky % size) * (size // 2 + 1) + self.kx)
-        return xp.take(transform.reshape(*transform.shape[:-2], -1), index, axis=-1)
+        index = xp.asarray(self._index(transform.shape[-2], self.points))
+        return xp.take(transform.reshape(*transform.shape[: -self.ndim], -1), index, axis=-1)
 
     def scatter(self, values):
-        """Inverse of :meth:`gather`: (..., K) -> (..., b, b//2 + 1), zeros elsewhere, both mates of column kx = 0.
+        """Inverse of :meth:`gather`: (..., K) -> (..., [b,] b, b//2 + 1), zeros elsewhere, both mates of the plane kx = 0.
 
         b is the smallest even size that holds the list with room to spare, at most the box.
         """
         xp = array_namespace(values)
-        n = min(self.box_px, 2 * (int(max(self.kx.max(), self.ky.max())) + 1))
-        out = xp.zeros((*values.shape[:-1], n * (n // 2 + 1)), dtype=values.dtype)
-        out[..., xp.asarray((self.ky % n) * (n // 2 + 1) + self.kx)] = values
+        n = min(self.box_px, 2 * (int(self.points.max()) + 1))
+        shape = (*(n,) * (self.ndim - 1), n // 2 + 1)
+        out = xp.zeros((*values.shape[:-1], int(np.prod(shape))), dtype=values.dtype)
+        out[..., xp.asarray(self._index(n, self.points))] = values
         edge = np.flatnonzero(self.kx == 0)
-        out[..., xp.asarray((-self.ky[edge] % n) * (n // 2 + 1))] = values[..., xp.asarray(edge)].conj()
-        return out.reshape(*values.shape[:-1], n, n // 2 + 1)
+        out[..., xp.asarray(self._index(n, -self.points[edge]))] = values[..., xp.asarray(edge)].conj()
+        return out.reshape(*values.shape[:-1], *shape)
 
     @property
     def n_shells(self) -> int:
@@ -157,15 +184,17 @@ def masked_images(images, mask):
 
 
 def image_shifts(view_rotations, shifts_px):
-    """Where 3-D shifts (..., 3) in tomogram axes move the images: (..., F, 2)."""
-    return np.einsum("fij,...j->...fi", np.asarray(view_rotations)[:, :2], np.asarray(shifts_px, dtype=np.float64))
+    """Where 3-D shifts (..., 3) in tomogram axes move the images: (..., F, 3), the last component along the depth."""
+    return np.einsum("fij,...j->...fi", np.asarray(view_rotations), np.asarray(shifts_px, dtype=np.float64))
 
 
 def shift_phases(frequencies: FrequencyList, view_rotations, shifts_px, xp=np):
     """exp(+2 pi i k.u) for 3-D shifts (..., 3) px -> (..., F, K) complex64: multiply an image to undo its shift."""
     u = image_shifts(view_rotations, shifts_px) * (2 * np.pi / frequencies.box_px)
-    angle = xp.asarray(u[..., 0:1], dtype=xp.float32) * xp.asarray(frequencies.kx, dtype=xp.float32)
-    angle = angle + xp.asarray(u[..., 1:2], dtype=xp.float32) * xp.asarray(frequencies.ky, dtype=xp.float32)
+    angle = 0
+    for axis in range(frequencies.ndim):
+        k = xp.asarray(frequencies.points[:, axis], dtype=xp.float32)
+        angle = angle + xp.asarray(u[..., axis : axis + 1], dtype=xp.float32) * k
     out = xp.empty(angle.shape, dtype=xp.complex64)
     out.real, out.imag = xp.cos(angle), xp.sin(angle)
     return out
@@ -200,7 +229,7 @@ def whiten(
     """
     xp = array_namespace(images.masked)
     frequencies = images.frequencies.upto(max_shell)
-    n = frequencies.kx.size
+    n = len(frequencies)
     inverse = xp.asarray(1.0 / np.asarray(sigma2)[:, frequencies.shell], dtype=xp.float32)  # (F, K)
     source = images.masked if masked else images.unmasked
     data = source[..., :n] * inverse

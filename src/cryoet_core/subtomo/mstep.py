@@ -13,12 +13,13 @@ import numpy as np
 
 from cryoet_core.backend import array_namespace, asnumpy, fft_module
 from cryoet_core.fourier import centre_crop_or_pad, irfft_centred, rfft_centred, shell_sum
-from cryoet_core.kernels.extract_slices import extract_slices
-from cryoet_core.kernels.insert_slices import insert_slices, new_accumulator, split_accumulator
+from cryoet_core.kernels.extract_slices import sample_turned, sample_turned_slopes
+from cryoet_core.kernels.insert_slices import insert_turned, new_accumulator, split_accumulator
 from cryoet_core.masks import soft_sphere
 from cryoet_core.subtomo.likelihood import FrequencyList, shift_phases
 
 PAD = 2
+_TURNS = np.array([[[0, 0, 0], [0, 0, -1], [0, 1, 0]], [[0, 0, 1], [0, 0, 0], [-1, 0, 0]], [[0, -1, 0], [1, 0, 0], [0, 0, 0]]], float)  # e x
 _WEIGHT_FLOOR = 1e-3  # of the shell's mean weight (RELION's)
 
 
@@ -48,17 +49,27 @@ class Reference:
         return cls(xp.ascontiguousarray(transform), box, pad)
 
     def slices(self, rotations, frequencies: FrequencyList):
-        """Central slices at ``R^T (kx, ky, 0)`` for rotations (..., 3, 3), reference -> image -> (..., K) complex64."""
+        """The transform at ``R^T k`` for rotations (..., 3, 3), reference -> image, and the frequencies k -> (..., K) complex64."""
         rotations = np.asarray(rotations, dtype=np.float64)
-        radius = float(np.hypot(frequencies.kx, frequencies.ky).max()) + 1e-3
-        size = min(self.box_px, 2 * (int(radius) + 1))
-        planes = extract_slices(self.transform, rotations.reshape(-1, 3, 3), radius, size, self.pad)
-        return frequencies.gather(planes).reshape(*rotations.shape[:-2], frequencies.kx.size)
+        matrices = self.pad * np.swapaxes(rotations, -1, -2).reshape(-1, 3, 3)
+        return sample_turned(self.transform, matrices, frequencies.points).reshape(*rotations.shape[:-2], -1)
 
     def view_slices(self, view_rotations, orientations, frequencies: FrequencyList):
-        """Slices for every orientation (..., 3, 3) and view (F, 3, 3) -> (..., F, K)."""
+        """Slices for every orientation (..., 3, 3) and view (F, 3, 3) -> (..., F, K).
+
+        Of 3-D frequencies, with the one view that a volume has, they are the whole turned transform.
+        """
         combined = np.asarray(view_rotations) @ np.asarray(orientations)[..., None, :, :]
         return self.slices(combined, frequencies)
+
+    def view_slopes(self, view_rotations, orientations, frequencies: FrequencyList):
+        """Slices of orientations (M, 3, 3) and their derivatives as these turn about x, y, z of the tomogram -> (M, F, 4, K), per rad."""
+        views = np.asarray(view_rotations)
+        matrices = self.pad * np.einsum("mji,fkj->mfik", orientations, views)  # (V A)^T
+        tangents = -self.pad * np.einsum("mji,sjl,fkl->mfsik", orientations, _TURNS, views)  # A^T exp(-[t]) V^T along t
+        shape = (len(orientations), len(views))
+        found = sample_turned_slopes(self.transform, matrices.reshape(-1, 3, 3), tangents.reshape(-1, 3, 3, 3), frequencies.points)
+        return found.reshape(*shape, 4, -1)
 
 
 @dataclass(frozen=True)
@@ -115,23 +126,16 @@ class Sums:
 
 
 class Accumulator:
-    """Collects slices of any number of particles; :meth:`sums` gives what was collected."""
+    """Collects slices or volumes of any number of particles; :meth:`sums` gives what was collected."""
 
     def __init__(self, box_px: int, pad: int = PAD, xp=np):
         self.box_px, self.pad = box_px, pad
         self._grid = new_accumulator(box_px, pad, xp)
 
     def insert(self, data, weight, rotations, frequencies: FrequencyList):
-        """Add slices: data (R, K) complex64, weight (R, K) float32; rotations (R, 3, 3), reference -> image."""
-        insert_slices(
-            frequencies.scatter(data),
-            frequencies.scatter(weight),
-            np.asarray(rotations),
-            self.box_px,
-            radius_px=self.box_px / 2 + 0.5,
-            pad=self.pad,
-            out=self._grid,
-        )
+        """Add slices (or volumes): data (R, K) complex64, weight (R, K) float32; rotations (R, 3, 3), reference -> image."""
+        matrices = self.pad * np.swapaxes(np.asarray(rotations), 1, 2)
+        insert_turned(data, weight, matrices, frequencies.points, self.pad * self.box_px, out=self._grid)
 
     def sums(self) -> Sums:
         return Sums(*split_accumulator(self._grid), self.box_px, self.pad)

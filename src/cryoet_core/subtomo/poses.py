@@ -138,18 +138,16 @@ class _Expansion:
 
 
 def _expand(images, reference, poses: Poses, prior) -> _Expansion:
-    """Second-order expansion of the log posterior at every pose, by central differences of slices for the rotation."""
+    """Second-order expansion of the log posterior at every pose."""
     xp = array_namespace(images.data)
     frequencies, views = images.frequencies, images.view_rotations
-    delta = 0.5 / float(np.hypot(frequencies.kx, frequencies.ky).max())  # moves the last shell by one padded voxel
-    turns = rotation_vector_to_matrix(np.rad2deg(delta) * np.concatenate([np.zeros((1, 3)), np.eye(3), -np.eye(3)]))
-    slices = reference.view_slices(views, turns[None] @ poses.rotations[:, None], frequencies)  # (M, 7, F, K)
+    slices = reference.view_slopes(views, poses.rotations, frequencies)  # (M, F, 4, K)
     data = images.data[poses.particle] * shift_phases(frequencies, views, poses.shifts_px, xp)
     weight = images.weight[poses.particle]
-    centre = slices[:, 0]
+    centre = xp.ascontiguousarray(slices[:, :, 0])
     jacobian = xp.empty((len(poses.score), 6, *centre.shape[1:]), dtype=xp.complex64)
-    jacobian[:, :3] = (slices[:, 1:4] - slices[:, 4:7]) * np.float32(0.5 / delta)
-    ramps = np.einsum("fij,ki->jfk", views[:, :2], np.stack([frequencies.kx, frequencies.ky], axis=1))
+    jacobian[:, :3] = slices[:, :, 1:].swapaxes(1, 2)
+    ramps = np.einsum("fij,ki->jfk", views, frequencies.points)
     ramps = xp.asarray(-2j * np.pi / frequencies.box_px * ramps, dtype=xp.complex64)  # (3, F, K)
     jacobian[:, 3:] = ramps * centre[:, None]
     model = weight * centre
@@ -184,7 +182,7 @@ def _damped_step(expansion: _Expansion, damping):
 
 def refine_poses(images, reference, poses: Poses, prior, n_steps=4, memory_mb=200.0):
     """Climb the log posterior from every pose -> (Poses, Hessians (M, 6, 6)); a step that does not climb is taken back."""
-    bytes_per_pose = 8 * 30 * len(images.view_rotations) * images.frequencies.kx.size
+    bytes_per_pose = 8 * 30 * len(images.view_rotations) * len(images.frequencies)
     size = tile_size(len(poses.score), bytes_per_pose, memory_mb)
     parts = [poses.take(slice(s, s + size)) for s in range(0, len(poses.score), size)]
     done = [_climb(images, reference, part, prior, n_steps) for part in parts]
