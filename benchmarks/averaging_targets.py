@@ -14,22 +14,28 @@ import time
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 from scipy.fft import fftshift, ifftshift, irfft2, irfftn, rfft2, rfftn
 
 from cryoet_core.fourier import lowpass
 from cryoet_core.fsc import fourier_shell_correlation, resolution_at
 from cryoet_core.geometry import angular_distance_deg
+from cryoet_core.metadata import Particles
 from cryoet_core.simulate.molecules import chiral_molecule, density_map, ribosome
 from cryoet_core.simulate.physics import phase_per_potential
 from cryoet_core.simulate.splat import gaussian_table, project_beads, splat_blobs
 from cryoet_core.subtomo.evaluate import align_map_to, mirror, pose_errors
+from cryoet_core.subtomo.extract import ExtractionSettings, crop_to_disc
 from cryoet_core.subtomo.initial_model import InitialModelSettings, initial_model
 from cryoet_core.subtomo.likelihood import SeriesImages, log_likelihoods, shift_phases, whiten
 from cryoet_core.subtomo.mstep import Reference
 from cryoet_core.subtomo.noise import residual_sums, spectra
 from cryoet_core.subtomo.poses import Poses
 from cryoet_core.subtomo.refine import RefineSettings, half_sets, refine
+from cryoet_core.subtomo.refine_run import volume_images
 from cryoet_core.subtomo.search import SearchPlan, expectation_of_all, grid_search
+from cryoet_core.subtomo.stacks import ParticleVolumes
+from cryoet_core.subtomo.volumes import sum_views, view_noise
 
 WAVELENGTH, CS, Q0 = 0.0196875, 2.7e7, 0.1  # A, A, fraction: 300 kV, 2.7 mm
 BEAD_SIGMA = 4.0  # A
@@ -46,6 +52,7 @@ class Data:
     diameter: float
     stack: np.ndarray  # (n, F, box, box) premultiplied real images
     ctf: np.ndarray  # (n, F, box, box//2 + 1)
+    optics: np.ndarray | None = None  # (n, F, 4) defocus, dose before, dose, scale
 
 
 def views(tilts, axis_deg):
@@ -106,6 +113,7 @@ def simulate(
     weights = (molecule.potential_v_angst3 * phase_per_potential(300.0) * 2 / (pixel / 2) ** 2).astype(np.float32)
     images = np.empty((n, tilts.size, box, box), np.float32)
     ctf = np.empty((n, tilts.size, box, box // 2 + 1), np.float32)
+    every_optics = np.empty((n, tilts.size, 4))
     cut = slice(work // 2 - box // 2, work // 2 + box // 2)
     for p in range(n):
         place = np.einsum("fij,j->fi", rotate[:, :2], offsets[p]) * 2 + fine // 2
@@ -113,14 +121,14 @@ def simulate(
         project_beads(fields, molecule.xyz_angst, weights, rotate @ turned[p], place, pixel / 2, table)
         depth = rng.uniform(-400, 400)
         for f in range(tilts.size):
-            optics = (defocus + depth, dose * order[f], dose, loss[f])
+            optics = every_optics[p, f] = (defocus + depth, dose * order[f], dose, loss[f])
             clean = half_size(rfft2(np.roll(fields[f], (-(fine // 2),) * 2, (0, 1))), work)
             c = transfer(work, pixel, *optics)
             spectrum = clean * c + rfft2(rng.standard_normal((work, work)) * sigma)
             images[p, f] = fftshift(irfft2(spectrum * c, s=(work, work)))[cut, cut]
             ctf[p, f] = transfer(box, pixel, *optics)
     packed = SeriesImages.from_images(images, ctf, rotate, first_row + np.arange(n), disc(box, diameter / pixel))
-    return Data(packed, turned, offsets, true_map(molecule, pixel, box), pixel, diameter, images, ctf)
+    return Data(packed, turned, offsets, true_map(molecule, pixel, box), pixel, diameter, images, ctf, every_optics)
 
 
 def disc(box, diameter_px):
@@ -137,6 +145,49 @@ def with_noise(data: Data, sigma, rng) -> Data:
     images = data.stack + irfft2(rfft2(raw) * data.ctf, s=(box, box)).astype(np.float32)
     old, mask = data.images, disc(box, data.diameter / data.pixel)
     return replace(data, images=SeriesImages.from_images(images, data.ctf, old.view_rotations, old.rows, mask))
+
+
+@dataclass
+class Summed(ParticleVolumes):
+    """3D pseudo-subtomograms kept in memory."""
+
+    made: tuple = ()
+
+    def sums(self, row):
+        data, weight, multiplicity = (getattr(self.made[row], name) for name in ("data", "weight", "multiplicity"))
+        return data / np.float32(np.sqrt(self.box)), weight, multiplicity
+
+
+def summed(data: Data, whiten=True, name="TS_01") -> Summed:
+    """The particles' images summed in 3D as extraction does it: faded to the disc, in a box twice as large, inserted into the grid of the box."""
+    n, n_views, box = data.stack.shape[:3]
+    settings = ExtractionSettings(1, 2 * box, box)
+    images = crop_to_disc(data.stack.reshape(-1, box, box), 0.0)
+    noise = view_noise(images, Recomputed(data), np.tile(np.arange(n_views), n), n_views, data.pixel) if whiten else None
+    used = np.hypot(np.fft.fftfreq(2 * box)[:, None], np.fft.rfftfreq(2 * box)[None]) <= 0.5
+    used, made = np.broadcast_to(used, (n_views, *used.shape)), []
+    for p in range(n):
+        boxes = np.pad(images[p * n_views : (p + 1) * n_views], ((0, 0), (box // 2,) * 2, (box // 2,) * 2))
+        c = np.stack([transfer(2 * box, data.pixel, *optics) for optics in data.optics[p]]).astype(np.float32)
+        made.append(sum_views(boxes, c, used, data.images.view_rotations, settings, noise))
+    table = pd.DataFrame({"tomo_name": [name] * n})
+    return Summed(Particles(table), data.pixel, box, made=tuple(made))
+
+
+@dataclass
+class Recomputed:
+    """Transfer of the images of all particles, one after another, in the form that extraction has it."""
+
+    data: Data
+
+    def evaluate(self, rows, shape, pixel):
+        return self.data.ctf.reshape(-1, shape[0], shape[0] // 2 + 1)[rows]
+
+
+def in_3d(data: Data, whiten=True, likelihood="exact") -> Data:
+    """The same particles with the 3D sums in place of their images."""
+    images = volume_images(summed(data, whiten), data.diameter, likelihood=likelihood)
+    return replace(data, images=replace(images, rows=data.images.rows))
 
 
 def crowded(level, rotate, fine, pixel, rng):

@@ -6,11 +6,11 @@ from cryoet_core.io.summary import write_summary
 from cryoet_core.step import step
 from cryoet_core.subtomo.initial_model import InitialModelSettings, initial_model
 from cryoet_core.subtomo.refine_run import all_series_images, diameter_warning, on_device
-from cryoet_core.subtomo.stacks import read_stacks
+from cryoet_core.subtomo.stacks import read_extracted
 
 with step(snakemake) as s:
     config = s.model(InitialModel)
-    stacks = read_stacks(s.input.particles, s.input.tilt_series)
+    stacks = read_extracted(s.input.particles, s.input.tilt_series)
     pixel = stacks.pixel_size_angst
     warning = diameter_warning(config.mask_diameter_angst, stacks.box * pixel)
     if warning:

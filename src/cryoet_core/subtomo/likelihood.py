@@ -13,6 +13,10 @@ Source of the model: Zivanov et al. 2022, eLife 11:e83724 (premultiplied stacks)
 ``likelihood="relion"`` is RELION 5's model of the same images, for comparison: the premultiplied coefficients X have noise of one
 radial spectrum S^2(|k|) for all views of a series, log L = -1/2 sum |X - c^2 P|^2 / S^2. It has the same form with X/sigma^2
 replaced by c^2 X / S^2 and c^2/sigma^2 by c^4 / S^2, so both go through the same expectation step.
+
+3D pseudo-subtomograms D = sum c x / sigma_f^2, W = sum c^2 / sigma_f^2 (inserted in Fourier space; both with the noise of every view where
+extraction has whitened them) are the sufficient statistics of the same likelihood:  C = Re sum conj(D e^{...}) P,  N = 1/2 sum W |P|^2  with P the whole
+transform of the turned reference, shared by all particles of the run. RELION's model of them is |D - W P|^2 / (S^2 M), M the multiplicity.
 """
 
 from __future__ import annotations
@@ -23,6 +27,8 @@ import numpy as np
 
 from cryoet_core.backend import array_namespace, asnumpy
 from cryoet_core.fourier import rfft_centred
+
+_LEAST_MULTIPLICITY = 0.01  # RELION's: voxels with less count as empty
 
 
 @dataclass(frozen=True)
@@ -113,7 +119,10 @@ class FrequencyList:
 
 @dataclass(frozen=True)
 class SeriesImages:
-    """The particles of one tilt series (or one half set of it) as Fourier coefficients.
+    """The particles of one tilt series (or one half set of it) as Fourier coefficients; or the 3D sums of all particles of a run.
+
+    A 3D pseudo-subtomogram is an image with one "view" whose coefficients fill space: X is D = sum c x, c^2 is W = sum c^2 over its tilt images,
+    the rotation of the view is the identity (the sums are in tomogram axes). All that follows is the same for both.
 
     rows : (P,) int64, rows of the particle table.
     view_rotations : (F, 3, 3) float64, tomogram axes -> image axes (TiltGeometry.rotation).
@@ -122,6 +131,8 @@ class SeriesImages:
     ctf : (P, F, K) float32, c(k) = CTF x dose weight x scale; zero for missing views.
     amplitude : (P,) or None, strength of the particle against the reference (scale correction of its series); noise_factor :
         (P,) or None, variance of its noise against that of its series (norm correction). None = 1.
+    strength_of : (P,) int64 or None, number of the tilt series of every particle, whose strength it shares; None where all are of one series.
+    multiplicity : (P, F, K) float32 or None, how many samples were summed (3D, ``likelihood="relion"`` only): the noise of the model grows with it.
     mask_power : mean square of the mask over the image, the share of the noise that is left in ``masked``. Masked noise is
         correlated: its scalar product with a slice inside the mask has the variance of the *unmasked* noise, so spectra that
         are measured on masked images must be divided by this, or posteriors are too sharp by its inverse.
@@ -136,14 +147,24 @@ class SeriesImages:
     amplitude: np.ndarray | None = None
     noise_factor: np.ndarray | None = None
     mask_power: float = 1.0
+    strength_of: np.ndarray | None = None
+    multiplicity: np.ndarray | None = None
 
     def __len__(self) -> int:
         return int(self.rows.size)
 
     def take(self, index) -> SeriesImages:
         """Some of the particles (index array or boolean mask over 0..P-1)."""
-        fields = ("rows", "masked", "unmasked", "ctf", "amplitude", "noise_factor")
+        fields = ("rows", "masked", "unmasked", "ctf", "amplitude", "noise_factor", "strength_of", "multiplicity")
         return replace(self, **{f: v[index] for f in fields if (v := getattr(self, f)) is not None})
+
+    def inverse_multiplicity(self, rows=slice(None), n: int | None = None):
+        """1 / multiplicity (p, F, n) of particles ``rows`` and the first ``n`` coefficients, 0 where nothing was summed; 1 for 2D."""
+        if self.multiplicity is None:
+            return np.float32(1)
+        xp = array_namespace(self.multiplicity)
+        part = self.multiplicity[rows][..., :n]
+        return xp.where(part > _LEAST_MULTIPLICITY, 1 / xp.maximum(part, _LEAST_MULTIPLICITY), 0).astype(xp.float32)
 
     def factors(self):
         """(amplitude, noise_factor) as (P, 1, 1) float32 on the images' device."""
@@ -240,6 +261,7 @@ def whiten(
     data *= amplitude / noise
     weight = ctf2 * (inverse * (amplitude * amplitude / noise))
     if likelihood == "relion":
+        ctf2 *= images.inverse_multiplicity(n=n)
         data *= ctf2
         weight *= ctf2
     return WhitenedImages(data, weight, images.view_rotations, frequencies)

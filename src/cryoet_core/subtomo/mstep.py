@@ -30,6 +30,12 @@ def gridding_envelope(box_px: int, pad: int = PAD, xp=np):
     return (xp.sinc(xp.sqrt(r2)) ** 2).astype(xp.float32)
 
 
+def trilinear_envelope(box_px: int, xp=np):
+    """sinc^2(x / box) sinc^2(y / box) sinc^2(z / box): what sharing samples among the eight nearest voxels of an unpadded grid does to a map, float32."""
+    axis = xp.sinc((xp.arange(box_px, dtype=xp.float32) - box_px // 2) / box_px) ** 2
+    return (axis[:, None, None] * axis[None, :, None] * axis[None, None, :]).astype(xp.float32)
+
+
 @dataclass(frozen=True)
 class Reference:
     """A map ready to be sliced. transform : (N, N, N//2 + 1) complex64 in the kernel's layout, N = pad * box."""
