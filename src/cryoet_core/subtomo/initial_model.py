@@ -209,7 +209,7 @@ def _side_by_side(jobs):
 def _random_start(series, spectra, settings, rng):
     """Reconstruction of some particles at random orientations."""
     xp = array_namespace(series[0].masked)
-    accumulator = Accumulator(settings.box_px, xp=xp)
+    accumulator = Accumulator(settings.box_px, xp=xp, spread=series[0].is_3d)
     for number, images in _draw(series, 30, rng):
         n = len(images)
         zero = np.zeros((n, 3))
@@ -252,7 +252,7 @@ def _grid_step(series, model, number, settings, rng):
 def _advance(model, halves, noise, shell, eta, log_likelihood, batch, settings):
     """Mix the mini-batch into the running sums and noise, make the next map, and collect the numbers."""
     sums = halves
-    if model.sums is not None:
+    if model.sums is not None and model.sums[0].spread == halves[0].spread:
         sums = tuple(old * (1 - eta) + new * eta for old, new in zip(model.sums, halves, strict=True))
     maps = [_masked(s.reconstruct(max_shell=shell), settings) for s in sums]
     fsc = asnumpy(fourier_shell_correlation(*maps))
@@ -346,7 +346,7 @@ def _pose_step(series, model, number, settings, rng):
     batch = _draw(series, settings.batch_size(sum(len(s) for s in series)), rng)
     reference = Reference.of_map(model.volume)
     xp = array_namespace(model.volume)
-    accumulators = [Accumulator(settings.box_px, xp=xp) for _ in range(2)]
+    accumulators = [Accumulator(settings.box_px, xp=xp, spread=series[0].is_3d) for _ in range(2)]
     rotations, offsets, known = model.rotations.copy(), model.offsets_px.copy(), model.known.copy()
     noise, total = [None] * len(model.sigma2), 0.0
     parts, jobs = [], []

@@ -153,6 +153,10 @@ class SeriesImages:
     def __len__(self) -> int:
         return int(self.rows.size)
 
+    @property
+    def is_3d(self) -> bool:
+        return self.frequencies.ndim == 3
+
     def take(self, index) -> SeriesImages:
         """Some of the particles (index array or boolean mask over 0..P-1)."""
         fields = ("rows", "masked", "unmasked", "ctf", "amplitude", "noise_factor", "strength_of", "multiplicity")

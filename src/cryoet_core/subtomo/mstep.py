@@ -82,13 +82,15 @@ class Reference:
 class Sums:
     """Weighted slices summed on the padded grid: data (sum X/sigma^2) and weight (sum c^2/sigma^2), kernel layout.
 
-    data : (N, N, N//2 + 1) complex64, weight : the same shape, float32; N = pad * box.
+    data : (N, N, N//2 + 1) complex64, weight : the same shape, float32; N = pad * box. spread : data and weight were 3D sums, each image's
+    samples spread over the voxels of an unpadded grid; this envelope is undone too.
     """
 
     data: np.ndarray
     weight: np.ndarray
     box_px: int
     pad: int = PAD
+    spread: bool = False
 
     def __add__(self, other: Sums) -> Sums:
         return replace(self, data=self.data + other.data, weight=self.weight + other.weight)
@@ -128,14 +130,17 @@ class Sums:
         usable = (shells <= last) & (total > 0)
         transform = xp.where(usable, self.data / xp.where(usable, total, 1), 0).astype(xp.complex64)
         padded = irfft_centred(fft_module(xp).ifftshift(transform, axes=(0, 1)), (size,) * 3, 3)
-        return (centre_crop_or_pad(padded, (n,) * 3, 3) / gridding_envelope(n, self.pad, xp)).astype(xp.float32)
+        envelope = gridding_envelope(n, self.pad, xp)
+        if self.spread:  # turned every way, the unpadded grid's envelope is round; beyond the ball of the box it is left alone
+            envelope = envelope * xp.maximum(gridding_envelope(n, 1, xp), np.float32(np.sinc(0.5) ** 2))
+        return (centre_crop_or_pad(padded, (n,) * 3, 3) / envelope).astype(xp.float32)
 
 
 class Accumulator:
     """Collects slices or volumes of any number of particles; :meth:`sums` gives what was collected."""
 
-    def __init__(self, box_px: int, pad: int = PAD, xp=np):
-        self.box_px, self.pad = box_px, pad
+    def __init__(self, box_px: int, pad: int = PAD, xp=np, spread: bool = False):
+        self.box_px, self.pad, self.spread = box_px, pad, spread
         self._grid = new_accumulator(box_px, pad, xp)
 
     def insert(self, data, weight, rotations, frequencies: FrequencyList):
@@ -144,7 +149,7 @@ class Accumulator:
         insert_turned(data, weight, matrices, frequencies.points, self.pad * self.box_px, out=self._grid)
 
     def sums(self) -> Sums:
-        return Sums(*split_accumulator(self._grid), self.box_px, self.pad)
+        return Sums(*split_accumulator(self._grid), self.box_px, self.pad, self.spread)
 
 
 def insert_particles(accumulator, images, sigma2, rows, rotations, offsets_px, weights, symmetry=None):

@@ -404,7 +404,8 @@ def _offset_sigma(groups, settings, present_px):
 
 
 def _maximise(groups, sigma2, half, settings, symmetry, xp):
-    accumulator = Accumulator(settings.box_px, xp=xp)
+    spread = groups[0].images.is_3d and settings.likelihood == "exact"  # RELION's model leaves the envelope in data and map
+    accumulator = Accumulator(settings.box_px, xp=xp, spread=spread)
     for group in groups:
         if group.half == half:
             poses = group.posterior.poses

@@ -61,8 +61,9 @@ def series_images(stack, mask_diameter_angst: float, halves=None, scratch: Scrat
 def volume_images(volumes, mask_diameter_angst: float, halves=None, scratch=None, likelihood: str = "exact", xp=np) -> SeriesImages:
     """Fourier coefficients of all ParticleVolumes of a run (subtomo.stacks); arguments as :func:`series_images`.
 
-    Exact: the data are divided by the envelope that their insertion by trilinear weights has put on them; without that the matched filter loses what
-    lies away from the centre. ``likelihood="relion"``: data as they are and the multiplicity, as in RELION's model.
+    Exact: the data of the likelihood are divided by the envelope that their insertion by trilinear weights has put on them; without that the matched
+    filter loses what lies away from the centre. Those of the reconstruction keep it: they and the weights are then spread alike, so that their
+    ratio is the map's (:class:`.mstep.Sums` undoes the envelope). ``likelihood="relion"``: data as they are and the multiplicity.
     """
     scratch, n = scratch or Scratch(), volumes.n_particles
     frequencies = FrequencyList.of_box(volumes.box, 3)
@@ -76,9 +77,8 @@ def volume_images(volumes, mask_diameter_angst: float, halves=None, scratch=None
     envelope = trilinear_envelope(volumes.box, xp) if likelihood == "exact" else np.float32(1)
     for place, row in enumerate(rows):
         data, weight, count = (xp.asarray(a) for a in volumes.sums(int(row)))
-        data = data / envelope
         unmasked[place, 0] = frequencies.gather(rfft_centred(data, 3))
-        masked[place, 0] = frequencies.gather(rfft_centred(data * mask, 3))
+        masked[place, 0] = frequencies.gather(rfft_centred(data / envelope * mask, 3))
         ctf[place, 0] = xp.sqrt(xp.maximum(frequencies.gather(weight), 0))
         if multiplicity is not None:
             multiplicity[place, 0] = frequencies.gather(count)
