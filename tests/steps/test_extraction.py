@@ -139,7 +139,7 @@ def test_averaging_reads_the_volumes_where_they_were_asked_for(project):
         phases = shift_phases(images.frequencies, images.view_rotations, np.zeros((4, 3)))
         sums = correction_sums(images, np.arange(4), slices, phases, initial_spectra(images), 10)
         strength.append(group_amplitude([sums]))
-    assert strength[0] > 0 and abs(strength[1] / strength[0] - 1) < 0.05
+    assert strength[0] > 0 and abs(strength[1] / strength[0] - 1) < 0.1
 
 
 def test_map_fsc_and_relion_view(project):
