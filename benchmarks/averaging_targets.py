@@ -482,36 +482,125 @@ def initial_models(args):
     return {"asked": ">= 9 of 10", "right": sum(r["right"] for r in rows), "of": len(rows), "seeds": rows}
 
 
-def refinement(args):
-    """Gold-standard refinement of two series at bin 4 from poses as a bin 8 round leaves them, for both likelihoods."""
-    series = [
-        simulate(ribosome(), args.particles // 2, crowd=args.crowd, noise=args.noise[0], axis=80.0 + 8 * s, seed=30 + s, first_row=s * (args.particles // 2))
+def two_series(args, **values):
+    """Two series of half the particles each, with other tilt axes and rows that go on."""
+    half = args.particles // 2
+    return [
+        simulate(ribosome(), half, crowd=args.crowd, axis=80.0 + 8 * s, first_row=s * half, **{**values, "seed": values["seed"] + s})
         for s in (0, 1)
     ]
-    truth, n = series[0].truth, sum(len(s.images) for s in series)
+
+
+def refined(images, series, likelihood, start, **values):
+    """Refinement of ``images`` (list of SeriesImages) of the Data ``series`` from orientations ``start``: errors, FSC against truth, CPU time."""
+    truth, pixel, box = series[0].truth, series[0].pixel, series[0].truth.shape[0]
     rotations, offsets = (np.concatenate([getattr(s, k) for s in series]) for k in ("rotations", "offsets_px"))
-    rng = np.random.default_rng(5)
+    values = {"start": "given_poses", "mask_diameter_angst": 320.0, "max_iterations": 5, **values}
+    settings, clock = RefineSettings(pixel, box, likelihood=likelihood, **values), time.process_time()
+    result = refine(images, half_sets(range(len(rotations)), 0), lowpass(truth, settings.initial_lowpass_angst, pixel), settings, start)
+    errors = pose_errors(result.rotations, result.offsets_px * pixel, rotations, offsets * pixel)
+    fsc, n = fourier_shell_correlation(result.map, truth), len(result.iterations)
+    return {
+        "asked": "<= 2.5 deg, 1.5 A", "median_deg": errors.median_angle_deg, "median_angst": errors.median_position_angst,
+        "wrong": float(np.mean(errors.angle_deg > 15)), "gold_standard_angst": result.iterations[-1].resolution_angst,
+        "against_truth_angst": resolution_at(fsc, pixel, box, 0.5), "iterations": n, "seconds_per_iteration": (time.process_time() - clock) / n,
+        "fsc_truth": [float(v) for v in fsc],
+    }
+
+
+def turned_by(rotations, sigma_deg, rng):
+    """``rotations`` (n, 3, 3) turned by Gaussian rotation vectors of ``sigma_deg`` per axis."""
     from scipy.spatial.transform import Rotation
 
-    start = Rotation.from_rotvec(np.deg2rad(4.0) * rng.standard_normal((n, 3))).as_matrix() @ rotations
-    out = {}
+    return Rotation.from_rotvec(np.deg2rad(sigma_deg) * rng.standard_normal((len(rotations), 3))).as_matrix() @ rotations
+
+
+def refinement(args):
+    """Gold-standard refinement of two series at bin 4 from poses as a bin 8 round leaves them, for both likelihoods."""
+    series = two_series(args, noise=args.noise[0], seed=30)
+    start, out = turned_by(np.concatenate([s.rotations for s in series]), 4.0, np.random.default_rng(5)), {}
     for likelihood in ("exact", "relion"):
-        settings = RefineSettings(7.64, 64, start="given_poses", likelihood=likelihood, mask_diameter_angst=320.0, max_iterations=5)
-        clock = time.process_time()
-        result = refine([s.images for s in series], half_sets(range(n), 0), lowpass(truth, 40.0, 7.64), settings, start)
-        errors = pose_errors(result.rotations, result.offsets_px * 7.64, rotations, offsets * 7.64)
-        fsc = fourier_shell_correlation(result.map, truth)
-        out[likelihood] = {
-            "asked": "<= 2.5 deg, 1.5 A", "median_deg": errors.median_angle_deg, "median_angst": errors.median_position_angst,
-            "gold_standard_angst": result.iterations[-1].resolution_angst, "against_truth_angst": resolution_at(fsc, 7.64, 64, 0.5),
-            "iterations": len(result.iterations), "seconds": time.process_time() - clock,
-            "fsc_truth": [float(v) for v in fsc],
-        }
+        out[likelihood] = refined([s.images for s in series], series, likelihood, start)
         print(likelihood, {k: v for k, v in out[likelihood].items() if k != "fsc_truth"}, flush=True)
     return out
 
 
-PARTS = {"coverage": coverage, "likelihoods": likelihoods, "wrong_poses": wrong_poses, "offset": offset, "noise": noise, "rate": rate, "initial_model": initial_models, "refinement": refinement}
+def direct_3d(images, sigma2, p, shell, volumes, shifts):
+    """Sums over coefficients in float64: Re D* P - W |P|^2 / 2 over sigma^2, for volumes (O, K) and shifts (T, 3) -> (T, O)."""
+    frequencies = images.frequencies.upto(shell)
+    n = len(frequencies)
+    x, w = images.masked[p, 0, :n].astype(complex), images.ctf[p, 0, :n].astype(float) ** 2
+    s2, out = sigma2[0, frequencies.shell], np.empty((len(shifts), len(volumes)))
+    for t, shift in enumerate(shifts):
+        ramp = np.exp(-2j * np.pi / frequencies.box_px * (frequencies.points @ shift))
+        for o, volume in enumerate(volumes):
+            model = volume.astype(complex) * ramp
+            out[t, o] = np.sum(((x.conj() * model).real - 0.5 * w * np.abs(model) ** 2) / s2)
+    return out
+
+
+def likelihood_3d(args):
+    """The 3D likelihood: its matrix form against direct sums; against the 2D one on the same particles; searches and refinements of both."""
+    out = {}
+    for name, pixel, box, noise in (("bin 8", 15.28, 32, args.noise_3d[0]), ("bin 4", 7.64, 64, args.noise_3d[1])):
+        data = simulate(ribosome(), args.particles, pixel=pixel, box=box, noise=noise, crowd=args.crowd, seed=args.seed)
+        solid = in_3d(data)
+        out[name] = {"noise": noise, "particles": args.particles, **_compared(data, solid)}
+        plain = {"3D plain sums": (in_3d(data, False), "exact"), "3D relion": (in_3d(data, False, "relion"), "relion")}
+        for kind, (d, likelihood) in {"2D": (data, "exact"), "3D": (solid, "exact"), **plain, "2D relion": (data, "relion")}.items():
+            out[name][kind] = _searched(d, likelihood)
+            print(name, kind, out[name][kind], flush=True)
+    series = two_series(args, noise=args.noise_3d[2], seed=args.seed + 10)
+    start, n = turned_by(np.concatenate([s.rotations for s in series]), 4.0, np.random.default_rng(args.seed)), args.particles // 2
+    made = [summed(s, name=f"TS_{i}") for i, s in enumerate(series)]
+    table = Particles(pd.concat([m.particles.table for m in made], ignore_index=True))
+    run = Summed(table, series[0].pixel, 64, made=made[0].made + made[1].made)
+    for kind, images in (("2D", [s.images for s in series]), ("3D", [volume_images(run, 320.0, half_sets(range(2 * n), 0))])):
+        out[f"refinement {kind}"] = refined(images, series, "exact", start)
+        print(kind, {k: v for k, v in out[f"refinement {kind}"].items() if k != "fsc_truth"}, flush=True)
+    return out
+
+
+def _compared(data, solid, n_poses=60):
+    """Matrix form against direct sums, and 3D against 2D log-likelihoods over poses near the truth and far from it, at Nyquist."""
+    reference, rng, rows = Reference.of_map(data.truth), np.random.default_rng(1), []
+    shell = data.truth.shape[0] // 2 - 1
+    noise = [noise_spectra(d, reference) for d in (data, solid)]
+    for p in range(min(8, len(data.images))):
+        turned = np.concatenate([data.rotations[p][None], turned_by(np.repeat(data.rotations[p][None], n_poses, 0), 8.0, rng), random_matrices(n_poses, rng)])
+        shifts, both = data.offsets_px[p] + np.array([[0.0, 0, 0], [0.7, -0.4, 0.2]]), []
+        for d, sigma2 in zip((data, solid), noise, strict=True):
+            white = whiten(d.images.take([p]), sigma2, shell)
+            slices = reference.view_slices(white.view_rotations, turned, white.frequencies)
+            both.append(log_likelihoods(white, slices, shift_phases(white.frequencies, white.view_rotations, shifts))[0].astype(float))
+        expected = direct_3d(solid.images, noise[1], p, shell, slices[:, 0], shifts)
+        slope = np.polyfit(both[0].ravel(), both[1].ravel(), 1)
+        rows.append((
+            np.abs(both[1] - expected).max(), np.corrcoef(both[0].ravel(), both[1].ravel())[0, 1], np.std(both[1] - both[0]),
+            np.std(both[1] - np.polyval(slope, both[0])), slope[0], np.ptp(both[0]),
+        ))
+    names = ("matrix_against_direct_nats", "correlation", "rms_difference_nats", "rms_beside_a_line_nats", "slope", "range_nats")
+    rows = np.array(rows)
+    return {"asked": "<= 1e-3 nats", names[0]: float(rows[:, 0].max()), **{k: float(v) for k, v in zip(names[1:], rows[:, 1:].mean(axis=0), strict=True)}}
+
+
+def _searched(data, likelihood):
+    """One global expectation step with the true map: wrong poses, errors, credible sets, CPU time."""
+    clock = time.process_time()
+    posterior = search(data, likelihood)
+    seconds = time.process_time() - clock
+    near = ~wrong(posterior, data)
+    inside = credible(posterior, data.rotations, data.offsets_px, np.random.default_rng(0))
+    best = posterior.best
+    return {
+        "wrong": float(1 - near.mean()), "median_deg": float(np.median(angular_distance_deg(best.rotations, data.rotations)[near])),
+        "expected_deg": float(np.median(posterior.angle_error_deg[near])),
+        "median_angst": float(np.median(np.linalg.norm(best.shifts_px - data.offsets_px, axis=1)[near]) * data.pixel),
+        "credible_95_of_right": float(inside[near].mean()), "seconds": seconds,
+    }
+
+
+PARTS = {"coverage": coverage, "likelihoods": likelihoods, "wrong_poses": wrong_poses, "offset": offset, "noise": noise, "rate": rate, "initial_model": initial_models, "refinement": refinement, "likelihood_3d": likelihood_3d}
 
 
 def main():
@@ -522,6 +611,8 @@ def main():
     parser.add_argument("--noise", type=float, nargs="+", default=[4.0, 6.0], help="factors on the counting noise (wrong poses)")
     parser.add_argument("--trials", type=int, default=10, help="noises of each particle (likelihoods)")
     parser.add_argument("--crowd", type=float, default=1.0, help="small proteins around the particles, x 40 mg/ml")
+    parser.add_argument("--noise-3d", type=float, nargs=3, default=[3.0, 5.0, 3.0], help="likelihood_3d: of the searches at bin 8 and bin 4, of the refinement")
+    parser.add_argument("--seed", type=int, default=70, help="of the particles (likelihood_3d)")
     parser.add_argument("--out", help="JSON file of all numbers")
     args = parser.parse_args()
     results = {part: PARTS[part](args) for part in (PARTS if "all" in args.parts else args.parts)}

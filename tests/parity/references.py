@@ -110,13 +110,23 @@ def sample_turned(volume_ft, matrices, points):
     return np.array([[trilinear_ft(volume_ft, *(m @ k)) for k in points] for m in matrices])
 
 
-def sample_turned_slopes(volume_ft, matrices, tangents, points, step=1e-6):
-    """Central differences along the tangents, inside the cells of the grid (a step is far smaller than the distance to their walls)."""
-    values = [sample_turned(volume_ft, matrices, points)]
-    for s in range(tangents.shape[1]):
-        ahead, behind = (sample_turned(volume_ft, matrices + sign * step * tangents[:, s], points) for sign in (1, -1))
-        values.append((ahead - behind) / (2 * step))
-    return np.stack(values, axis=1)
+def expand_poses(volume_ft, matrices, tangents, points, data, weight, particle, shifts_px, box_px, step=1e-6):
+    """Slopes by central differences along the tangents, inside the cells of the grid (a step is far smaller than the distance to their walls)."""
+    m, views = matrices.shape[:2]
+    out, upper = np.zeros((m, views, 28)), np.triu_indices(3)
+    for i, f in itertools.product(range(m), range(views)):
+        p = sample_turned(volume_ft, matrices[i, f][None], points)[0]
+        slopes = []
+        for t in tangents[i, f]:
+            ahead, behind = (sample_turned(volume_ft, (matrices[i, f] + sign * step * t)[None], points)[0] for sign in (1, -1))
+            slopes.append((ahead - behind) / (2 * step))
+        d = data[particle[i], f].astype(complex) * np.exp(2j * np.pi / box_px * (points @ shifts_px[i, f]))
+        w = weight[particle[i], f].astype(float)
+        jacobian = [*slopes, *(-1j * k * p for k in points.T)]
+        curvature = np.array([[np.sum(w * a.conj() * b).real for b in jacobian] for a in jacobian])
+        line = [np.sum((d - 0.5 * w * p).conj() * p).real, *(np.sum((d - w * p).conj() * j).real for j in jacobian)]
+        out[i, f] = [*line, *curvature[:3, :3][upper], *curvature[:3, 3:].ravel(), *curvature[3:, 3:][upper]]
+    return out
 
 
 def insert_turned(values, weights, matrices, points, n):

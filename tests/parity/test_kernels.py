@@ -141,10 +141,19 @@ def sample_turned_cases():
         yield (hermitian_ft(n), matrices, points.astype(float)), {}
 
 
-def sample_turned_slopes_cases():
+def expand_poses_cases():
     for n, matrices, points in turned_lists():
-        points = points[np.any(points != 0, axis=1)].astype(float)  # at the origin, on the walls of cells, there is no slope
-        yield (hermitian_ft(n), matrices, rng(25).normal(size=(len(matrices), 3, 3, 3)), points), {}
+        points = points[np.any(points != 0, axis=1)]
+        points = points[np.all(points == np.rint(points), axis=1)].astype(float)  # the origin lies on walls of cells, where there is no slope
+        if not len(points):
+            continue
+        for repeat in (1, 5):  # more points than one thread of a GPU takes
+            listed = np.tile(points, (repeat, 1))
+            shape = (2, 1, len(listed))
+            data, weight = complex_(shape), rng(27).uniform(0, 1, shape).astype(np.float32)
+            particle, shifts = rng(28).integers(0, 2, len(matrices)), rng(29).normal(size=(len(matrices), 1, 3))
+            tangents = rng(25).normal(size=(len(matrices), 1, 3, 3, 3))
+            yield (hermitian_ft(n), matrices[:, None], tangents, listed, data, weight, particle, shifts, 14), {}
 
 
 def insert_turned_cases():
@@ -213,7 +222,7 @@ CASES = {
     "extract_slices": extract_slices_cases,
     "extract_points": extract_points_cases,
     "sample_turned": sample_turned_cases,
-    "sample_turned_slopes": sample_turned_slopes_cases,
+    "expand_poses": expand_poses_cases,
     "insert_turned": insert_turned_cases,
     "insert_slices": insert_slices_cases,
     "gather_slices": gather_slices_cases,
@@ -222,7 +231,7 @@ CASES = {
     "warp_accumulate": warp_accumulate_cases,
     "sample_spline": sample_spline_cases,
 }
-COMPLEX = ("extract_slices", "extract_points", "sample_turned", "sample_turned_slopes", "phase_shift_accumulate")
+COMPLEX = ("extract_slices", "extract_points", "sample_turned", "phase_shift_accumulate")
 PARAMETERS = [
     pytest.param(kernel, args, keywords, id=f"{kernel.name}-{number}")
     for kernel in kernels.KERNELS
@@ -251,5 +260,8 @@ def test_kernel_equals_reference(kernel, args, keywords, device):
     if kernel.name in ("insert_slices", "insert_turned", "gather_slices"):
         assert_close(found[0], expected[0], "complex64")
         assert_close(found[1], expected[1], "float32")
+    elif kernel.name == "expand_poses":
+        for part in ((0,), range(1, 4), range(4, 7), range(7, 13), range(13, 22), range(22, 28)):  # each has its own unit
+            assert_close(found[..., part], expected[..., part], "float64")
     else:
         assert_close(found, expected, "complex64" if kernel.name in COMPLEX else "float32")

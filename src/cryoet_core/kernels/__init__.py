@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from cryoet_core.kernels.back_project import back_project
 from cryoet_core.kernels.back_project_aligned import back_project_aligned
-from cryoet_core.kernels.extract_slices import extract_points, extract_slices, sample_turned, sample_turned_slopes
+from cryoet_core.kernels.expand_poses import expand_poses
+from cryoet_core.kernels.extract_slices import extract_points, extract_slices, sample_turned
 from cryoet_core.kernels.forward_project import forward_project
 from cryoet_core.kernels.forward_project_aligned import forward_project_aligned
 from cryoet_core.kernels.gather_slices import gather_slices
@@ -49,10 +50,10 @@ _CONTRACTS = (
     (back_project_aligned, "back_project_aligned"),
     (forward_project, "forward_project"),
     (forward_project_aligned, "forward_project_aligned"),
+    (expand_poses, "expand_poses"),
     (extract_slices, "extract_slices"),
     (extract_points, "extract_slices"),
     (sample_turned, "extract_slices"),
-    (sample_turned_slopes, "extract_slices"),
     (insert_slices, "insert_slices"),
     (insert_turned, "insert_slices"),
     (gather_slices, "gather_slices"),
@@ -69,6 +70,7 @@ __all__ = [
     "Kernel",
     "back_project",
     "back_project_aligned",
+    "expand_poses",
     "extract_points",
     "extract_slices",
     "forward_project",
@@ -83,7 +85,6 @@ __all__ = [
     "spline_response",
     "sample_spline",
     "sample_turned",
-    "sample_turned_slopes",
     "split_accumulator",
     "warp_accumulate",
 ]

@@ -72,31 +72,10 @@ def sample_turned(volume_ft, matrices, points):
     ------
     ValueError when a shape does not fit.
     """
-    volume_ft, matrices, points = _turned_arguments(volume_ft, matrices, points)
+    volume_ft = dense("volume_ft", volume_ft, 3, "complex64")
+    transform_box("volume_ft", volume_ft.shape)
+    matrices, points = host("matrices", matrices, (None, 3, 3)), host("points", points, (None, 3))
     out = output(None, (len(matrices), len(points)), "complex64", volume_ft, zero=False)
     implementation = extract_slices_gpu if is_gpu_array(volume_ft) else extract_slices_cpu
     implementation.sample_turned(volume_ft, matrices, points, out)
     return out
-
-
-def sample_turned_slopes(volume_ft, matrices, tangents, points):
-    """Values and slopes complex64 (m, 1 + s, K): :func:`sample_turned`, then grad F . (``tangents`` (m, s, 3, 3) times ``points``).
-
-    With tangents dM/dt they are the derivatives of the values along t; exactly those of the interpolant.
-
-    Raises
-    ------
-    ValueError when a shape does not fit.
-    """
-    volume_ft, matrices, points = _turned_arguments(volume_ft, matrices, points)
-    tangents = host("tangents", tangents, (len(matrices), None, 3, 3))
-    out = output(None, (len(matrices), 1 + tangents.shape[1], len(points)), "complex64", volume_ft, zero=False)
-    implementation = extract_slices_gpu if is_gpu_array(volume_ft) else extract_slices_cpu
-    implementation.sample_turned_slopes(volume_ft, matrices, tangents, points, out)
-    return out
-
-
-def _turned_arguments(volume_ft, matrices, points):
-    volume_ft = dense("volume_ft", volume_ft, 3, "complex64")
-    transform_box("volume_ft", volume_ft.shape)
-    return volume_ft, host("matrices", matrices, (None, 3, 3)), host("points", points, (None, 3))

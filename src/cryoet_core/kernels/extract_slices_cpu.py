@@ -39,15 +39,6 @@ def sample_turned(volume_ft, matrices, points, out):
     )
 
 
-def sample_turned_slopes(volume_ft, matrices, tangents, points, out):
-    """See :func:`cryoet_core.kernels.extract_slices.sample_turned_slopes`; overwrites ``out``."""
-    pairs, target, scan, inner = _pairs(volume_ft), _pairs(out), rows_order(points), inner_length2(matrices, volume_ft.shape[0])
-    for_blocks(
-        lambda a, b: slopes_block(pairs, matrices[a:b], tangents[a:b], inner[a:b], points, scan, target[a:b]),
-        spans(0, len(matrices), 64),
-    )
-
-
 def rows_order(points):
     """Order of points (K, 3) along rows and planes: neighbours then share cache lines of the volume."""
     return np.lexsort((points[:, 0], points[:, 1], points[:, 2]))
@@ -208,58 +199,3 @@ def turned_block(pairs, matrices, inner, points, scan, out):
             im1 = wa * flat[k + p] + wb * flat[t + p] + wc * flat[u + p] + wd * flat[v + p]
             line[j, 0] = re0 + fx * (re1 - re0)
             line[j, 1] = flip * (im0 + fx * (im1 - im0))
-
-
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz"}, inline="always")
-def corner(pairs, x, y, z, part):
-    """One number of the transform at whole voxels; zero where nothing is stored."""
-    n, _, half, _ = pairs.shape
-    if 0 <= x < half and 0 <= y < n and 0 <= z < n:
-        return pairs[z, y, x, part]
-    return np.float32(0.0)
-
-
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz"})
-def slopes_block(pairs, matrices, tangents, inner, points, scan, out):
-    """Fill out (m, 1 + s, K, 2). Interpolation along x first, then y, then z; the slopes are the differences on the way."""
-    flat, n, half = pairs.reshape(-1), pairs.shape[0], pairs.shape[2]
-    jump_y, jump_z, two = np.uint64(2 * half), np.uint64(2 * half * n), np.uint64(2)
-    centre, one, zero = np.float32(n // 2), np.float32(1.0), np.float32(0.0)
-    for i in range(len(matrices)):
-        m, t, limit = matrices[i].astype(np.float32), tangents[i].astype(np.float32), inner[i]
-        for s in range(scan.size):
-            j = scan[s]
-            a, b, c = np.float32(points[j, 0]), np.float32(points[j, 1]), np.float32(points[j, 2])
-            x = m[0, 0] * a + m[0, 1] * b + m[0, 2] * c
-            y = m[1, 0] * a + m[1, 1] * b + m[1, 2] * c
-            z = m[2, 0] * a + m[2, 1] * b + m[2, 2] * c
-            flip = one if x >= zero else -one
-            x, y, z = flip * x, flip * y + centre, flip * z + centre
-            ix, iy, iz = int(x), int(math.floor(y)), int(math.floor(z))
-            fx, fy, fz = x - np.float32(ix), y - np.float32(iy), z - np.float32(iz)
-            inside = a * a + b * b + c * c <= limit
-            for part in range(2):
-                if inside:
-                    k = np.uint64(iz) * jump_z + np.uint64(iy) * jump_y + two * np.uint64(ix) + np.uint64(part)
-                    v000, v100, v010, v110 = flat[k], flat[k + two], flat[k + jump_y], flat[k + jump_y + two]
-                    k += jump_z
-                    v001, v101, v011, v111 = flat[k], flat[k + two], flat[k + jump_y], flat[k + jump_y + two]
-                else:
-                    v000, v100 = corner(pairs, ix, iy, iz, part), corner(pairs, ix + 1, iy, iz, part)
-                    v010, v110 = corner(pairs, ix, iy + 1, iz, part), corner(pairs, ix + 1, iy + 1, iz, part)
-                    v001, v101 = corner(pairs, ix, iy, iz + 1, part), corner(pairs, ix + 1, iy, iz + 1, part)
-                    v011, v111 = corner(pairs, ix, iy + 1, iz + 1, part), corner(pairs, ix + 1, iy + 1, iz + 1, part)
-                d00, d10, d01, d11 = v100 - v000, v110 - v010, v101 - v001, v111 - v011
-                e00, e10, e01, e11 = v000 + fx * d00, v010 + fx * d10, v001 + fx * d01, v011 + fx * d11
-                f0, f1, h0, h1 = e10 - e00, e11 - e01, d00 + fy * (d10 - d00), d01 + fy * (d11 - d01)
-                low, high = e00 + fy * f0, e01 + fy * f1
-                gx, gy, gz = h0 + fz * (h1 - h0), f0 + fz * (f1 - f0), high - low
-                sign = flip if part else one  # of the value: conj F(-k) on the mirrored side
-                out[i, 0, j, part] = sign * (low + fz * gz)
-                sign *= flip  # and the gradient with respect to k, not to -k
-                for q in range(t.shape[0]):
-                    u = t[q]
-                    tx = u[0, 0] * a + u[0, 1] * b + u[0, 2] * c
-                    ty = u[1, 0] * a + u[1, 1] * b + u[1, 2] * c
-                    tz = u[2, 0] * a + u[2, 1] * b + u[2, 2] * c
-                    out[i, 1 + q, j, part] = sign * (gx * tx + gy * ty + gz * tz)

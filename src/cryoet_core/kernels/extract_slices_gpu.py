@@ -30,11 +30,3 @@ def sample_turned(volume_ft, matrices, points, out):
     lists = [cuda.to_namespace(xp, a, np.float32) for a in (matrices, points)]
     arguments = (volume_ft, *lists, out, *map(np.int64, (volume_ft.shape[0], len(matrices), len(points))))
     cuda.launch("extract_slices", "sample_turned", out.size, arguments)
-
-
-def sample_turned_slopes(volume_ft, matrices, tangents, points, out):
-    """See :func:`cryoet_core.kernels.extract_slices.sample_turned_slopes`; overwrites ``out``."""
-    xp = array_namespace(volume_ft)
-    lists = [cuda.to_namespace(xp, a, np.float32) for a in (matrices, tangents, points)]
-    sizes = (volume_ft.shape[0], len(matrices), tangents.shape[1], len(points))
-    cuda.launch("extract_slices", "sample_turned_slopes", sizes[1] * sizes[3], (volume_ft, *lists, out, *map(np.int64, sizes)))

@@ -13,7 +13,7 @@ import numpy as np
 
 from cryoet_core.backend import array_namespace, asnumpy, fft_module
 from cryoet_core.fourier import centre_crop_or_pad, irfft_centred, rfft_centred, shell_sum
-from cryoet_core.kernels.extract_slices import sample_turned, sample_turned_slopes
+from cryoet_core.kernels.extract_slices import sample_turned
 from cryoet_core.kernels.insert_slices import insert_turned, new_accumulator, split_accumulator
 from cryoet_core.masks import soft_sphere
 from cryoet_core.subtomo.likelihood import FrequencyList, shift_phases
@@ -68,14 +68,13 @@ class Reference:
         combined = np.asarray(view_rotations) @ np.asarray(orientations)[..., None, :, :]
         return self.slices(combined, frequencies)
 
-    def view_slopes(self, view_rotations, orientations, frequencies: FrequencyList):
-        """Slices of orientations (M, 3, 3) and their derivatives as these turn about x, y, z of the tomogram -> (M, F, 4, K), per rad."""
+    def turning(self, view_rotations, orientations):
+        """What takes frequencies k to the transform's voxels, (V A)^T, for orientations (M, 3, 3): (M, F, 3, 3); and its derivatives as the
+        particle turns about x, y, z of the tomogram, per rad: (M, F, 3, 3, 3)."""
         views = np.asarray(view_rotations)
-        matrices = self.pad * np.einsum("mji,fkj->mfik", orientations, views)  # (V A)^T
+        matrices = self.pad * np.einsum("mji,fkj->mfik", orientations, views)
         tangents = -self.pad * np.einsum("mji,sjl,fkl->mfsik", orientations, _TURNS, views)  # A^T exp(-[t]) V^T along t
-        shape = (len(orientations), len(views))
-        found = sample_turned_slopes(self.transform, matrices.reshape(-1, 3, 3), tangents.reshape(-1, 3, 3, 3), frequencies.points)
-        return found.reshape(*shape, 4, -1)
+        return matrices, tangents
 
 
 @dataclass(frozen=True)
