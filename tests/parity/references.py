@@ -92,16 +92,6 @@ def signed(index, size):
     return index if index < (size + 1) // 2 else index - size
 
 
-def extract_slices(volume_ft, rotations, radius_px, size, pad=1):
-    out = np.zeros((len(rotations), size, size // 2 + 1), complex)
-    for i, r in enumerate(rotations):
-        for j, p in itertools.product(range(size), range(size // 2 + 1)):
-            q = signed(j, size)
-            if p * p + q * q <= radius_px * radius_px:
-                out[i, j, p] = trilinear_ft(volume_ft, *(pad * (np.asarray(r).T @ [p, q, 0])))
-    return out
-
-
 def extract_points(volume_ft, coords, pad=1):
     return np.array([trilinear_ft(volume_ft, *(pad * k)) for k in coords.astype(float)])
 

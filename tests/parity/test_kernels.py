@@ -99,27 +99,6 @@ def forward_project_aligned_cases():
         yield (real(shape), tilts, (h, w)), keywords
 
 
-# n, size, pad, radius: inside the stored transform, up to its border, beyond it, degenerate
-SLICES = [
-    (8, 8, 1, 3),
-    (11, 11, 1, 4),
-    (24, 12, 2, 5),
-    (9, 9, 1, 4),
-    (16, 8, 2, 4),
-    (8, 8, 1, 4),
-    (7, 10, 1, 6),
-    (1, 1, 1, 0),
-]
-
-
-def extract_slices_cases():
-    for n, size, pad, radius in SLICES:
-        turns = np.concatenate([np.eye(3)[None], random_rotations(3)])
-        yield (hermitian_ft(n), turns, radius), {"size": size, "pad": pad}
-    for scale in (0.4, 1.7):  # a change of pixel size carried by the matrices
-        yield (hermitian_ft(12), scale * random_rotations(3), 5), {"size": 12}
-
-
 def extract_points_cases():
     for n, pad in [(8, 1), (9, 1), (12, 2)]:
         coords = rng(8).uniform(-n / 2 - 1, n / 2 + 1, (200, 3)).astype(np.float32)
@@ -127,7 +106,7 @@ def extract_points_cases():
 
 
 def turned_lists():
-    """(box, matrices, points): in the plane and in space, oversampled, scaled, and reaching beyond the box."""
+    """(box, matrices, points): in the plane and in space, oversampled, scaled, up to the border and beyond it."""
     plane, space = rng(20).integers(-3, 4, (40, 3)), rng(21).integers(-3, 4, (60, 3))
     plane[:, 2] = 0
     yield 12, random_rotations(3), plane
@@ -137,6 +116,7 @@ def turned_lists():
 
 
 def sample_turned_cases():
+    yield (hermitian_ft(8), np.eye(3)[None], rng(30).integers(-4, 5, (60, 3)).astype(float)), {}  # on the voxels themselves
     for n, matrices, points in turned_lists():
         yield (hermitian_ft(n), matrices, points.astype(float)), {}
 
@@ -219,7 +199,6 @@ CASES = {
     "back_project_aligned": back_project_aligned_cases,
     "forward_project": forward_project_cases,
     "forward_project_aligned": forward_project_aligned_cases,
-    "extract_slices": extract_slices_cases,
     "extract_points": extract_points_cases,
     "sample_turned": sample_turned_cases,
     "expand_poses": expand_poses_cases,
@@ -231,7 +210,7 @@ CASES = {
     "warp_accumulate": warp_accumulate_cases,
     "sample_spline": sample_spline_cases,
 }
-COMPLEX = ("extract_slices", "extract_points", "sample_turned", "phase_shift_accumulate")
+COMPLEX = ("extract_points", "sample_turned", "phase_shift_accumulate")
 PARAMETERS = [
     pytest.param(kernel, args, keywords, id=f"{kernel.name}-{number}")
     for kernel in kernels.KERNELS

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from cryoet_core.kernels.back_project import back_project
 from cryoet_core.kernels.back_project_aligned import back_project_aligned
 from cryoet_core.kernels.expand_poses import expand_poses
-from cryoet_core.kernels.extract_slices import extract_points, extract_slices, sample_turned
 from cryoet_core.kernels.forward_project import forward_project
 from cryoet_core.kernels.forward_project_aligned import forward_project_aligned
 from cryoet_core.kernels.gather_slices import gather_slices
@@ -20,6 +19,7 @@ from cryoet_core.kernels.insert_slices import insert_slices, insert_turned, new_
 from cryoet_core.kernels.max_update import max_update
 from cryoet_core.kernels.phase_shift_accumulate import phase_shift_accumulate
 from cryoet_core.kernels.rotate_volume import rotate_volume
+from cryoet_core.kernels.sample_points import extract_points, sample_turned
 from cryoet_core.kernels.sample_spline import sample_spline
 from cryoet_core.kernels.warp_accumulate import spline_response, warp_accumulate
 
@@ -51,9 +51,8 @@ _CONTRACTS = (
     (forward_project, "forward_project"),
     (forward_project_aligned, "forward_project_aligned"),
     (expand_poses, "expand_poses"),
-    (extract_slices, "extract_slices"),
-    (extract_points, "extract_slices"),
-    (sample_turned, "extract_slices"),
+    (extract_points, "sample_points"),
+    (sample_turned, "sample_points"),
     (insert_slices, "insert_slices"),
     (insert_turned, "insert_slices"),
     (gather_slices, "gather_slices"),
@@ -72,7 +71,6 @@ __all__ = [
     "back_project_aligned",
     "expand_poses",
     "extract_points",
-    "extract_slices",
     "forward_project",
     "forward_project_aligned",
     "gather_slices",

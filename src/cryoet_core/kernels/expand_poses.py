@@ -1,7 +1,7 @@
 """Second-order expansion of the likelihood of images at poses: slices, their slopes and all sums in one pass, nothing stored in between.
 
 For pose i of particle p and view f, with P the reference's transform read at M k and S_s its slopes along the tangents T_s k (trilinear, exactly those of
-the interpolant; layout and matrices as in :func:`.extract_slices.sample_turned`), d = data_p e^{2 pi i k.u / box}, w = weight_p, e = d - w P, sums over k:
+the interpolant; layout and matrices as in :func:`.sample_points.sample_turned`), d = data_p e^{2 pi i k.u / box}, w = weight_p, e = d - w P, sums over k:
 
     0       Re (d - w P / 2)* P                 value
     1-3     Re e* S_s                           gradient along the tangents

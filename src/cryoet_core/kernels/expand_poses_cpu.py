@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numba import njit
 
-from cryoet_core.kernels.extract_slices_cpu import inner_length2, rows_order
+from cryoet_core.kernels.sample_points_cpu import inner_length2, rows_order
 from cryoet_core.kernels.threads import for_blocks, spans
 
 

@@ -1,4 +1,4 @@
-"""Insertion of image transforms into a Fourier volume: the exact adjoint of slice extraction.
+"""Insertion of image transforms into a Fourier volume: the exact adjoint of reading slices.
 
 Every pixel of the whole (not only the half) plane of image i is shared among the eight grid points around
 k = pad * R_i^T (kx, ky, 0) with trilinear weights t, together with its weight::
@@ -76,7 +76,7 @@ def insert_turned(values, weights, matrices, points, n, *, out=None):
     Parameters
     ----------
     values : complex64 (m, K); weights : float32 (m, K). Every value stands for itself and its Friedel mate, so the points hold one of each pair.
-    matrices : (m, 3, 3), points : (K, 3) as in :func:`.extract_slices.sample_turned`. n : box of the grid, oversampling included.
+    matrices : (m, 3, 3), points : (K, 3) as in :func:`.sample_points.sample_turned`. n : box of the grid, oversampling included.
     out : accumulator from :func:`new_accumulator`, added to and returned instead.
 
     Raises

@@ -8,7 +8,7 @@ import numpy as np
 from numba import njit
 
 from cryoet_core.kernels.affine import stretch
-from cryoet_core.kernels.extract_slices_cpu import inner_length2, rows_order
+from cryoet_core.kernels.sample_points_cpu import inner_length2, rows_order
 
 
 def insert_slices(slices, weights, rotations, radius_px, pad, accumulator):

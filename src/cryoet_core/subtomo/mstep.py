@@ -13,8 +13,8 @@ import numpy as np
 
 from cryoet_core.backend import array_namespace, asnumpy, fft_module
 from cryoet_core.fourier import centre_crop_or_pad, irfft_centred, rfft_centred, shell_sum
-from cryoet_core.kernels.extract_slices import sample_turned
 from cryoet_core.kernels.insert_slices import insert_turned, new_accumulator, split_accumulator
+from cryoet_core.kernels.sample_points import sample_turned
 from cryoet_core.masks import soft_sphere
 from cryoet_core.subtomo.likelihood import FrequencyList, shift_phases
 

@@ -1,4 +1,4 @@
-// One thread per pixel of a slice (or per point). Complex numbers are float2; transforms are (n, n, half) with kz and
+// One thread per point. Complex numbers are float2; transforms are (n, n, half) with kz and
 // ky zero at n / 2 and kx >= 0.
 
 __device__ float2 sample(const float2* transform, long long n, long long half, float kx, float ky, float kz)
@@ -22,25 +22,6 @@ __device__ float2 sample(const float2* transform, long long n, long long half, f
     }
     value.y *= flip;
     return value;
-}
-
-extern "C" __global__ void extract_slices(const float2* transform, const float* rows, float2* out, double limit,
-                                          long long n, long long m, long long size)
-{
-    const long long width = size / 2 + 1;
-    const long long index = (long long)blockIdx.x * blockDim.x + threadIdx.x;
-    if (index >= m * size * width) return;
-    const long long p = index % width, j = (index / width) % size;
-    const long long q = j < (size + 1) / 2 ? j : j - size;
-    const float* r = rows + (index / (width * size)) * 6;
-    float2 value;
-    value.x = 0.0f;
-    value.y = 0.0f;
-    if ((double)(p * p + q * q) <= limit) {
-        const float kx = (float)p, ky = (float)q;
-        value = sample(transform, n, n / 2 + 1, kx * r[0] + ky * r[3], kx * r[1] + ky * r[4], kx * r[2] + ky * r[5]);
-    }
-    out[index] = value;
 }
 
 extern "C" __global__ void extract_points(const float2* transform, const float* coords, float2* out, float pad,

@@ -1,4 +1,4 @@
-"""Numba slice extraction on interleaved float32 pairs (complex arithmetic is slower in numba)."""
+"""Numba reading of transforms as interleaved float32 pairs (complex arithmetic is slower in numba)."""
 
 from __future__ import annotations
 
@@ -7,23 +7,11 @@ import math
 import numpy as np
 from numba import njit
 
-from cryoet_core.kernels.affine import stretch
 from cryoet_core.kernels.threads import for_blocks, spans
 
 
-def extract_slices(volume_ft, rotations, radius_px, pad, out):
-    """See :func:`cryoet_core.kernels.extract_slices.extract_slices`; overwrites ``out``."""
-    pairs, target = _pairs(volume_ft), _pairs(out)
-    scaled = np.ascontiguousarray(rotations[:, :2] * pad)
-    inner_px = min(radius_px, (volume_ft.shape[0] // 2 - 1) / max(stretch(scaled)[0], 1e-6))
-    for_blocks(
-        lambda a, b: slice_block(pairs, scaled[a:b], radius_px, inner_px, target[a:b]),
-        spans(0, len(rotations), 64),
-    )
-
-
 def extract_points(volume_ft, coords, pad, out):
-    """See :func:`cryoet_core.kernels.extract_slices.extract_points`; overwrites ``out``."""
+    """See :func:`cryoet_core.kernels.sample_points.extract_points`; overwrites ``out``."""
     pairs, target = _pairs(volume_ft), _pairs(out)
     scale = np.float32(pad)
     for_blocks(
@@ -32,7 +20,7 @@ def extract_points(volume_ft, coords, pad, out):
 
 
 def sample_turned(volume_ft, matrices, points, out):
-    """See :func:`cryoet_core.kernels.extract_slices.sample_turned`; overwrites ``out``."""
+    """See :func:`cryoet_core.kernels.sample_points.sample_turned`; overwrites ``out``."""
     pairs, target, scan, inner = _pairs(volume_ft), _pairs(out), rows_order(points), inner_length2(matrices, volume_ft.shape[0])
     for_blocks(
         lambda a, b: turned_block(pairs, matrices[a:b], inner[a:b], points, scan, target[a:b]), spans(0, len(matrices), 64)
@@ -83,74 +71,6 @@ def sample(pairs, kx, ky, kz):
                     re += np.float32(w) * pairs[iz + dz, iy + dy, ix + dx, 0]
                     im += np.float32(w) * pairs[iz + dz, iy + dy, ix + dx, 1]
     return re, flip * im
-
-
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz"})
-def row_end(radius_px, q, half):
-    """How many pixels (kx = 0, 1, ...) of row ``q`` lie within the radius."""
-    rest = radius_px * radius_px + 1e-6 - q * q
-    return min(half, int(math.sqrt(rest)) + 1) if rest >= 0 else 0
-
-
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz"})
-def slice_block(pairs, rows, radius_px, inner_px, out):
-    """Fill out (m, size, size//2 + 1, 2); ``rows`` (m, 2, 3) are the image axes times the oversampling.
-
-    Within ``inner_px`` no sample needs a neighbour that is not stored: rows are cut where kx changes sign and
-    sampled without a test per pixel.
-    """
-    m, size, half, _ = out.shape
-    flat = pairs.reshape(-1)
-    for i in range(m):
-        for j in range(size):
-            q = j if j < (size + 1) // 2 else j - size
-            end = row_end(radius_px, q, half)
-            inner = row_end(inner_px, q, half) if inner_px > 0 else 0
-            start, step = q * rows[i, 1, 0], rows[i, 0, 0]
-            turn = inner if step == 0 else int(min(max(math.ceil(-start / step), 0.0), float(inner)))
-            line = out[i, j]
-            line_inside(flat, pairs.shape, rows[i], q, 0, turn, -1.0 if start < 0 else 1.0, line)
-            line_inside(flat, pairs.shape, rows[i], q, turn, inner, -1.0 if step < 0 else 1.0, line)
-            for p in range(inner, end):
-                kx, ky = p * rows[i, 0, 0] + q * rows[i, 1, 0], p * rows[i, 0, 1] + q * rows[i, 1, 1]
-                kz = p * rows[i, 0, 2] + q * rows[i, 1, 2]
-                line[p, 0], line[p, 1] = sample(pairs, np.float32(kx), np.float32(ky), np.float32(kz))
-            line[end:] = 0
-
-
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz"})
-def line_inside(flat, shape, rows, q, first, end, sign, line):
-    """Pixels first..end-1 of a slice row, all with sign * kx >= 0 (up to rounding)."""
-    n, half = shape[0], shape[2]
-    centre = n // 2
-    sx, sy, sz = np.float32(sign * rows[0, 0]), np.float32(sign * rows[0, 1]), np.float32(sign * rows[0, 2])
-    ox, oy, oz = np.float32(sign * q * rows[1, 0]), np.float32(sign * q * rows[1, 1]), np.float32(sign * q * rows[1, 2])
-    oy += np.float32(centre)
-    oz += np.float32(centre)
-    flip, one = np.float32(sign), np.float32(1.0)
-    jump_y, jump_z = np.uint64(2 * half), np.uint64(2 * half * n)
-    low, high_x, high_y = np.int32(0), np.int32(half - 2), np.int32(n - 2)
-    for p in range(first, end):
-        k = np.float32(p)
-        x, y, z = k * sx + ox, k * sy + oy, k * sz + oz
-        ix, iy, iz = min(np.int32(x), high_x), min(np.int32(y), high_y), min(np.int32(z), high_y)
-        ix = max(ix, low)
-        fx, fy, fz = x - np.float32(ix), y - np.float32(iy), z - np.float32(iz)
-        a = np.uint64(iz) * jump_z + np.uint64(iy) * jump_y + np.uint64(2) * np.uint64(ix)
-        b, c = a + jump_y, a + jump_z
-        d = c + jump_y
-        wd = fy * fz
-        wb, wc = fy - wd, fz - wd
-        wa = one - fy - wc
-        re0 = wa * flat[a] + wb * flat[b] + wc * flat[c] + wd * flat[d]
-        t = np.uint64(1)
-        im0 = wa * flat[a + t] + wb * flat[b + t] + wc * flat[c + t] + wd * flat[d + t]
-        t = np.uint64(2)
-        re1 = wa * flat[a + t] + wb * flat[b + t] + wc * flat[c + t] + wd * flat[d + t]
-        t = np.uint64(3)
-        im1 = wa * flat[a + t] + wb * flat[b + t] + wc * flat[c + t] + wd * flat[d + t]
-        line[p, 0] = re0 + fx * (re1 - re0)
-        line[p, 1] = flip * (im0 + fx * (im1 - im0))
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz"})
