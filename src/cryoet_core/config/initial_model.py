@@ -10,7 +10,7 @@ from cryoet_core.config.base import StepModel, key
 class InitialModel(StepModel):
     """Keys of the step; names and defaults as in RELION 5's initial model of the tutorial where it has them."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     n_mini_batches: int = key(40, meaning="steps of the stochastic optimisation", ge=5)
     mini_batch_size: int | None = key(
         None, meaning="particles of a mini-batch at the start; empty = automatic", ge=5

@@ -15,8 +15,9 @@ from cryoet_core.geometry import angular_distance_deg, matrix_to_euler, random_r
 from cryoet_core.io.mrc import write_mrc
 from cryoet_core.masks import soft_disc
 from cryoet_core.metadata import Particles, read_particles, write_particles
-from cryoet_core.subtomo.evaluate import pose_errors
+from cryoet_core.subtomo.evaluate import align_map_to, mirror, pose_errors
 from cryoet_core.subtomo.extract import ExtractionSettings, crop_to_disc
+from cryoet_core.subtomo.initial_model import InitialModelSettings, initial_model
 from cryoet_core.subtomo.likelihood import FrequencyList, SeriesImages, log_likelihoods, shift_phases, whiten
 from cryoet_core.subtomo.mstep import Accumulator, Reference, insert_particles
 from cryoet_core.subtomo.noise import correction_sums, group_amplitude, initial_spectra, residual_sums, spectra
@@ -266,6 +267,13 @@ def test_refinement_reads_volumes_and_finds_the_true_poses(folder, pair, truth, 
     assert np.all(fourier_shell_correlation(refined.map, truth)[1:6] > 0.97)
     assert not refined.diffuse.any()
     assert (tmp_path / "its" / "run_it001_half1_model.star").exists()
+
+
+def test_an_initial_model_is_made_from_the_sums(solid, truth):
+    settings = InitialModelSettings(PIXEL, BOX, n_mini_batches=16, n_starts=2, mask_diameter_angst=320.0, offset_range_px=2.0)
+    model = initial_model([solid], settings, np.random.default_rng(0)).map
+    found, other = (align_map_to(m, truth).correlation for m in (model, mirror(model)))
+    assert found > 0.85 and found > other + 0.1
 
 
 def test_strength_of_every_series_is_corrected_among_the_sums_of_a_run(pair, solid, truth):
