@@ -46,6 +46,7 @@ class Data:
     diameter: float
     stack: np.ndarray  # (n, F, box, box) premultiplied real images
     ctf: np.ndarray  # (n, F, box, box//2 + 1)
+    false: np.ndarray  # (n,) bool, no particle at all
 
 
 def views(tilts, axis_deg):
@@ -92,9 +93,12 @@ def true_map(molecule, pixel, box):
 
 def simulate(
     molecule, n, *, pixel=7.64, box=64, dose=3.0, noise=1.0, tilts=None, axis=85.0, sigma_offset_angst=8.0, crowd=1.0, diameter=320.0,
-    seed=0, offsets_px=None, first_row=0, defocus=25000.0,
+    seed=0, offsets_px=None, first_row=0, defocus=25000.0, crowd_kda=60.0, false_share=0.0,
 ) -> Data:
-    """Premultiplied stacks of n particles of one series. ``noise`` multiplies the standard deviation of the counting noise."""
+    """Premultiplied stacks of n particles of one series. ``noise`` multiplies the standard deviation of the counting noise.
+
+    false_share : of the particles are none: each is another heap of the molecule's beads, of the same size and mass.
+    """
     rng = np.random.default_rng([seed, n])
     tilts = np.arange(-60.0, 60.1, 4.0) if tilts is None else np.asarray(tilts, float)
     rotate, order = views(tilts, axis), np.argsort(np.argsort(np.abs(tilts), kind="stable"))
@@ -107,10 +111,12 @@ def simulate(
     images = np.empty((n, tilts.size, box, box), np.float32)
     ctf = np.empty((n, tilts.size, box, box // 2 + 1), np.float32)
     cut = slice(work // 2 - box // 2, work // 2 + box // 2)
+    false = np.arange(n) < round(false_share * n)
     for p in range(n):
         place = np.einsum("fij,j->fi", rotate[:, :2], offsets[p]) * 2 + fine // 2
-        fields = crowded(crowd, rotate, fine, pixel / 2, rng)
-        project_beads(fields, molecule.xyz_angst, weights, rotate @ turned[p], place, pixel / 2, table)
+        fields = crowded(crowd, rotate, fine, pixel / 2, rng, crowd_kda)
+        beads = heap(molecule.xyz_angst, rng) if false[p] else molecule.xyz_angst
+        project_beads(fields, beads, weights, rotate @ turned[p], place, pixel / 2, table)
         depth = rng.uniform(-400, 400)
         for f in range(tilts.size):
             optics = (defocus + depth, dose * order[f], dose, loss[f])
@@ -120,7 +126,15 @@ def simulate(
             images[p, f] = fftshift(irfft2(spectrum * c, s=(work, work)))[cut, cut]
             ctf[p, f] = transfer(box, pixel, *optics)
     packed = SeriesImages.from_images(images, ctf, rotate, first_row + np.arange(n), disc(box, diameter / pixel))
-    return Data(packed, turned, offsets, true_map(molecule, pixel, box), pixel, diameter, images, ctf)
+    return Data(packed, turned, offsets, true_map(molecule, pixel, box), pixel, diameter, images, ctf, false)
+
+
+def heap(xyz, rng):
+    """The same beads as another body: six lobes of random places, a different one at every call."""
+    radius = np.sqrt(np.mean(np.sum(xyz**2, axis=1)))
+    lobes = rng.standard_normal((6, 3)) * 0.45 * radius
+    out = lobes[rng.integers(6, size=len(xyz))] + rng.standard_normal((len(xyz), 3)) * 0.38 * radius
+    return (out - out.mean(axis=0)).astype(xyz.dtype)
 
 
 def disc(box, diameter_px):
@@ -139,20 +153,21 @@ def with_noise(data: Data, sigma, rng) -> Data:
     return replace(data, images=SeriesImages.from_images(images, data.ctf, old.view_rotations, old.rows, mask))
 
 
-def crowded(level, rotate, fine, pixel, rng):
-    """Projections (F, fine, fine) of small proteins (60 kDa, ``level`` x 40 mg/ml) in the slab around and across a particle."""
+def crowded(level, rotate, fine, pixel, rng, kda=60.0):
+    """Projections (F, fine, fine) of proteins of ``kda`` (``level`` x 40 mg/ml) in the slab around and across a particle."""
     out = np.zeros((len(rotate), fine, fine), np.float32)
     if level == 0:
         return out
     reach = np.array([0.5 * fine * pixel + THICKNESS, 0.5 * fine * pixel + THICKNESS, THICKNESS / 2])
-    number = rng.poisson(level * 4.0e-7 * np.prod(2 * reach))
+    number = rng.poisson(level * 4.0e-7 * 60.0 / kda * np.prod(2 * reach))
     xyz = rng.uniform(-1, 1, (number, 3)) * reach
     xyz = xyz[np.linalg.norm(xyz, axis=1) > 150]
-    weight = np.full(len(xyz), 6.0e4 * 3.0 * phase_per_potential(300.0) * 2 / pixel**2)
+    weight = np.full(len(xyz), kda * 3.0e3 * phase_per_potential(300.0) * 2 / pixel**2)
+    width = 16.0 * (kda / 60.0) ** (1 / 3) / pixel
     for f, matrix in enumerate(rotate):
         points = xyz @ matrix[:2].T / pixel + fine // 2
         near = np.all((points > -12) & (points < fine + 12), axis=1)
-        splat_blobs(out[f], points[near], weight[near], np.full(near.sum(), 16.0 / pixel))
+        splat_blobs(out[f], points[near], weight[near], np.full(near.sum(), width))
     return out
 
 

@@ -56,6 +56,12 @@ class FrequencyList:
         n = self.count(max_shell)
         return replace(self, kx=self.kx[:n], ky=self.ky[:n], shell=self.shell[:n])
 
+    def within(self, box_px: int) -> tuple[FrequencyList, np.ndarray]:
+        """The list of a smaller box with the same frequency step, and where its coefficients stand in this one (int64)."""
+        half = box_px // 2
+        inside = np.flatnonzero((self.kx < half) & (np.abs(self.ky) < half) & (self.shell <= half))
+        return FrequencyList(box_px, self.kx[inside], self.ky[inside], self.shell[inside]), inside
+
     def gather(self, transform):
         """Coefficients of the list from half-complex transforms (..., b, b//2 + 1) -> (..., K).
 
@@ -117,6 +123,15 @@ class SeriesImages:
         """Some of the particles (index array or boolean mask over 0..P-1)."""
         fields = ("rows", "masked", "unmasked", "ctf", "amplitude", "noise_factor")
         return replace(self, **{f: v[index] for f in fields if (v := getattr(self, f)) is not None})
+
+    def cropped(self, box_px: int) -> SeriesImages:
+        """The same images on ``box_px`` larger pixels: their transforms cut to a smaller box, values as they are."""
+        if box_px >= self.frequencies.box_px:
+            return self
+        frequencies, inside = self.frequencies.within(box_px)
+        xp = array_namespace(self.masked)
+        arrays = {name: xp.take(getattr(self, name), xp.asarray(inside), axis=-1) for name in ("masked", "unmasked", "ctf")}
+        return replace(self, frequencies=frequencies, **arrays)
 
     def factors(self):
         """(amplitude, noise_factor) as (P, 1, 1) float32 on the images' device."""
