@@ -6,8 +6,8 @@
    momentum 1 - eta), so early, wrong maps fade out. Several random starts compete.
 2. Contest: the most likely start goes on beside its own mirror image, because at low resolution the two hands are nearly
    equally likely and a start may fall into the wrong one. The more likely hand stays.
-3. Finish: mini-batches with continuous poses and growing resolution; a particle is searched globally at its first visit
-   and now and then later, otherwise from its last pose.
+3. Finish: mini-batches with continuous poses and growing resolution; a particle is searched globally at its first visit,
+   otherwise from its last pose.
 Sources: Cappe & Moulines 2009, J R Stat Soc B 71:593 (online EM); Punjani et al. 2017, Nat Methods 14:290 (stochastic ab initio);
 Kimanius et al. 2024, Nat Methods 21:1216 (VDAM, whose schedule of stages is followed).
 """
@@ -49,8 +49,8 @@ from cryoet_core.subtomo.poses import Poses
 from cryoet_core.subtomo.search import SearchPlan, expectation_of_all, translation_grid
 
 _NEGLIGIBLE = 1e-5  # posterior weights below this are not inserted
-_SEARCH_AGAIN = 0.1  # share of the particles that are searched globally again in the last stage
 _START_SHELLS = 5.5  # cycles across the particle at the first resolution
+_STARTS_IF_DIM, _CLEAR_NATS = 6, 10.0  # starts; two are enough when the map beats a ball by so much per particle
 _VISITS = 3.3  # of every particle between two comparisons of starts
 _BALL = 0.3  # prior probability that a particle is none, or cannot be told from a ball
 _TESTS = 8  # slices that the residuals are compared with
@@ -69,7 +69,7 @@ class InitialModelSettings:
     box_px: int
     n_mini_batches: int | None = None
     mini_batch_size: int | None = None
-    n_starts: int = 6
+    n_starts: int | None = None
     regularisation: float = 4.0
     mask_diameter_angst: float = 350.0
     symmetry: str = "C1"
@@ -112,7 +112,7 @@ class InitialModelSettings:
         """Mini-batches between two comparisons of starts: every particle is seen about three times, or a quarter of all."""
         if self.n_mini_batches is not None:
             return max(2, self.n_mini_batches // 4)
-        return max(8, round(_VISITS * n / self.batch_size(n)))
+        return max(6, round(_VISITS * n / self.batch_size(n)))
 
     def n_finish(self, n: int) -> int:
         if self.n_mini_batches is not None:
@@ -153,7 +153,8 @@ class InitialModel:
     """Result: map (box, box, box) float32, bright, centred; history: one dict of numbers per mini-batch.
 
     log_likelihood_starts: nats per particle of every start; mirror_gain: nats per particle by which the mirror image of the
-    best start was more likely than itself (mirrored when positive).
+    best start was more likely than itself (mirrored when positive). over_ball: nats per particle by which the map at the first
+    resolution was more likely than a ball: how clearly the particles have orientations.
     """
 
     map: np.ndarray
@@ -161,6 +162,7 @@ class InitialModel:
     log_likelihood_starts: list[float] = field(default_factory=list)
     mirrored: bool = False
     mirror_gain: float = 0.0
+    over_ball: float = 0.0
 
     def numbers(self) -> dict:
         """What the summary shows."""
@@ -171,6 +173,7 @@ class InitialModel:
             "log_likelihood_starts": self.log_likelihood_starts,
             "mirrored": self.mirrored,
             "mirror_gain_nats_per_particle": self.mirror_gain,
+            "nats_per_particle_over_a_ball": self.over_ball,
             "n_mini_batches": len(self.history),
         }
 
@@ -185,8 +188,9 @@ def initial_model(series: list[SeriesImages], settings: InitialModelSettings, rn
     settings = given.coarse()
     series = [s.cropped(settings.box_px) for s in series]
     n = sum(len(s) for s in series)
-    seeds = rng.spawn(settings.n_starts + 3)
-    subset = _draw(series, 200, seeds[-3])
+    n_starts = settings.n_starts or _STARTS_IF_DIM
+    seeds = rng.spawn(n_starts + 3)
+    subset = _draw(series, 150, seeds[-3])
 
     def run(models, count, labels, advance, generators):
         """Advance every model; each has its own random numbers, so they may run side by side."""
@@ -198,31 +202,46 @@ def initial_model(series: list[SeriesImages], settings: InitialModelSettings, rn
 
     def compared(models):
         """Nats per particle of every model, all with the noise of the first, so that only the maps differ."""
-        return np.array([_score(subset, m, models[0].noise, settings) for m in models])
+        return _Scores(*np.transpose([_score(subset, m, models[0].noise, settings) for m in models]))
 
     with threadpool_limits(1, user_api="blas"):  # bits must not depend on threads; whole runs are parallel instead
-        spectra = [initial_spectra(s) for s in series]
-        models = [_random_start(series, spectra, settings, g) for g in seeds[: settings.n_starts]]
-        running, steps = list(range(settings.n_starts)), settings.n_explore(n)
-        scores = np.full(settings.n_starts, -np.inf)
-        while True:
-            labels = [f"start {k + 1}" for k in running]
-            models = run(models, steps, labels, _grid_step, [seeds[k] for k in running])
-            scores[running] = compared(models)
-            if len(running) == 1:
+        spectra, steps = [initial_spectra(s) for s in series], settings.n_explore(n)
+        models, scores = [], np.zeros(0)
+        while len(models) < n_starts:  # two first: more only where they say that it is difficult
+            first = len(models)
+            labels = [f"start {k + 1}" for k in range(first, n_starts if first else min(2, n_starts))]
+            own = seeds[first : first + len(labels)]
+            models += run([_random_start(series, spectra, settings, g) for g in own], steps, labels, _grid_step, own)
+            scores = compared(models)
+            if settings.n_starts is None and scores.over_ball.max() > _CLEAR_NATS:
                 break
-            order = np.argsort(-scores[running])[: max(1, len(running) // 2)]
-            models, running = [models[i] for i in order], [running[i] for i in order]
-        out.log_likelihood_starts = scores.tolist()
-        best = models[0]
-        rivals = [replace(best, volume=v, sums=None) for v in (best.volume, mirror(best.volume))]
+        out.log_likelihood_starts = scores.evidence.tolist()
+        alive = list(range(len(models)))
+        while len(alive) > 1:  # the better half goes on
+            alive = sorted(alive, key=lambda k: -scores.evidence[k])[: len(alive) // 2]
+            again = run([models[k] for k in alive], steps, [f"start {k + 1}" for k in alive], _grid_step, [seeds[k] for k in alive])
+            now = compared(again)
+            for k, model, evidence in zip(alive, again, now.evidence, strict=True):
+                models[k], scores.evidence[k], out.log_likelihood_starts[k] = model, evidence, float(evidence)
+        best = models[alive[0]]
+        rivals = [best, _mirrored(best)]
         generators = [copy.deepcopy(seeds[-2]) for _ in rivals]  # both hands see the same mini-batches
         rivals = run(rivals, steps, ("as found", "mirrored"), _grid_step, generators)
-        scores = compared(rivals)
-        out.mirrored, out.mirror_gain = bool(scores[1] > scores[0]), float(scores[1] - scores[0])
+        hands = compared(rivals)
+        out.mirror_gain = float(hands.evidence[1] - hands.evidence[0])
+        out.mirrored = out.mirror_gain > 0
+        out.over_ball = float(hands.over_ball[int(out.mirrored)])
         (model,) = run([rivals[int(out.mirrored)]], settings.n_finish(n), ("finish",), _pose_step, seeds[-1:])
         out.map = _final_map(model, settings, given)
     return out
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """evidence, over_ball : (models,) nats per particle against no particle, and against a ball."""
+
+    evidence: np.ndarray
+    over_ball: np.ndarray
 
 
 @dataclass
@@ -265,6 +284,12 @@ def _random_start(series, spectra, settings, rng):
     excess = [np.ones(s.shape[1]) for s in spectra]
     poses = (np.zeros((n, 3)), np.tile(np.eye(3), (n, 1, 1)), np.full(n, np.nan), np.zeros(n, dtype=bool))
     return _Model(volume, None, spectra, excess, *poses)
+
+
+def _mirrored(model):
+    """The same model of the other hand; its poses do not fit any more."""
+    sums = tuple(replace(s, data=mirror(s.data), weight=mirror(s.weight)) for s in model.sums)
+    return replace(model, volume=mirror(model.volume), sums=sums)
 
 
 def _draw(series, size, rng):
@@ -318,14 +343,15 @@ def _recentred(model, settings):
 class _Expected:
     """What the expectation step of a mini-batch leaves.
 
-    halves : sums of two pseudo-halves. sigma2, excess : per series of the run, None where no particle was drawn. evidence,
-    offsets_px : per part of the batch, (n,) and (n, 3).
+    halves : sums of two pseudo-halves. sigma2, excess : per series of the run, None where no particle was drawn. evidence, over_ball,
+    offsets_px : per part of the batch, (n,), (n,) and (n, 3); over_ball is the evidence against a ball.
     """
 
     halves: tuple
     sigma2: list
     excess: list
     evidence: list
+    over_ball: list = field(default_factory=list)
     offsets_px: list = field(default_factory=list)
 
 
@@ -345,6 +371,7 @@ def _advance(model, found, shell, eta, batch, settings):
         "n_particles": size,
         "log_likelihood_per_particle": float(sum(e.sum() for e in found.evidence) / size),
         "fsc": [float(v) for v in fsc[: shell + 1]],
+        "nats_over_ball": float(sum(b.sum() for b in found.over_ball) / size),
         "excess": [[round(float(v), 2) for v in e[1 : shell + 1]] for e in found.excess if e is not None],
     }
 
@@ -383,6 +410,8 @@ def _grid_em(batch, model, noise, shell, grid, settings, rng=None, maximise=True
         scores += xp.asarray(prior, dtype=xp.float32)
         evidence = log_sum_exp(scores, (1, 2))
         out.evidence.append(asnumpy(evidence))
+        ball_evidence = log_sum_exp(scores[:, :, -1], 1) - np.log(_BALL)
+        out.over_ball.append(asnumpy(evidence - ball_evidence))
         if not maximise:
             continue
         best = asnumpy(scores[:, :, :-1].reshape(len(images), -1).argmax(axis=1))
@@ -439,9 +468,9 @@ def _batch_noise(images, slices, phases, tests, previous, frequencies):
 
 
 def _score(subset, model, noise, settings):
-    """Log evidence per particle of a fixed subset at given noise, relative to no particle at all."""
+    """Log evidence per particle of a fixed subset at given noise, against no particle and against a ball."""
     found = _grid_em(subset, model, noise, settings.first_shell, so3_grid(1), settings, maximise=False)
-    return float(np.mean(np.concatenate(found.evidence)))
+    return [float(np.mean(np.concatenate(v))) for v in (found.evidence, found.over_ball)]
 
 
 def _pose_step(series, model, number, count, settings, rng):
@@ -455,8 +484,8 @@ def _pose_step(series, model, number, count, settings, rng):
     evidence, noise, n_series = model.evidence.copy(), model.noise, len(model.sigma2)
     parts, jobs = [], []
     for series_number, images in batch:
-        again = (~known[images.rows]) | (rng.random(len(images)) < _SEARCH_AGAIN)
-        for part, range_deg in ((images.take(again), None), (images.take(~again), 0.0)):
+        seen = known[images.rows]
+        for part, range_deg in ((images.take(~seen), None), (images.take(seen), 0.0)):
             if len(part):
                 start = Poses(np.arange(len(part)), rotations[part.rows], offsets[part.rows], np.zeros(len(part)))
                 plan = replace(_plan(settings, shell), range_deg=range_deg)
@@ -475,6 +504,7 @@ def _pose_step(series, model, number, count, settings, rng):
         measured = _batch_noise(images, slices, phases, tests, model.sigma2[series_number], frequencies)
         found.sigma2[series_number], found.excess[series_number] = measured
         ball = _ball_evidence(reference, images, noise[series_number], shell, offsets[every])
+        found.over_ball.append(evidence[every] - ball)
         share = 1 / (1 + _BALL / (1 - _BALL) * np.exp(np.clip(ball - evidence[every], -50, 50)))
         for half in range(2):
             index = np.arange(half, len(images), 2)

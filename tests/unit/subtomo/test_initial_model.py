@@ -22,7 +22,7 @@ def images():
 
 
 def settings(**values):
-    values = {"n_mini_batches": 20, "mask_diameter_angst": 300.0, "offset_range_px": 2.0, **values}
+    values = {"n_mini_batches": 20, "mask_diameter_angst": 300.0, "offset_sigma_angst": 15.0, **values}
     return InitialModelSettings(PIXEL, BOX, **values)
 
 
@@ -45,6 +45,8 @@ def test_the_same_seed_gives_the_same_bits(images):
 
 def test_schedule_grows_and_ends_at_the_final_resolution():
     schedule = InitialModelSettings(21.0, 24)
-    shells = [schedule.finish_shell(i) for i in range(schedule.n_finish)]
-    assert shells == sorted(shells) and shells[-1] == 12 and schedule.first_shell == 5
-    assert 2 * schedule.n_explore + schedule.n_finish == schedule.n_mini_batches
+    count = schedule.n_finish(200)
+    shells = [schedule.finish_shell(i, count) for i in range(count)]
+    assert shells == sorted(shells) and shells[-1] == 12 and schedule.first_shell == 8
+    forty = InitialModelSettings(21.0, 24, n_mini_batches=40)
+    assert 2 * forty.n_explore(200) + forty.n_finish(200) == 40
