@@ -184,56 +184,16 @@ def initial_model(series: list[SeriesImages], settings: InitialModelSettings, rn
     series : images of every tilt series; ``rows`` number the particles 0..n-1 over all. rng : numpy Generator. report :
     callable(dict) after every mini-batch, or None.
     """
-    out, given = InitialModel(None), settings
-    settings = given.coarse()
-    series = [s.cropped(settings.box_px) for s in series]
-    n = sum(len(s) for s in series)
+    coarse = settings.coarse()
     n_starts = settings.n_starts or _STARTS_IF_DIM
-    seeds = rng.spawn(n_starts + 3)
-    subset = _draw(series, 150, seeds[-3])
-
-    def run(models, count, labels, advance, generators):
-        """Advance every model; each has its own random numbers, so they may run side by side."""
-        runs = [_Run(m, label, advance, g) for m, label, g in zip(models, labels, generators, strict=True)]
-        _side_by_side([(r, series, count, settings, report) for r in runs])
-        for r in runs:
-            out.history.extend(r.history)
-        return [r.model for r in runs]
-
-    def compared(models):
-        """Nats per particle of every model, all with the noise of the first, so that only the maps differ."""
-        return _Scores(*np.transpose([_score(subset, m, models[0].noise, settings) for m in models]))
-
+    *own, subset, contest, finish = rng.spawn(n_starts + 3)
+    series = [s.cropped(coarse.box_px) for s in series]
+    search = _Search(series, coarse, _draw(series, 150, subset), InitialModel(None), report)
     with threadpool_limits(1, user_api="blas"):  # bits must not depend on threads; whole runs are parallel instead
-        spectra, steps = [initial_spectra(s) for s in series], settings.n_explore(n)
-        models, scores = [], np.zeros(0)
-        while len(models) < n_starts:  # two first: more only where they say that it is difficult
-            first = len(models)
-            labels = [f"start {k + 1}" for k in range(first, n_starts if first else min(2, n_starts))]
-            own = seeds[first : first + len(labels)]
-            models += run([_random_start(series, spectra, settings, g) for g in own], steps, labels, _grid_step, own)
-            scores = compared(models)
-            if settings.n_starts is None and scores.over_ball.max() > _CLEAR_NATS:
-                break
-        out.log_likelihood_starts = scores.evidence.tolist()
-        alive = list(range(len(models)))
-        while len(alive) > 1:  # the better half goes on
-            alive = sorted(alive, key=lambda k: -scores.evidence[k])[: len(alive) // 2]
-            again = run([models[k] for k in alive], steps, [f"start {k + 1}" for k in alive], _grid_step, [seeds[k] for k in alive])
-            now = compared(again)
-            for k, model, evidence in zip(alive, again, now.evidence, strict=True):
-                models[k], scores.evidence[k], out.log_likelihood_starts[k] = model, evidence, float(evidence)
-        best = models[alive[0]]
-        rivals = [best, _mirrored(best)]
-        generators = [copy.deepcopy(seeds[-2]) for _ in rivals]  # both hands see the same mini-batches
-        rivals = run(rivals, steps, ("as found", "mirrored"), _grid_step, generators)
-        hands = compared(rivals)
-        out.mirror_gain = float(hands.evidence[1] - hands.evidence[0])
-        out.mirrored = out.mirror_gain > 0
-        out.over_ball = float(hands.over_ball[int(out.mirrored)])
-        (model,) = run([rivals[int(out.mirrored)]], settings.n_finish(n), ("finish",), _pose_step, seeds[-1:])
-        out.map = _final_map(model, settings, given)
-    return out
+        model = search.better_hand(search.best_start(own), contest)
+        (model,) = search.run([model], coarse.n_finish(search.n), ("finish",), _pose_step, [finish])
+        search.out.map = _final_map(model, coarse, settings)
+    return search.out
 
 
 @dataclass(frozen=True)
@@ -242,6 +202,73 @@ class _Scores:
 
     evidence: np.ndarray
     over_ball: np.ndarray
+
+
+@dataclass
+class _Search:
+    """The stages of one initial model. subset : the particles by which models are compared."""
+
+    series: list
+    settings: InitialModelSettings
+    subset: list
+    out: InitialModel
+    report: object
+
+    @property
+    def n(self) -> int:
+        return sum(len(s) for s in self.series)
+
+    @property
+    def steps(self) -> int:
+        return self.settings.n_explore(self.n)
+
+    def run(self, models, count, labels, advance, generators):
+        """Advance every model; each has its own random numbers, so they may run side by side."""
+        runs = [_Run(m, label, advance, g) for m, label, g in zip(models, labels, generators, strict=True)]
+        _side_by_side([(r, self.series, count, self.settings, self.report) for r in runs])
+        for r in runs:
+            self.out.history.extend(r.history)
+        return [r.model for r in runs]
+
+    def compared(self, models) -> _Scores:
+        """Nats per particle of every model, all with the noise of the first, so that only the maps differ."""
+        return _Scores(*np.transpose([_score(self.subset, m, models[0].noise, self.settings) for m in models]))
+
+    def best_start(self, generators) -> _Model:
+        """The most likely of competing starts, each with its own random numbers; the better half goes on until one is left."""
+        models, scores = self._explored(generators)
+        alive = list(range(len(models)))
+        while len(alive) > 1:
+            alive = sorted(alive, key=lambda k: -scores[k])[: len(alive) // 2]
+            labels = [f"start {k + 1}" for k in alive]
+            again = self.run([models[k] for k in alive], self.steps, labels, _grid_step, [generators[k] for k in alive])
+            for k, model, evidence in zip(alive, again, self.compared(again).evidence, strict=True):
+                models[k], scores[k] = model, evidence
+        self.out.log_likelihood_starts = scores.tolist()
+        return models[alive[0]]
+
+    def _explored(self, generators):
+        """Two starts, and the others only where these do not show the orientations clearly: (models, evidence)."""
+        models, spectra, settings = [], [initial_spectra(s) for s in self.series], self.settings
+        while len(models) < len(generators):
+            chosen = range(len(models), len(generators) if models else min(2, len(generators)))
+            own = [generators[k] for k in chosen]
+            starts = [_random_start(self.series, spectra, settings, g) for g in own]
+            models += self.run(starts, self.steps, [f"start {k + 1}" for k in chosen], _grid_step, own)
+            scores = self.compared(models)
+            if settings.n_starts is None and scores.over_ball.max() > _CLEAR_NATS:
+                break
+        return models, scores.evidence
+
+    def better_hand(self, model, generator) -> _Model:
+        """The model or its mirror image after both went on with the same mini-batches, whichever is more likely."""
+        generators = [copy.deepcopy(generator) for _ in range(2)]
+        rivals = self.run([model, _mirrored(model)], self.steps, ("as found", "mirrored"), _grid_step, generators)
+        scores = self.compared(rivals)
+        self.out.mirror_gain = float(scores.evidence[1] - scores.evidence[0])
+        self.out.mirrored = self.out.mirror_gain > 0
+        self.out.over_ball = float(scores.over_ball[int(self.out.mirrored)])
+        return rivals[int(self.out.mirrored)]
 
 
 @dataclass
