@@ -89,6 +89,12 @@ class FrequencyList:
         kx, ky, kz = points.T
         return (((kz % size) * size if self.ndim == 3 else 0) + ky % size) * (size // 2 + 1) + kx
 
+    def within(self, box_px: int) -> tuple[FrequencyList, np.ndarray]:
+        """The list of a smaller box with the same frequency step, and where its coefficients stand in this one (int64)."""
+        half = box_px // 2
+        inside = np.flatnonzero((np.abs(self.points) < half).all(axis=1) & (self.shell <= half))
+        return replace(self, box_px=box_px, points=self.points[inside], shell=self.shell[inside]), inside
+
     def gather(self, transform):
         """Coefficients of the list from half-complex transforms (..., [b,] b, b//2 + 1) -> (..., K).
 
@@ -169,6 +175,16 @@ class SeriesImages:
         xp = array_namespace(self.multiplicity)
         part = self.multiplicity[rows][..., :n]
         return xp.where(part > _LEAST_MULTIPLICITY, 1 / xp.maximum(part, _LEAST_MULTIPLICITY), 0).astype(xp.float32)
+
+    def cropped(self, box_px: int) -> SeriesImages:
+        """The same images on ``box_px`` larger pixels: their transforms cut to a smaller box, values as they are."""
+        if box_px >= self.frequencies.box_px:
+            return self
+        frequencies, inside = self.frequencies.within(box_px)
+        xp = array_namespace(self.masked)
+        names = ("masked", "unmasked", "ctf", "multiplicity")
+        arrays = {name: xp.take(v, xp.asarray(inside), axis=-1) for name in names if (v := getattr(self, name)) is not None}
+        return replace(self, frequencies=frequencies, **arrays)
 
     def factors(self):
         """(amplitude, noise_factor) as (P, 1, 1) float32 on the images' device."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from cryoet_core.backend import array_namespace, asnumpy, fft_module
 from cryoet_core.fourier import centre_crop_or_pad, irfft_centred, rfft_centred, shell_sum
+from cryoet_core.geometry import so3_grid
 from cryoet_core.kernels.insert_slices import insert_turned, new_accumulator, split_accumulator
 from cryoet_core.kernels.sample_points import sample_turned
 from cryoet_core.masks import soft_sphere
@@ -77,6 +78,15 @@ class Reference:
         return matrices, tangents
 
 
+    def spherical_slice(self, frequencies: FrequencyList):
+        """What a slice has on average over all directions: (K,) float32, the mean of the transform over every shell."""
+        xp = array_namespace(self.transform)
+        samples = asnumpy(self.slices(so3_grid(1)[::5], frequencies)).real.mean(axis=0)
+        count = np.maximum(np.bincount(frequencies.shell), 1)
+        profile = np.bincount(frequencies.shell, weights=samples) / count
+        return xp.asarray(profile[frequencies.shell], dtype=xp.float32)
+
+
 @dataclass(frozen=True)
 class Sums:
     """Weighted slices summed on the padded grid: data (sum X/sigma^2) and weight (sum c^2/sigma^2), kernel layout.
@@ -96,6 +106,15 @@ class Sums:
 
     def __mul__(self, factor: float) -> Sums:
         return replace(self, data=self.data * np.float32(factor), weight=self.weight * np.float32(factor))
+
+    def moved(self, shift_px) -> Sums:
+        """The sums of the map that has at index n//2 what this one has at ``shift_px`` (x, y, z) from there."""
+        xp = array_namespace(self.data)
+        n = self.pad * self.box_px
+        axis = xp.arange(n) - n // 2
+        x, y, z = (2 * np.pi / n * float(v) for v in shift_px)
+        angle = z * axis[:, None, None] + y * axis[None, :, None] + x * xp.arange(n // 2 + 1)[None, None, :]
+        return replace(self, data=(self.data * xp.exp(1j * angle)).astype(xp.complex64))
 
     def shells(self):
         """Shell of the unpadded box for every element, (N, N, N//2 + 1) int64."""

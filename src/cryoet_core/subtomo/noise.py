@@ -156,3 +156,31 @@ def noise_factors(sums: CorrectionSums):
     seen = sums.weight > 0
     ratio = np.where(seen, sums.residual / np.where(seen, sums.weight, 1), 1.0)
     return balanced(ratio, np.maximum(sums.weight, 1e-30))
+
+
+def score_excess(images, rows, slices, phases, tests, sigma2):
+    """How much larger the variance of a score is than the noise spectra say: (n_shells,) float64, at least 1.
+
+    The likelihood takes the noise of different views as independent. Whatever is around and across a particle is not: at low
+    frequencies neighbouring views see the same density, and a score adds it up as if it were seen anew in every view. The
+    residuals at the poses of ``rows`` (M,) (slices, phases (M, F, K)) are compared with other slices ``tests`` (T, F, K), to which
+    they owe nothing: the mean square of Re sum r* P / sigma^2 over its expectation, sum c^2 |P|^2 / sigma^2, shell by shell.
+    """
+    xp = array_namespace(slices)
+    n = slices.shape[-1]
+    shell = images.frequencies.shell[:n]
+    inverse = xp.asarray(1.0 / np.asarray(sigma2)[:, shell], dtype=xp.float32)
+    edges = np.flatnonzero(np.diff(shell, prepend=-1))
+    power = tests.real**2 + tests.imag**2
+    square, expected = np.zeros(edges.size), np.zeros(edges.size)
+    for row, own, move in zip(rows, slices, phases, strict=True):
+        ctf2 = images.ctf[row, :, :n] ** 2
+        residual = (images.masked[row, :, :n] * move - ctf2 * own) * inverse
+        score = (residual.conj() * tests).real.sum(axis=1)
+        square += np.add.reduceat(asnumpy(score), edges, axis=1).astype(float).__pow__(2).sum(axis=0)
+        weight = asnumpy((power * (ctf2 * inverse)).sum(axis=1))
+        expected += np.add.reduceat(weight, edges, axis=1).sum(axis=0)
+    out = np.ones(images.frequencies.n_shells)
+    out[shell[edges]] = np.maximum(square / np.maximum(expected, 1e-30), 1)
+    out[shell[-1] + 1 :] = out[shell[-1]]
+    return out

@@ -331,20 +331,10 @@ def grey_scale(groups, sigma2, volume, settings, poses_known: bool) -> float:
                 turned = group.poses.rotations[p : p + 16]
                 slices = reference.view_slices(white.view_rotations, turned, white.frequencies)
             else:
-                slices = _spherical_slice(reference, white.frequencies, xp)
+                slices = reference.spherical_slice(white.frequencies)[None, None]
             cross += float((part.data * slices.conj()).real.sum(dtype=xp.float64))
             norm += float((part.weight * (slices.real**2 + slices.imag**2)).sum(dtype=xp.float64))
     return cross / norm if cross > 0 and norm > 0 else 1.0
-
-
-def _spherical_slice(reference, frequencies, xp):
-    """(1, 1, K) real: mean of the reference's transform over its shells, at the frequencies of a slice."""
-    from cryoet_core.geometry import so3_grid
-
-    samples = asnumpy(reference.slices(so3_grid(1)[::5], frequencies)).real.mean(axis=0)
-    count = np.maximum(np.bincount(frequencies.shell), 1)
-    profile = np.bincount(frequencies.shell, weights=samples) / count
-    return xp.asarray(profile[frequencies.shell], dtype=xp.float32)[None, None]
 
 
 def _noise(groups, sigma2, references, settings, max_shell):

@@ -270,7 +270,7 @@ def test_refinement_reads_volumes_and_finds_the_true_poses(folder, pair, truth, 
 
 
 def test_an_initial_model_is_made_from_the_sums(solid, truth):
-    settings = InitialModelSettings(PIXEL, BOX, n_mini_batches=16, n_starts=2, mask_diameter_angst=320.0, offset_range_px=2.0)
+    settings = InitialModelSettings(PIXEL, BOX, n_mini_batches=16, n_starts=2, mask_diameter_angst=320.0, offset_sigma_angst=25.0)
     model = initial_model([solid], settings, np.random.default_rng(0)).map
     found, other = (align_map_to(m, truth).correlation for m in (model, mirror(model)))
     assert found > 0.85 and found > other + 0.1
