@@ -50,7 +50,7 @@ class ExtractSubtomos(StepModel):
         "are in images/particles_2d.star then",
     )
     whiten: bool = key(
-        True, meaning="3D: every view counts by its own noise spectrum in the sums, as in the 2D likelihood; false = RELION's plain sums"
+        False, meaning="3D: every view counts by its own noise spectrum in the sums, as in the 2D likelihood; false = RELION's plain sums"
     )
     relion_files: bool = key(
         False, meaning="also write one 2D stack per particle, as RELION reads them, and particles_relion.star"
