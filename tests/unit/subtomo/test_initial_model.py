@@ -75,6 +75,17 @@ def test_moved_sums_are_those_of_the_moved_map(images):
     assert np.corrcoef(moved[ball], expected[ball])[0, 1] > 0.99
 
 
+def test_spherical_average_of_a_map():
+    """Shell by shell the mean of slices in random directions, and real."""
+    frequencies = FrequencyList.of_box(BOX).upto(5)
+    reference = Reference.of_map(chiral_blobs().density(BOX, PIXEL))
+    slices, ball = reference.slices(random_rotations(300, np.random.default_rng(2)), frequencies), reference.spherical_slice(frequencies)
+    mean, average = (np.bincount(frequencies.shell, weights=v)[1:] / np.bincount(frequencies.shell)[1:] for v in (slices.real.mean(axis=0), ball))
+    assert np.allclose(mean, average, atol=0.02 * ball.max())
+    assert all(np.ptp(ball[frequencies.shell == s]) == 0 for s in range(1, 6))
+    assert np.abs(slices - ball).max() > 0.2 * ball.max()  # the particle itself is no ball
+
+
 def test_noise_that_views_share_is_noticed():
     """Independent noise of all views leaves the scores as they should be; a body beside the particle in all views does not."""
     beside = Blobs(np.array([[60.0, 40.0, 0.0]]), np.array([0.3]), 30.0)
