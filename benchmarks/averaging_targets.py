@@ -14,22 +14,28 @@ import time
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 from scipy.fft import fftshift, ifftshift, irfft2, irfftn, rfft2, rfftn
 
 from cryoet_core.fourier import lowpass
 from cryoet_core.fsc import fourier_shell_correlation, resolution_at
 from cryoet_core.geometry import angular_distance_deg
+from cryoet_core.metadata import Particles
 from cryoet_core.simulate.molecules import chiral_molecule, density_map, ribosome
 from cryoet_core.simulate.physics import phase_per_potential
 from cryoet_core.simulate.splat import gaussian_table, project_beads, splat_blobs
 from cryoet_core.subtomo.evaluate import align_map_to, mirror, pose_errors
+from cryoet_core.subtomo.extract import ExtractionSettings, crop_to_disc
 from cryoet_core.subtomo.initial_model import InitialModelSettings, initial_model
 from cryoet_core.subtomo.likelihood import SeriesImages, log_likelihoods, shift_phases, whiten
 from cryoet_core.subtomo.mstep import Reference
 from cryoet_core.subtomo.noise import residual_sums, spectra
 from cryoet_core.subtomo.poses import Poses
 from cryoet_core.subtomo.refine import RefineSettings, half_sets, refine
+from cryoet_core.subtomo.refine_run import volume_images
 from cryoet_core.subtomo.search import SearchPlan, expectation_of_all, grid_search
+from cryoet_core.subtomo.stacks import ParticleVolumes
+from cryoet_core.subtomo.volumes import sum_views, view_noise
 
 WAVELENGTH, CS, Q0 = 0.0196875, 2.7e7, 0.1  # A, A, fraction: 300 kV, 2.7 mm
 BEAD_SIGMA = 4.0  # A
@@ -46,6 +52,8 @@ class Data:
     diameter: float
     stack: np.ndarray  # (n, F, box, box) premultiplied real images
     ctf: np.ndarray  # (n, F, box, box//2 + 1)
+    optics: np.ndarray  # (n, F, 4) defocus, dose before, dose, scale
+    false: np.ndarray  # (n,) bool, no particle at all
 
 
 def views(tilts, axis_deg):
@@ -92,9 +100,12 @@ def true_map(molecule, pixel, box):
 
 def simulate(
     molecule, n, *, pixel=7.64, box=64, dose=3.0, noise=1.0, tilts=None, axis=85.0, sigma_offset_angst=8.0, crowd=1.0, diameter=320.0,
-    seed=0, offsets_px=None, first_row=0, defocus=25000.0,
+    seed=0, offsets_px=None, first_row=0, defocus=25000.0, crowd_kda=60.0, false_share=0.0,
 ) -> Data:
-    """Premultiplied stacks of n particles of one series. ``noise`` multiplies the standard deviation of the counting noise."""
+    """Premultiplied stacks of n particles of one series. ``noise`` multiplies the standard deviation of the counting noise.
+
+    false_share : of the particles are none: each is another heap of the molecule's beads, of the same size and mass.
+    """
     rng = np.random.default_rng([seed, n])
     tilts = np.arange(-60.0, 60.1, 4.0) if tilts is None else np.asarray(tilts, float)
     rotate, order = views(tilts, axis), np.argsort(np.argsort(np.abs(tilts), kind="stable"))
@@ -106,21 +117,32 @@ def simulate(
     weights = (molecule.potential_v_angst3 * phase_per_potential(300.0) * 2 / (pixel / 2) ** 2).astype(np.float32)
     images = np.empty((n, tilts.size, box, box), np.float32)
     ctf = np.empty((n, tilts.size, box, box // 2 + 1), np.float32)
+    every_optics = np.empty((n, tilts.size, 4))
     cut = slice(work // 2 - box // 2, work // 2 + box // 2)
+    false = np.arange(n) < round(false_share * n)
     for p in range(n):
         place = np.einsum("fij,j->fi", rotate[:, :2], offsets[p]) * 2 + fine // 2
-        fields = crowded(crowd, rotate, fine, pixel / 2, rng)
-        project_beads(fields, molecule.xyz_angst, weights, rotate @ turned[p], place, pixel / 2, table)
+        fields = crowded(crowd, rotate, fine, pixel / 2, rng, crowd_kda)
+        beads = heap(molecule.xyz_angst, rng) if false[p] else molecule.xyz_angst
+        project_beads(fields, beads, weights, rotate @ turned[p], place, pixel / 2, table)
         depth = rng.uniform(-400, 400)
         for f in range(tilts.size):
-            optics = (defocus + depth, dose * order[f], dose, loss[f])
+            optics = every_optics[p, f] = (defocus + depth, dose * order[f], dose, loss[f])
             clean = half_size(rfft2(np.roll(fields[f], (-(fine // 2),) * 2, (0, 1))), work)
             c = transfer(work, pixel, *optics)
             spectrum = clean * c + rfft2(rng.standard_normal((work, work)) * sigma)
             images[p, f] = fftshift(irfft2(spectrum * c, s=(work, work)))[cut, cut]
             ctf[p, f] = transfer(box, pixel, *optics)
     packed = SeriesImages.from_images(images, ctf, rotate, first_row + np.arange(n), disc(box, diameter / pixel))
-    return Data(packed, turned, offsets, true_map(molecule, pixel, box), pixel, diameter, images, ctf)
+    return Data(packed, turned, offsets, true_map(molecule, pixel, box), pixel, diameter, images, ctf, every_optics, false)
+
+
+def heap(xyz, rng):
+    """The same beads as another body: six lobes of random places, a different one at every call."""
+    radius = np.sqrt(np.mean(np.sum(xyz**2, axis=1)))
+    lobes = rng.standard_normal((6, 3)) * 0.45 * radius
+    out = lobes[rng.integers(6, size=len(xyz))] + rng.standard_normal((len(xyz), 3)) * 0.38 * radius
+    return (out - out.mean(axis=0)).astype(xyz.dtype)
 
 
 def disc(box, diameter_px):
@@ -139,20 +161,64 @@ def with_noise(data: Data, sigma, rng) -> Data:
     return replace(data, images=SeriesImages.from_images(images, data.ctf, old.view_rotations, old.rows, mask))
 
 
-def crowded(level, rotate, fine, pixel, rng):
-    """Projections (F, fine, fine) of small proteins (60 kDa, ``level`` x 40 mg/ml) in the slab around and across a particle."""
+@dataclass
+class Summed(ParticleVolumes):
+    """3D pseudo-subtomograms kept in memory."""
+
+    made: tuple = ()
+
+    def sums(self, row):
+        data, weight, multiplicity = (getattr(self.made[row], name) for name in ("data", "weight", "multiplicity"))
+        return data / np.float32(np.sqrt(self.box)), weight, multiplicity
+
+
+def summed(data: Data, whiten=True, name="TS_01") -> Summed:
+    """The particles' images summed in 3D as extraction does it: faded to the disc, in a box twice as large, inserted into the grid of the box."""
+    n, n_views, box = data.stack.shape[:3]
+    settings = ExtractionSettings(1, 2 * box, box)
+    images = crop_to_disc(data.stack.reshape(-1, box, box), 0.0)
+    noise = view_noise(images, Recomputed(data), np.tile(np.arange(n_views), n), n_views, data.pixel) if whiten else None
+    used = np.hypot(np.fft.fftfreq(2 * box)[:, None], np.fft.rfftfreq(2 * box)[None]) <= 0.5
+    used, made = np.broadcast_to(used, (n_views, *used.shape)), []
+    for p in range(n):
+        boxes = np.pad(images[p * n_views : (p + 1) * n_views], ((0, 0), (box // 2,) * 2, (box // 2,) * 2))
+        c = np.stack([transfer(2 * box, data.pixel, *optics) for optics in data.optics[p]]).astype(np.float32)
+        made.append(sum_views(boxes, c, used, data.images.view_rotations, settings, noise))
+    table = pd.DataFrame({"tomo_name": [name] * n})
+    return Summed(Particles(table), data.pixel, box, made=tuple(made))
+
+
+@dataclass
+class Recomputed:
+    """Transfer of the images of all particles, one after another, in the form that extraction has it."""
+
+    data: Data
+
+    def evaluate(self, rows, shape, pixel):
+        return self.data.ctf.reshape(-1, shape[0], shape[0] // 2 + 1)[rows]
+
+
+def in_3d(data: Data, whiten=True, likelihood="exact") -> Data:
+    """The same particles with the 3D sums in place of their images."""
+    images = volume_images(summed(data, whiten), data.diameter, likelihood=likelihood)
+    return replace(data, images=replace(images, rows=data.images.rows))
+
+
+def crowded(level, rotate, fine, pixel, rng, kda=60.0):
+    """Projections (F, fine, fine) of proteins of ``kda`` (``level`` x 40 mg/ml) in the slab around and across a particle."""
     out = np.zeros((len(rotate), fine, fine), np.float32)
     if level == 0:
         return out
     reach = np.array([0.5 * fine * pixel + THICKNESS, 0.5 * fine * pixel + THICKNESS, THICKNESS / 2])
-    number = rng.poisson(level * 4.0e-7 * np.prod(2 * reach))
+    number = rng.poisson(level * 4.0e-7 * 60.0 / kda * np.prod(2 * reach))
     xyz = rng.uniform(-1, 1, (number, 3)) * reach
     xyz = xyz[np.linalg.norm(xyz, axis=1) > 150]
-    weight = np.full(len(xyz), 6.0e4 * 3.0 * phase_per_potential(300.0) * 2 / pixel**2)
+    weight = np.full(len(xyz), kda * 3.0e3 * phase_per_potential(300.0) * 2 / pixel**2)
+    width = 16.0 * (kda / 60.0) ** (1 / 3) / pixel
     for f, matrix in enumerate(rotate):
         points = xyz @ matrix[:2].T / pixel + fine // 2
         near = np.all((points > -12) & (points < fine + 12), axis=1)
-        splat_blobs(out[f], points[near], weight[near], np.full(near.sum(), 16.0 / pixel))
+        splat_blobs(out[f], points[near], weight[near], np.full(near.sum(), width))
     return out
 
 
@@ -408,59 +474,165 @@ def rate(args):
     return out
 
 
+CONDITIONS = {  # of initial_model: as the demo's particles, and dim ones in a crowd of heavy bodies, a fifth of them false
+    "demo": {"pixel": 21.0, "box": 24, "dose": 3.4},
+    "dim": {"pixel": 15.0, "box": 32, "noise": 2.5, "crowd": 2.0, "crowd_kda": 600.0, "false_share": 0.2, "defocus": 17000.0},
+}
+
+
 def initial_models(args):
-    """Several seeds on one set of bin 8 particles: structure, hand, and the poses that a refinement from it gives."""
-    series = [
-        simulate(ribosome(), args.particles // 2, pixel=15.28, box=32, crowd=args.crowd, axis=80.0 + 8 * s, seed=20 + s, first_row=s * (args.particles // 2))
+    """New particles, noise and random starts for every seed: structure and hand against truth."""
+    out = {}
+    for name in args.conditions:
+        rows = []
+        for seed in range(args.first_seed, args.first_seed + args.seeds):
+            half = args.particles // 2
+            series = [
+                simulate(ribosome(), half, axis=80.0 + 8 * s, seed=2 * seed + s, first_row=s * half, **CONDITIONS[name]) for s in (0, 1)
+            ]
+            rows.append({"seed": seed, **one_initial_model(series, seed)})
+            print(name, rows[-1], flush=True)
+        out[name] = {"asked": ">= 9 of 10", "right": sum(r["right"] for r in rows), "of": len(rows), "particles": args.particles, "seeds": rows}
+    return out
+
+
+def one_initial_model(series, seed):
+    truth, pixel, box = series[0].truth, series[0].pixel, series[0].truth.shape[0]
+    start = time.process_time()
+    settings = InitialModelSettings(pixel, box, mask_diameter_angst=series[0].diameter)
+    model = initial_model([s.images for s in series], settings, np.random.default_rng(seed))
+    seconds = time.process_time() - start
+    reversed_truth = mirror(truth)
+    found, other = align_map_to(model.map, truth), align_map_to(model.map, reversed_truth)
+    fsc, mirrored = fourier_shell_correlation(found.map, truth), fourier_shell_correlation(other.map, reversed_truth)
+    limit = resolution_at(fsc, pixel, box, 0.5)
+    return {
+        "right": bool(limit < 60.0 and limit < resolution_at(mirrored, pixel, box, 0.5) and found.correlation > other.correlation),
+        "fsc_half_angst": limit, "fsc_half_mirrored_angst": resolution_at(mirrored, pixel, box, 0.5), "correlation": found.correlation,
+        "correlation_mirrored": other.correlation, "shift_angst": float(np.linalg.norm(found.shift_px)) * pixel, "cpu_s": seconds,
+        "mirror_gain": model.mirror_gain, "over_ball": model.over_ball, "starts": model.log_likelihood_starts,
+    }
+
+
+def two_series(args, **values):
+    """Two series of half the particles each, with other tilt axes and rows that go on."""
+    half = args.particles // 2
+    return [
+        simulate(ribosome(), half, crowd=args.crowd, axis=80.0 + 8 * s, first_row=s * half, **{**values, "seed": values["seed"] + s})
         for s in (0, 1)
     ]
-    truth, rows = series[0].truth, []
-    reversed_truth = mirror(truth)
-    for seed in range(args.seeds):
-        start = time.process_time()
-        settings = InitialModelSettings(15.28, 32, mask_diameter_angst=320.0)
-        model = initial_model([s.images for s in series], settings, np.random.default_rng(seed))
-        found, other = align_map_to(model.map, truth), align_map_to(model.map, reversed_truth)
-        fsc = fourier_shell_correlation(found.map, truth)
-        rows.append({
-            "seed": seed, "correlation": found.correlation, "correlation_mirrored": other.correlation, "resolution_angst": resolution_at(fsc, 15.28, 32, 0.5),
-            "right": bool(found.correlation > 0.8 and found.correlation > other.correlation + 0.02), "seconds": time.process_time() - start,
-            "mirror_gain": model.mirror_gain, "shift_px": float(np.linalg.norm(found.shift_px)),
-        })
-        print(rows[-1], flush=True)
-    return {"asked": ">= 9 of 10", "right": sum(r["right"] for r in rows), "of": len(rows), "seeds": rows}
+
+
+def refined(images, series, likelihood, start, **values):
+    """Refinement of ``images`` (list of SeriesImages) of the Data ``series`` from orientations ``start``: errors, FSC against truth, CPU time."""
+    truth, pixel, box = series[0].truth, series[0].pixel, series[0].truth.shape[0]
+    rotations, offsets = (np.concatenate([getattr(s, k) for s in series]) for k in ("rotations", "offsets_px"))
+    values = {"start": "given_poses", "mask_diameter_angst": 320.0, "max_iterations": 5, **values}
+    settings, clock = RefineSettings(pixel, box, likelihood=likelihood, **values), time.process_time()
+    result = refine(images, half_sets(range(len(rotations)), 0), lowpass(truth, settings.initial_lowpass_angst, pixel), settings, start)
+    errors = pose_errors(result.rotations, result.offsets_px * pixel, rotations, offsets * pixel)
+    fsc, n = fourier_shell_correlation(result.map, truth), len(result.iterations)
+    return {
+        "asked": "<= 2.5 deg, 1.5 A", "median_deg": errors.median_angle_deg, "median_angst": errors.median_position_angst,
+        "wrong": float(np.mean(errors.angle_deg > 15)), "gold_standard_angst": result.iterations[-1].resolution_angst,
+        "against_truth_angst": resolution_at(fsc, pixel, box, 0.5), "iterations": n, "seconds_per_iteration": (time.process_time() - clock) / n,
+        "fsc_truth": [float(v) for v in fsc],
+    }
+
+
+def turned_by(rotations, sigma_deg, rng):
+    """``rotations`` (n, 3, 3) turned by Gaussian rotation vectors of ``sigma_deg`` per axis."""
+    from scipy.spatial.transform import Rotation
+
+    return Rotation.from_rotvec(np.deg2rad(sigma_deg) * rng.standard_normal((len(rotations), 3))).as_matrix() @ rotations
 
 
 def refinement(args):
     """Gold-standard refinement of two series at bin 4 from poses as a bin 8 round leaves them, for both likelihoods."""
-    series = [
-        simulate(ribosome(), args.particles // 2, crowd=args.crowd, noise=args.noise[0], axis=80.0 + 8 * s, seed=30 + s, first_row=s * (args.particles // 2))
-        for s in (0, 1)
-    ]
-    truth, n = series[0].truth, sum(len(s.images) for s in series)
-    rotations, offsets = (np.concatenate([getattr(s, k) for s in series]) for k in ("rotations", "offsets_px"))
-    rng = np.random.default_rng(5)
-    from scipy.spatial.transform import Rotation
-
-    start = Rotation.from_rotvec(np.deg2rad(4.0) * rng.standard_normal((n, 3))).as_matrix() @ rotations
-    out = {}
+    series = two_series(args, noise=args.noise[0], seed=30)
+    start, out = turned_by(np.concatenate([s.rotations for s in series]), 4.0, np.random.default_rng(5)), {}
     for likelihood in ("exact", "relion"):
-        settings = RefineSettings(7.64, 64, start="given_poses", likelihood=likelihood, mask_diameter_angst=320.0, max_iterations=5)
-        clock = time.process_time()
-        result = refine([s.images for s in series], half_sets(range(n), 0), lowpass(truth, 40.0, 7.64), settings, start)
-        errors = pose_errors(result.rotations, result.offsets_px * 7.64, rotations, offsets * 7.64)
-        fsc = fourier_shell_correlation(result.map, truth)
-        out[likelihood] = {
-            "asked": "<= 2.5 deg, 1.5 A", "median_deg": errors.median_angle_deg, "median_angst": errors.median_position_angst,
-            "gold_standard_angst": result.iterations[-1].resolution_angst, "against_truth_angst": resolution_at(fsc, 7.64, 64, 0.5),
-            "iterations": len(result.iterations), "seconds": time.process_time() - clock,
-            "fsc_truth": [float(v) for v in fsc],
-        }
+        out[likelihood] = refined([s.images for s in series], series, likelihood, start)
         print(likelihood, {k: v for k, v in out[likelihood].items() if k != "fsc_truth"}, flush=True)
     return out
 
 
-PARTS = {"coverage": coverage, "likelihoods": likelihoods, "wrong_poses": wrong_poses, "offset": offset, "noise": noise, "rate": rate, "initial_model": initial_models, "refinement": refinement}
+def direct_3d(images, sigma2, p, shell, volumes, shifts):
+    """Sums over coefficients in float64: Re D* P - W |P|^2 / 2 over sigma^2, for volumes (O, K) and shifts (T, 3) -> (T, O)."""
+    frequencies = images.frequencies.upto(shell)
+    n = len(frequencies)
+    x, w = images.masked[p, 0, :n].astype(complex), images.ctf[p, 0, :n].astype(float) ** 2
+    s2, out = sigma2[0, frequencies.shell], np.empty((len(shifts), len(volumes)))
+    for t, shift in enumerate(shifts):
+        ramp = np.exp(-2j * np.pi / frequencies.box_px * (frequencies.points @ shift))
+        for o, volume in enumerate(volumes):
+            model = volume.astype(complex) * ramp
+            out[t, o] = np.sum(((x.conj() * model).real - 0.5 * w * np.abs(model) ** 2) / s2)
+    return out
+
+
+def likelihood_3d(args):
+    """The 3D likelihood: its matrix form against direct sums; against the 2D one on the same particles; searches and refinements of both."""
+    out = {}
+    for name, pixel, box, noise in (("bin 8", 15.28, 32, args.noise_3d[0]), ("bin 4", 7.64, 64, args.noise_3d[1])):
+        data = simulate(ribosome(), args.particles, pixel=pixel, box=box, noise=noise, crowd=args.crowd, seed=args.seed)
+        solid = in_3d(data)
+        out[name] = {"noise": noise, "particles": args.particles, **_compared(data, solid)}
+        plain = {"3D plain sums": (in_3d(data, False), "exact"), "3D relion": (in_3d(data, False, "relion"), "relion")}
+        for kind, (d, likelihood) in {"2D": (data, "exact"), "3D": (solid, "exact"), **plain, "2D relion": (data, "relion")}.items():
+            out[name][kind] = _searched(d, likelihood)
+            print(name, kind, out[name][kind], flush=True)
+    series = two_series(args, noise=args.noise_3d[2], seed=args.seed + 10)
+    start, n = turned_by(np.concatenate([s.rotations for s in series]), 4.0, np.random.default_rng(args.seed)), args.particles // 2
+    made = [summed(s, name=f"TS_{i}") for i, s in enumerate(series)]
+    table = Particles(pd.concat([m.particles.table for m in made], ignore_index=True))
+    run = Summed(table, series[0].pixel, 64, made=made[0].made + made[1].made)
+    for kind, images in (("2D", [s.images for s in series]), ("3D", [volume_images(run, 320.0, half_sets(range(2 * n), 0))])):
+        out[f"refinement {kind}"] = refined(images, series, "exact", start)
+        print(kind, {k: v for k, v in out[f"refinement {kind}"].items() if k != "fsc_truth"}, flush=True)
+    return out
+
+
+def _compared(data, solid, n_poses=60):
+    """Matrix form against direct sums, and 3D against 2D log-likelihoods over poses near the truth and far from it, at Nyquist."""
+    reference, rng, rows = Reference.of_map(data.truth), np.random.default_rng(1), []
+    shell = data.truth.shape[0] // 2 - 1
+    noise = [noise_spectra(d, reference) for d in (data, solid)]
+    for p in range(min(8, len(data.images))):
+        turned = np.concatenate([data.rotations[p][None], turned_by(np.repeat(data.rotations[p][None], n_poses, 0), 8.0, rng), random_matrices(n_poses, rng)])
+        shifts, both = data.offsets_px[p] + np.array([[0.0, 0, 0], [0.7, -0.4, 0.2]]), []
+        for d, sigma2 in zip((data, solid), noise, strict=True):
+            white = whiten(d.images.take([p]), sigma2, shell)
+            slices = reference.view_slices(white.view_rotations, turned, white.frequencies)
+            both.append(log_likelihoods(white, slices, shift_phases(white.frequencies, white.view_rotations, shifts))[0].astype(float))
+        expected = direct_3d(solid.images, noise[1], p, shell, slices[:, 0], shifts)
+        slope = np.polyfit(both[0].ravel(), both[1].ravel(), 1)
+        rows.append((
+            np.abs(both[1] - expected).max(), np.corrcoef(both[0].ravel(), both[1].ravel())[0, 1], np.std(both[1] - both[0]),
+            np.std(both[1] - np.polyval(slope, both[0])), slope[0], np.ptp(both[0]),
+        ))
+    names = ("matrix_against_direct_nats", "correlation", "rms_difference_nats", "rms_beside_a_line_nats", "slope", "range_nats")
+    rows = np.array(rows)
+    return {"asked": "<= 1e-3 nats", names[0]: float(rows[:, 0].max()), **{k: float(v) for k, v in zip(names[1:], rows[:, 1:].mean(axis=0), strict=True)}}
+
+
+def _searched(data, likelihood):
+    """One global expectation step with the true map: wrong poses, errors, credible sets, CPU time."""
+    clock = time.process_time()
+    posterior = search(data, likelihood)
+    seconds = time.process_time() - clock
+    near = ~wrong(posterior, data)
+    inside = credible(posterior, data.rotations, data.offsets_px, np.random.default_rng(0))
+    best = posterior.best
+    return {
+        "wrong": float(1 - near.mean()), "median_deg": float(np.median(angular_distance_deg(best.rotations, data.rotations)[near])),
+        "expected_deg": float(np.median(posterior.angle_error_deg[near])),
+        "median_angst": float(np.median(np.linalg.norm(best.shifts_px - data.offsets_px, axis=1)[near]) * data.pixel),
+        "credible_95_of_right": float(inside[near].mean()), "seconds": seconds,
+    }
+
+
+PARTS = {"coverage": coverage, "likelihoods": likelihoods, "wrong_poses": wrong_poses, "offset": offset, "noise": noise, "rate": rate, "initial_model": initial_models, "refinement": refinement, "likelihood_3d": likelihood_3d}
 
 
 def main():
@@ -468,9 +640,13 @@ def main():
     parser.add_argument("parts", nargs="+", choices=[*PARTS, "all"])
     parser.add_argument("--particles", type=int, default=200)
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--first-seed", type=int, default=0, help="of initial_model")
+    parser.add_argument("--conditions", nargs="+", choices=[*CONDITIONS], default=[*CONDITIONS], help="of initial_model")
     parser.add_argument("--noise", type=float, nargs="+", default=[4.0, 6.0], help="factors on the counting noise (wrong poses)")
     parser.add_argument("--trials", type=int, default=10, help="noises of each particle (likelihoods)")
     parser.add_argument("--crowd", type=float, default=1.0, help="small proteins around the particles, x 40 mg/ml")
+    parser.add_argument("--noise-3d", type=float, nargs=3, default=[3.0, 5.0, 3.0], help="likelihood_3d: of the searches at bin 8 and bin 4, of the refinement")
+    parser.add_argument("--seed", type=int, default=70, help="of the particles (likelihood_3d)")
     parser.add_argument("--out", help="JSON file of all numbers")
     args = parser.parse_args()
     results = {part: PARTS[part](args) for part in (PARTS if "all" in args.parts else args.parts)}

@@ -92,14 +92,14 @@ def bench_forward_project():
     yield "forward_project_aligned, same", work, "Gvp/s", ours, seconds(bincount_one, 1) * n, "bincount"
 
 
-def bench_extract_slices():
+def bench_sample_turned():
     for n, m in ((32, 2000), (64, 1000), (128, 200)):
         volume_ft = scipy.fft.fftshift(scipy.fft.rfftn(noise(n, n, n)), axes=(0, 1)).astype(np.complex64)
         rotations, radius = turns(m), n // 2 - 1
         ky, kx = np.meshgrid(scipy.fft.fftfreq(n, 1 / n), np.arange(n // 2 + 1), indexing="ij")
         inside = kx**2 + ky**2 <= radius**2
         plane = np.stack([kx[inside], ky[inside], 0 * kx[inside]])
-        ours = seconds(lambda v=volume_ft, r=rotations, q=radius: kernels.extract_slices(v, r, q))
+        ours = seconds(lambda v=volume_ft, r=rotations, p=plane: kernels.sample_turned(v, np.swapaxes(r, 1, 2), p.T))
 
         def scipy_some(v=volume_ft, r=rotations, p=plane, c=n // 2):
             for turn in r[:20]:
@@ -110,7 +110,7 @@ def bench_extract_slices():
                 scipy.ndimage.map_coordinates(v.imag, where, order=1, output=np.float32)
 
         work = m * inside.sum() / 1e6
-        yield f"extract_slices {m} of {n}^3", work, "Mpix/s", ours, seconds(scipy_some, 1) * m / 20, "map_coordinates"
+        yield f"sample_turned, {m} slices of {n}^3", work, "Mpix/s", ours, seconds(scipy_some, 1) * m / 20, "map_coordinates"
 
 
 def bench_insert_slices():

@@ -28,8 +28,13 @@ from cryoet_core.io.star import find_block, read_star
 from cryoet_core.metadata import read_particles, series_from_tables
 from cryoet_core.subtomo import transfer
 from cryoet_core.subtomo.extract import ExtractionSettings, crop_to_disc, extract_stacks
+from cryoet_core.subtomo.likelihood import shift_phases
+from cryoet_core.subtomo.mstep import Reference
+from cryoet_core.subtomo.noise import correction_sums, group_amplitude, initial_spectra
 from cryoet_core.subtomo.postprocess import fsc_weight, guinier_table
 from cryoet_core.subtomo.reconstruct import HalfSums, insert_series, reconstruct_maps
+from cryoet_core.subtomo.refine_run import volume_images
+from cryoet_core.subtomo.stacks import particle_volumes
 from cryoet_core.subtomo.volumes import extract_volumes
 
 ASKED = 1e-3
@@ -94,6 +99,18 @@ def check_volumes(folder, series, images, cut_from_raw, asked):
         weights, multiplicity = np.split(read_mrc(base / f"{row + 1}_weights.mrc")[0], 2)
         show(f"3D weights {row + 1}", volume.weight, weights, asked)
         show(f"3D multiplicity {row + 1}", volume.multiplicity, multiplicity, asked)
+
+
+def check_reading(folder):
+    """Strength of the true map at the true poses in RELION's own 3D files as the 3D likelihood reads them: 1 in the same grey scale."""
+    true, truth, shown = read_particles(folder / "particles_true.star"), read_mrc(folder / "truth_bin2.mrc")[0], np.arange(4)
+    volumes = particle_volumes(read_particles(folder / "Extract3D" / "particles.star").select(shown), folder)
+    images = volume_images(volumes, 1e4)
+    slices = Reference.of_map(truth.astype(np.float32)).view_slices(images.view_rotations, true.rotations[shown], images.frequencies)
+    moved = (true.positions_angst[shown] - volumes.particles.positions_angst) / volumes.pixel_size_angst
+    phases = shift_phases(images.frequencies, images.view_rotations, moved)
+    sums = correction_sums(images, shown, slices, phases, initial_spectra(images), 12)
+    print(f"true map in RELION's 3D files, as read for refinement: strength {group_amplitude([sums]):.3f}")
 
 
 def check_reconstruction(folder, series, images, cut_from_raw, asked):
@@ -206,6 +223,7 @@ def main(folder):
     with mock.patch.object(transfer, "dose_weight", relion_dose_weight):
         for check in checks:
             check(folder, series, images, True, 1e-5)
+    check_reading(folder)
     print("the defaults: views binned once, insertion: spread")
     for check in checks:
         check(folder, series, images, False, None)

@@ -44,7 +44,9 @@ class Mover:
 
     def arguments(self, kernel, args):
         """Geometry stays on the host; per-pixel arrays go where the data are."""
-        on_device = {"insert_slices": 1, "gather_slices": 1, "extract_points": 1}.get(kernel.name, 0)
+        if kernel.name == "expand_poses":
+            return [self.device(a) if i in (3, 4) else a for i, a in enumerate(args)]
+        on_device = {"insert_slices": 1, "insert_turned": 1, "gather_slices": 1, "extract_points": 1}.get(kernel.name, 0)
         return [self.device(a) if i < on_device else a for i, a in enumerate(args)]
 
 

@@ -92,44 +92,70 @@ def signed(index, size):
     return index if index < (size + 1) // 2 else index - size
 
 
-def extract_slices(volume_ft, rotations, radius_px, size, pad=1):
-    out = np.zeros((len(rotations), size, size // 2 + 1), complex)
-    for i, r in enumerate(rotations):
-        for j, p in itertools.product(range(size), range(size // 2 + 1)):
-            q = signed(j, size)
-            if p * p + q * q <= radius_px * radius_px:
-                out[i, j, p] = trilinear_ft(volume_ft, *(pad * (np.asarray(r).T @ [p, q, 0])))
-    return out
-
-
 def extract_points(volume_ft, coords, pad=1):
     return np.array([trilinear_ft(volume_ft, *(pad * k)) for k in coords.astype(float)])
 
 
-def insert_slices(slices, weights, rotations, n, radius_px, pad=1):
-    """Splat every pixel of the whole plane onto a whole cube with a margin, then keep kx >= 0."""
-    box, size = n * pad, slices.shape[1]
+def sample_turned(volume_ft, matrices, points):
+    return np.array([[trilinear_ft(volume_ft, *(m @ k)) for k in points] for m in matrices])
+
+
+def expand_poses(volume_ft, matrices, tangents, points, data, weight, particle, shifts_px, box_px, step=1e-6):
+    """Slopes by central differences along the tangents, inside the cells of the grid (a step is far smaller than the distance to their walls)."""
+    m, views = matrices.shape[:2]
+    out, upper = np.zeros((m, views, 28)), np.triu_indices(3)
+    for i, f in itertools.product(range(m), range(views)):
+        p = sample_turned(volume_ft, matrices[i, f][None], points)[0]
+        slopes = []
+        for t in tangents[i, f]:
+            ahead, behind = (sample_turned(volume_ft, (matrices[i, f] + sign * step * t)[None], points)[0] for sign in (1, -1))
+            slopes.append((ahead - behind) / (2 * step))
+        d = data[particle[i], f].astype(complex) * np.exp(2j * np.pi / box_px * (points @ shifts_px[i, f]))
+        w = weight[particle[i], f].astype(float)
+        jacobian = [*slopes, *(-1j * k * p for k in points.T)]
+        curvature = np.array([[np.sum(w * a.conj() * b).real for b in jacobian] for a in jacobian])
+        line = [np.sum((d - 0.5 * w * p).conj() * p).real, *(np.sum((d - w * p).conj() * j).real for j in jacobian)]
+        out[i, f] = [*line, *curvature[:3, :3][upper], *curvature[:3, 3:].ravel(), *curvature[3:, 3:][upper]]
+    return out
+
+
+def insert_turned(values, weights, matrices, points, n):
+    places = np.einsum("mij,kj->mki", matrices, points).reshape(-1, 3)
+    return splatted(places, values.ravel(), weights.ravel(), n)
+
+
+def splatted(places, values, weights, box):
+    """Samples and their Friedel mates at ``places`` (x, y, z) on a whole cube with a margin; then kx >= 0 is kept."""
     margin = box + 2
     data = np.zeros((2 * margin + 1,) * 3, complex)
     weight = np.zeros((2 * margin + 1,) * 3)
+    for place, value, w in zip(places, values, weights, strict=True):
+        for sign, sample in ((1, value), (-1, np.conj(value))):
+            k = sign * place[::-1]  # z, y, x
+            low = np.floor(k).astype(int)
+            for d in itertools.product((0, 1), repeat=3):
+                g = low + d
+                tent = np.prod(1 - np.abs(k - g))
+                data[tuple(g + margin)] += tent * sample
+                weight[tuple(g + margin)] += tent * w
+    first = margin - box // 2
+    keep = (slice(first, first + box), slice(first, first + box), slice(margin, margin + box // 2 + 1))
+    return data[keep], weight[keep]
+
+
+def insert_slices(slices, weights, rotations, n, radius_px, pad=1):
+    """Every pixel of the whole plane; columns that hold both mates count half."""
+    size, places, values, shares = slices.shape[1], [], [], []
     for i, r in enumerate(np.asarray(rotations)):
         for j, p in itertools.product(range(size), range(size // 2 + 1)):
             q = signed(j, size)
             if p * p + q * q > radius_px * radius_px:
                 continue
             share = 0.5 if p == 0 or 2 * p == size else 1.0
-            value, w = slices[i, j, p] * share, weights[i, j, p] * share
-            for sign, sample in ((1, value), (-1, np.conj(value))):
-                k = sign * pad * (r.T @ [p, q, 0.0])[::-1]  # z, y, x
-                low = np.floor(k).astype(int)
-                for d in itertools.product((0, 1), repeat=3):
-                    g = low + d
-                    tent = np.prod(1 - np.abs(k - g))
-                    data[tuple(g + margin)] += tent * sample
-                    weight[tuple(g + margin)] += tent * w
-    first = margin - box // 2
-    keep = (slice(first, first + box), slice(first, first + box), slice(margin, margin + box // 2 + 1))
-    return data[keep], weight[keep]
+            places.append(pad * (r.T @ [p, q, 0.0]))
+            values.append(slices[i, j, p] * share)
+            shares.append(weights[i, j, p] * share)
+    return splatted(places, values, shares, n * pad)
 
 
 def gather_slices(slices, weights, rotations, n, radii_px, pad=1):

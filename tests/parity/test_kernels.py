@@ -99,31 +99,49 @@ def forward_project_aligned_cases():
         yield (real(shape), tilts, (h, w)), keywords
 
 
-# n, size, pad, radius: inside the stored transform, up to its border, beyond it, degenerate
-SLICES = [
-    (8, 8, 1, 3),
-    (11, 11, 1, 4),
-    (24, 12, 2, 5),
-    (9, 9, 1, 4),
-    (16, 8, 2, 4),
-    (8, 8, 1, 4),
-    (7, 10, 1, 6),
-    (1, 1, 1, 0),
-]
-
-
-def extract_slices_cases():
-    for n, size, pad, radius in SLICES:
-        turns = np.concatenate([np.eye(3)[None], random_rotations(3)])
-        yield (hermitian_ft(n), turns, radius), {"size": size, "pad": pad}
-    for scale in (0.4, 1.7):  # a change of pixel size carried by the matrices
-        yield (hermitian_ft(12), scale * random_rotations(3), 5), {"size": 12}
-
-
 def extract_points_cases():
     for n, pad in [(8, 1), (9, 1), (12, 2)]:
         coords = rng(8).uniform(-n / 2 - 1, n / 2 + 1, (200, 3)).astype(np.float32)
         yield (hermitian_ft(n), coords), {"pad": pad}
+
+
+def turned_lists():
+    """(box, matrices, points): in the plane and in space, oversampled, scaled, up to the border and beyond it."""
+    plane, space = rng(20).integers(-3, 4, (40, 3)), rng(21).integers(-3, 4, (60, 3))
+    plane[:, 2] = 0
+    yield 12, random_rotations(3), plane
+    yield 12, 1.7 * random_rotations(2, 22), space
+    yield 9, random_rotations(2, 23), space
+    yield 8, 1.3 * random_rotations(3, 24), space + 0.25
+
+
+def sample_turned_cases():
+    yield (hermitian_ft(8), np.eye(3)[None], rng(30).integers(-4, 5, (60, 3)).astype(float)), {}  # on the voxels themselves
+    for n, matrices, points in turned_lists():
+        yield (hermitian_ft(n), matrices, points.astype(float)), {}
+
+
+def expand_poses_cases():
+    for n, matrices, points in turned_lists():
+        points = points[np.any(points != 0, axis=1)]
+        points = points[np.all(points == np.rint(points), axis=1)].astype(float)  # the origin lies on walls of cells, where there is no slope
+        if not len(points):
+            continue
+        for repeat in (1, 5):  # more points than one thread of a GPU takes
+            listed = np.tile(points, (repeat, 1))
+            shape = (2, 1, len(listed))
+            data, weight = complex_(shape), rng(27).uniform(0, 1, shape).astype(np.float32)
+            particle, shifts = rng(28).integers(0, 2, len(matrices)), rng(29).normal(size=(len(matrices), 1, 3))
+            tangents = rng(25).normal(size=(len(matrices), 1, 3, 3, 3))
+            yield (hermitian_ft(n), matrices[:, None], tangents, listed, data, weight, particle, shifts, 14), {}
+
+
+def insert_turned_cases():
+    for n, matrices, points in turned_lists():
+        values = complex_((len(matrices), len(points)))
+        weights = rng(26).uniform(0, 1, values.shape).astype(np.float32)
+        values[0, 3], weights[0, 3] = 0, 0
+        yield (values, weights, matrices, points.astype(float), n), {}
 
 
 def insert_slices_cases():
@@ -181,8 +199,10 @@ CASES = {
     "back_project_aligned": back_project_aligned_cases,
     "forward_project": forward_project_cases,
     "forward_project_aligned": forward_project_aligned_cases,
-    "extract_slices": extract_slices_cases,
     "extract_points": extract_points_cases,
+    "sample_turned": sample_turned_cases,
+    "expand_poses": expand_poses_cases,
+    "insert_turned": insert_turned_cases,
     "insert_slices": insert_slices_cases,
     "gather_slices": gather_slices_cases,
     "rotate_volume": rotate_volume_cases,
@@ -190,6 +210,7 @@ CASES = {
     "warp_accumulate": warp_accumulate_cases,
     "sample_spline": sample_spline_cases,
 }
+COMPLEX = ("extract_points", "sample_turned", "phase_shift_accumulate")
 PARAMETERS = [
     pytest.param(kernel, args, keywords, id=f"{kernel.name}-{number}")
     for kernel in kernels.KERNELS
@@ -215,9 +236,11 @@ def test_kernel_equals_reference(kernel, args, keywords, device):
     expected = getattr(references, kernel.name)(*args, **keywords)
     with on_device(device) as to:
         found = to.host(kernel.contract(to.device(args[0]), *to.arguments(kernel, args[1:]), **keywords))
-    dtypes = ("complex64", "float32") if kernel.name in ("extract_slices", "extract_points") else ("float32",)
-    if kernel.name in ("insert_slices", "gather_slices"):
+    if kernel.name in ("insert_slices", "insert_turned", "gather_slices"):
         assert_close(found[0], expected[0], "complex64")
         assert_close(found[1], expected[1], "float32")
+    elif kernel.name == "expand_poses":
+        for part in ((0,), range(1, 4), range(4, 7), range(7, 13), range(13, 22), range(22, 28)):  # each has its own unit
+            assert_close(found[..., part], expected[..., part], "float64")
     else:
-        assert_close(found, expected, "complex64" if kernel.name == "phase_shift_accumulate" else dtypes[0])
+        assert_close(found, expected, "complex64" if kernel.name in COMPLEX else "float32")

@@ -22,8 +22,12 @@ from cryoet_core.io.summary import read_summary
 from cryoet_core.metadata import Particles, read_particles, write_particles, write_tilt_series
 from cryoet_core.subtomo.extract import extract_stacks
 from cryoet_core.subtomo.extraction_run import ExtractionRun, extraction_settings, merge_particles
+from cryoet_core.subtomo.likelihood import shift_phases
+from cryoet_core.subtomo.mstep import Reference
+from cryoet_core.subtomo.noise import correction_sums, group_amplitude, initial_spectra
 from cryoet_core.subtomo.reconstruct import taper_to_sphere
-from cryoet_core.subtomo.stacks import read_stacks
+from cryoet_core.subtomo.refine_run import series_images, volume_images
+from cryoet_core.subtomo.stacks import ParticleVolumes, read_extracted
 
 SCRIPTS = Path(__file__).parents[2] / "workflow" / "scripts"
 EXTRACT = {"binning": 1, "box_px": 64, "crop_px": 32}
@@ -97,7 +101,7 @@ def project(tmp_path_factory):
 
 
 def test_images_and_table_are_what_the_library_extracts(project):
-    stacks = read_stacks("x/particles.star", ["aligned/TS_01.star", "aligned/TS_02.star"])
+    stacks = read_extracted("x/images/particles_2d.star", ["aligned/TS_01.star", "aligned/TS_02.star"])
     assert (stacks.n_particles, stacks.n_images, stacks.box, stacks.pixel_size_angst) == (8, 96, 32, PIXEL)
     settings = extraction_settings(ExtractSubtomos(**EXTRACT))
     for stack, (series, positions, images) in zip(stacks.series, project, strict=True):
@@ -113,15 +117,29 @@ def test_images_and_table_are_what_the_library_extracts(project):
 
 
 def test_relion_files_hold_the_same_images(project):
-    ours, theirs = read_particles("x/particles.star"), read_particles("x/images/particles_relion.star")
+    ours, theirs = read_particles("x/images/particles_2d.star"), read_particles("x/images/particles_relion.star")
     assert theirs.are_2d_stacks and theirs.optics["rlnCtfDataAreCtfPremultiplied"].iloc[0] == 1
     name = theirs.table["image_name"].iloc[1]
     assert name == "x/images/TS_01/2_stack2d.mrcs"
     assert ours.table["image_name"].iloc[1] == "000013@x/images/TS_01.mrcs"
     np.testing.assert_array_equal(read_mrc(name)[0], read_mrc("x/images/TS_01.mrcs")[0][12:24])
-    volumes = read_particles("x/images/particles_3d.star")
-    assert read_header(volumes.table["image_name"].iloc[5]).shape == (32, 32, 32)
-    assert read_header(volumes.table["ctf_image"].iloc[5]).shape == (64, 32, 17)
+
+
+def test_averaging_reads_the_volumes_where_they_were_asked_for(project):
+    volumes = read_extracted("x/particles.star", [])
+    assert isinstance(volumes, ParticleVolumes) and (volumes.n_particles, volumes.box, volumes.pixel_size_angst) == (8, 32, PIXEL)
+    assert not volumes.particles.are_2d_stacks and volumes.particles.optics["rlnImageDimensionality"].iloc[0] == 3
+    assert read_header(volumes.particles.table["image_name"].iloc[5]).shape == (32, 32, 32)
+    assert read_header(volumes.particles.table["ctf_image"].iloc[5]).shape == (64, 32, 17)
+    # both say the same about the strength of the true map, in the same units
+    stacks = read_extracted("x/images/particles_2d.star", ["aligned/TS_01.star", "aligned/TS_02.star"])
+    reference, strength = Reference.of_map(truth_map(32).astype(np.float32)), []
+    for images in (series_images(stacks.series[0], 100.0), volume_images(volumes.select(np.arange(4)), 100.0)):
+        slices = reference.view_slices(images.view_rotations, stacks.particles.rotations[:4], images.frequencies)
+        phases = shift_phases(images.frequencies, images.view_rotations, np.zeros((4, 3)))
+        sums = correction_sums(images, np.arange(4), slices, phases, initial_spectra(images), 10)
+        strength.append(group_amplitude([sums]))
+    assert strength[0] > 0 and abs(strength[1] / strength[0] - 1) < 0.1
 
 
 def test_map_fsc_and_relion_view(project):

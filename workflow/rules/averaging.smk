@@ -68,6 +68,7 @@ rule initial_model:
         particles=rules.extract_subtomos.output.particles,
         images=rules.extract_subtomos.output.images,
         tilt_series=ALIGNED,
+        tomograms=expand(rules.reconstruct_tomogram.output.table, ts=TILT_SERIES),  # their voxel: what the picks' error is
     output:
         map=result("initial_model/{round}/initial_model.mrc"),
         iterations=result("initial_model/{round}/iterations.json"),

@@ -28,9 +28,9 @@ with step(snakemake) as s:
         run.add_series(series, particles, partial(raw_views, series))
     for warning in run.warnings:
         s.log.warning("%s", warning)
-    write_particles(run.table(), s.output.particles)
+    write_particles(run.chosen_table(), s.output.particles)
     if config.relion_files:
         write_particles(run.relion_table(), Path(s.output.images) / "particles_relion.star")
     if config.volumes_3d:
-        write_particles(run.volume_table(), Path(s.output.images) / "particles_3d.star")
+        write_particles(run.table(), Path(s.output.images) / "particles_2d.star")
     s.write_summary({**run.summary(), **selection.summary()})

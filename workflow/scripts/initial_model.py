@@ -3,19 +3,22 @@
 from cryoet_core.config.initial_model import InitialModel
 from cryoet_core.io.mrc import write_mrc
 from cryoet_core.io.summary import write_summary
+from cryoet_core.metadata import read_tilt_series
 from cryoet_core.step import step
 from cryoet_core.subtomo.initial_model import InitialModelSettings, initial_model
 from cryoet_core.subtomo.refine_run import all_series_images, diameter_warning, on_device
-from cryoet_core.subtomo.stacks import read_stacks
+from cryoet_core.subtomo.stacks import read_extracted
 
 with step(snakemake) as s:
     config = s.model(InitialModel)
-    stacks = read_stacks(s.input.particles, s.input.tilt_series)
+    stacks = read_extracted(s.input.particles, s.input.tilt_series)
     pixel = stacks.pixel_size_angst
     warning = diameter_warning(config.mask_diameter_angst, stacks.box * pixel)
     if warning:
         s.log.warning("%s", warning)
-    settings = InitialModelSettings(pixel_size_angst=pixel, box_px=stacks.box, **config.model_dump())
+    voxel = max(read_tilt_series(table).pixel_size_angst for table in s.input.tomograms)
+    settings = InitialModelSettings(pick_error_angst=voxel / 2, pixel_size_angst=pixel, box_px=stacks.box, **config.model_dump())
+    s.log.info("first resolution %.0f A, offsets about %.0f A", settings.box_angst / settings.first_shell, settings.offset_sigma_angst or voxel / 2)
     series = [on_device(i, s.to_device) for i in all_series_images(stacks, config.mask_diameter_angst)]
 
     def report(numbers):

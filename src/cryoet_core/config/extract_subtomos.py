@@ -10,7 +10,7 @@ from cryoet_core.config.base import StepModel, key
 class ExtractSubtomos(StepModel):
     """Keys of the step; as RELION 5's extraction, box sizes in binned pixels."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     binning: int = key(8, meaning="binning of the particle images relative to the tilt images", ge=1)
     box_px: int = key(
         64, unit="px", meaning="box that is cut (binned pixels, even): room for signal spread by defocus", ge=8, multiple_of=2
@@ -45,7 +45,12 @@ class ExtractSubtomos(StepModel):
     )
     float16: bool = key(False, meaning="store half-precision numbers (MRC mode 12)")
     volumes_3d: bool = key(
-        False, meaning="also write 3D pseudo-subtomograms, a file each, and particles_3d.star, for other programs"
+        False,
+        meaning="average 3D pseudo-subtomograms (sums of the images in 3D Fourier space, two files a particle) instead of 2D stacks; the stacks "
+        "are in images/particles_2d.star then",
+    )
+    whiten: bool = key(
+        False, meaning="3D: every view counts by its own noise spectrum in the sums, as in the 2D likelihood; false = RELION's plain sums"
     )
     relion_files: bool = key(
         False, meaning="also write one 2D stack per particle, as RELION reads them, and particles_relion.star"

@@ -11,14 +11,15 @@ from dataclasses import dataclass
 
 from cryoet_core.kernels.back_project import back_project
 from cryoet_core.kernels.back_project_aligned import back_project_aligned
-from cryoet_core.kernels.extract_slices import extract_points, extract_slices
+from cryoet_core.kernels.expand_poses import expand_poses
 from cryoet_core.kernels.forward_project import forward_project
 from cryoet_core.kernels.forward_project_aligned import forward_project_aligned
 from cryoet_core.kernels.gather_slices import gather_slices
-from cryoet_core.kernels.insert_slices import insert_slices, new_accumulator, split_accumulator
+from cryoet_core.kernels.insert_slices import insert_slices, insert_turned, new_accumulator, split_accumulator
 from cryoet_core.kernels.max_update import max_update
 from cryoet_core.kernels.phase_shift_accumulate import phase_shift_accumulate
 from cryoet_core.kernels.rotate_volume import rotate_volume
+from cryoet_core.kernels.sample_points import extract_points, sample_turned
 from cryoet_core.kernels.sample_spline import sample_spline
 from cryoet_core.kernels.warp_accumulate import spline_response, warp_accumulate
 
@@ -49,9 +50,11 @@ _CONTRACTS = (
     (back_project_aligned, "back_project_aligned"),
     (forward_project, "forward_project"),
     (forward_project_aligned, "forward_project_aligned"),
-    (extract_slices, "extract_slices"),
-    (extract_points, "extract_slices"),
+    (expand_poses, "expand_poses"),
+    (extract_points, "sample_points"),
+    (sample_turned, "sample_points"),
     (insert_slices, "insert_slices"),
+    (insert_turned, "insert_slices"),
     (gather_slices, "gather_slices"),
     (rotate_volume, "rotate_volume"),
     (sample_spline, "sample_spline"),
@@ -66,18 +69,20 @@ __all__ = [
     "Kernel",
     "back_project",
     "back_project_aligned",
+    "expand_poses",
     "extract_points",
-    "extract_slices",
     "forward_project",
     "forward_project_aligned",
     "gather_slices",
     "insert_slices",
+    "insert_turned",
     "max_update",
     "new_accumulator",
     "phase_shift_accumulate",
     "rotate_volume",
     "spline_response",
     "sample_spline",
+    "sample_turned",
     "split_accumulator",
     "warp_accumulate",
 ]

@@ -8,22 +8,11 @@ __device__ void add(long long* cell, double re, double im, double w)
     atomicAdd((unsigned long long*)(cell + 2), (unsigned long long)llrint(w));
 }
 
-extern "C" __global__ void insert_slices(const float2* slices, const float* weights, const double* rows,
-                                         long long* sums, double limit, double data_scale, double weight_scale,
-                                         long long m, long long size, long long n)
+// Shares one sample, with its Friedel mate, among the voxels around it.
+__device__ void splat(long long* sums, double x, double y, double z, double re, double im, double w, long long n)
 {
-    const long long width = size / 2 + 1, half = n / 2 + 1, centre = n / 2;
-    const long long index = (long long)blockIdx.x * blockDim.x + threadIdx.x;
-    if (index >= m * size * width) return;
-    const long long p = index % width, j = (index / width) % size;
-    const long long q = j < (size + 1) / 2 ? j : j - size;
-    if ((double)(p * p + q * q) > limit) return;
-    const double share = (p == 0 || 2 * p == size) ? 0.5 : 1.0;
-    const double re = slices[index].x * data_scale * share, w = weights[index] * weight_scale * share;
-    double im = slices[index].y * data_scale * share;
+    const long long half = n / 2 + 1, centre = n / 2;
     if (re == 0.0 && im == 0.0 && w == 0.0) return;
-    const double* r = rows + (index / (width * size)) * 6;
-    double x = p * r[0] + q * r[3], y = p * r[1] + q * r[4], z = p * r[2] + q * r[5];
     if (x < 0.0) {
         x = -x;
         y = -y;
@@ -49,4 +38,35 @@ extern "C" __global__ void insert_slices(const float2* slices, const float* weig
                 add(sums + (cm * n + bm) * half * 4, t0 * re, -t0 * im, t0 * w);
         }
     }
+}
+
+extern "C" __global__ void insert_slices(const float2* slices, const float* weights, const double* rows,
+                                         long long* sums, double limit, double data_scale, double weight_scale,
+                                         long long m, long long size, long long n)
+{
+    const long long width = size / 2 + 1;
+    const long long index = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    if (index >= m * size * width) return;
+    const long long p = index % width, j = (index / width) % size;
+    const long long q = j < (size + 1) / 2 ? j : j - size;
+    if ((double)(p * p + q * q) > limit) return;
+    const double share = (p == 0 || 2 * p == size) ? 0.5 : 1.0;
+    const double re = slices[index].x * data_scale * share, w = weights[index] * weight_scale * share;
+    const double im = slices[index].y * data_scale * share;
+    const double* r = rows + (index / (width * size)) * 6;
+    splat(sums, p * r[0] + q * r[3], p * r[1] + q * r[4], p * r[2] + q * r[5], re, im, w, n);
+}
+
+// One thread per value of a turned list; matrices (m, 9), points (size, 3).
+extern "C" __global__ void insert_turned(const float2* values, const float* weights, const double* matrices,
+                                         const double* points, long long* sums, double data_scale,
+                                         double weight_scale, long long m, long long size, long long n)
+{
+    const long long index = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    if (index >= m * size) return;
+    const double* a = matrices + (index / size) * 9;
+    const double* k = points + (index % size) * 3;
+    splat(sums, a[0] * k[0] + a[1] * k[1] + a[2] * k[2], a[3] * k[0] + a[4] * k[1] + a[5] * k[2],
+          a[6] * k[0] + a[7] * k[1] + a[8] * k[2], values[index].x * data_scale, values[index].y * data_scale,
+          weights[index] * weight_scale, n);
 }

@@ -1,4 +1,4 @@
-"""Insertion of image transforms into a Fourier volume: the exact adjoint of slice extraction.
+"""Insertion of image transforms into a Fourier volume: the exact adjoint of reading slices.
 
 Every pixel of the whole (not only the half) plane of image i is shared among the eight grid points around
 k = pad * R_i^T (kx, ky, 0) with trilinear weights t, together with its weight::
@@ -67,4 +67,28 @@ def insert_slices(slices, weights, rotations, n, *, radius_px, pad=1, out=None):
     in_place("out", accumulator, (box, box, box // 2 + 1, 4), "float64", slices)
     implementation = insert_slices_gpu if is_gpu_array(slices) else insert_slices_cpu
     implementation.insert_slices(slices, weights, rotations, float(radius_px), float(pad), accumulator)
+    return split_accumulator(accumulator) if out is None else accumulator
+
+
+def insert_turned(values, weights, matrices, points, n, *, out=None):
+    """(data complex64, weight float32), each (n, n, n//2 + 1): values at ``matrices`` times ``points``, the adjoint of reading them there.
+
+    Parameters
+    ----------
+    values : complex64 (m, K); weights : float32 (m, K). Every value stands for itself and its Friedel mate, so the points hold one of each pair.
+    matrices : (m, 3, 3), points : (K, 3) as in :func:`.sample_points.sample_turned`. n : box of the grid, oversampling included.
+    out : accumulator from :func:`new_accumulator`, added to and returned instead.
+
+    Raises
+    ------
+    ValueError when a shape does not fit.
+    """
+    values, weights = dense("values", values, 2, "complex64"), dense("weights", weights, 2)
+    if weights.shape != values.shape:
+        raise ValueError(f"values and weights must have one shape, found {values.shape}, {weights.shape}")
+    matrices, points = host("matrices", matrices, (len(values), 3, 3)), host("points", points, (values.shape[1], 3))
+    accumulator = new_accumulator(n, 1, array_namespace(values, weights)) if out is None else out
+    in_place("out", accumulator, (int(n), int(n), int(n) // 2 + 1, 4), "float64", values)
+    implementation = insert_slices_gpu if is_gpu_array(values) else insert_slices_cpu
+    implementation.insert_turned(values, weights, matrices, points, accumulator)
     return split_accumulator(accumulator) if out is None else accumulator

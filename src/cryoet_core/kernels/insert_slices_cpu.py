@@ -8,6 +8,7 @@ import numpy as np
 from numba import njit
 
 from cryoet_core.kernels.affine import stretch
+from cryoet_core.kernels.sample_points_cpu import inner_length2, rows_order
 
 
 def insert_slices(slices, weights, rotations, radius_px, pad, accumulator):
@@ -16,6 +17,12 @@ def insert_slices(slices, weights, rotations, radius_px, pad, accumulator):
     rows = np.ascontiguousarray(rotations[:, :2] * pad)
     inner_px = max(0.0, (accumulator.shape[0] // 2 - 1) / max(stretch(rows)[0], 1e-6))
     insert_all(pairs, weights, rows, radius_px, inner_px, accumulator)
+
+
+def insert_turned(values, weights, matrices, points, accumulator):
+    """See :func:`cryoet_core.kernels.insert_slices.insert_turned`; adds to ``accumulator``."""
+    pairs, inner = values.view(np.float32).reshape(*values.shape, 2), inner_length2(matrices, accumulator.shape[0])
+    insert_points(pairs, weights, matrices, inner, points, rows_order(points), accumulator)
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz"})
@@ -112,3 +119,26 @@ def splat(accumulator, x, y, z, re, im, w):
                     cell[0] += t0 * re
                     cell[1] -= t0 * im
                     cell[2] += t0 * w
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz"})
+def insert_points(pairs, weights, matrices, inner, points, scan, accumulator):
+    """Add every value to its eight neighbours, its mate where that reaches the plane kx = 0."""
+    flat, box = accumulator.reshape(-1), accumulator.shape[0]
+    for i in range(len(matrices)):
+        m = matrices[i]
+        for s in range(scan.size):
+            j = scan[s]
+            re, im, w = np.float64(pairs[i, j, 0]), np.float64(pairs[i, j, 1]), np.float64(weights[i, j])
+            if re == 0 and im == 0 and w == 0:
+                continue
+            a, b, c = points[j, 0], points[j, 1], points[j, 2]
+            x = m[0, 0] * a + m[0, 1] * b + m[0, 2] * c
+            y = m[1, 0] * a + m[1, 1] * b + m[1, 2] * c
+            z = m[2, 0] * a + m[2, 1] * b + m[2, 2] * c
+            if x < 0:
+                x, y, z, im = -x, -y, -z, -im
+            if x >= 1 and a * a + b * b + c * c <= inner[i]:
+                splat_inside(flat, box, x, y, z, re, im, w)
+            else:
+                splat(accumulator, x, y, z, re, im, w)

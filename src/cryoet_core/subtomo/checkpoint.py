@@ -111,6 +111,7 @@ def refinement_identity(series, half_set, reference, settings, rotations, versio
     series : list of SeriesImages; reference, rotations : host arrays or None.
     """
     images = [x for s in series for x in (s.rows, s.view_rotations, asnumpy(s.masked), asnumpy(s.unmasked), asnumpy(s.ctf))]
+    images += [asnumpy(x) for s in series for x in (s.strength_of, s.multiplicity) if x is not None]
     return {
         **{name: value for name, value in settings.__dict__.items()},
         "algorithm": version,

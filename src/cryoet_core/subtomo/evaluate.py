@@ -20,7 +20,7 @@ from cryoet_core.geometry import (
     random_rotations,
     so3_grid,
 )
-from cryoet_core.kernels.extract_slices import extract_points
+from cryoet_core.kernels.sample_points import extract_points
 from cryoet_core.subtomo.likelihood import FrequencyList, SeriesImages
 from cryoet_core.subtomo.mstep import PAD, Reference
 from cryoet_core.subtomo.poses import Poses

@@ -135,9 +135,13 @@ def crop_to_disc(images, margin_px: float, edge_px: float = DISC_EDGE_PX):
     outside = (distance > radius).astype(xp.float32)
     count = float(outside.sum())
     mean = xp.einsum("...ij,ij->...", images.astype(xp.float64), outside.astype(xp.float64)) / max(count, 1.0)
-    t = xp.clip((radius - distance) / edge_px, 0, 1)
-    window = (0.5 - 0.5 * xp.cos(np.pi * t)).astype(xp.float32)
-    return (images - mean[..., None, None].astype(xp.float32)) * window
+    return (images - mean[..., None, None].astype(xp.float32)) * disc_window(n, margin_px, edge_px, xp)
+
+
+def disc_window(n: int, margin_px: float = 0.0, edge_px: float = DISC_EDGE_PX, xp=np):
+    """What :func:`crop_to_disc` multiplies images of ``n`` px with, (n, n) float32."""
+    t = xp.clip((n // 2 - margin_px - centre_distance((n, n), xp)) / edge_px, 0, 1)
+    return (0.5 - 0.5 * xp.cos(np.pi * t)).astype(xp.float32)
 
 
 def _phase_shift(shape, move_xy_px, xp):

@@ -14,7 +14,8 @@ from cryoet_core.io.relion import format_visible_frames
 from cryoet_core.metadata import Particles
 from cryoet_core.subtomo.extract import ExtractionSettings, extract_stacks
 from cryoet_core.subtomo.selection import select_particles
-from cryoet_core.subtomo.volumes import extract_volumes
+from cryoet_core.subtomo.transfer import ImageTransfer
+from cryoet_core.subtomo.volumes import extract_volumes, view_noise
 
 ORIGINS = ("origin_x_angst", "origin_y_angst", "origin_z_angst")
 
@@ -161,11 +162,21 @@ class ExtractionRun:
                 write_mrc(own / f"{number}_stack2d.mrcs", images, pixel, stack=True, dtype=dtype)
         if self.config.volumes_3d:
             number_of = dict(zip(order, numbers, strict=True))
-            for row, volume in extract_volumes(views, series, positions, self.settings):
+            noise = self._view_noise(series, stacks) if self.config.whiten else None
+            for row, volume in extract_volumes(views, series, positions, self.settings, noise=noise):
                 base = own / number_of[row]
                 write_mrc(f"{base}_data.mrc", volume.data, pixel, dtype=dtype)
                 weights = np.concatenate([volume.weight, volume.multiplicity])
                 write_mrc(f"{base}_weights.mrc", weights, 1.0 / pixel, dtype=dtype)
+
+    def _view_noise(self, series, stacks):
+        """Noise of every view, from the stacks of the series."""
+        shown = stacks.views
+        transfer = ImageTransfer.of_views(
+            series, shown.view, shown.depth_angst, self.settings.dose_at, flat=not self.settings.ctf_premultiply
+        )
+        n_views = shown.visible.shape[1]
+        return view_noise(stacks.images, transfer, shown.view, n_views, stacks.pixel_size_angst, self.settings.circle_crop)
 
     def optics(self, dimensions: int = 2) -> pd.DataFrame:
         """RELION's data_optics of the extracted images."""
@@ -173,8 +184,12 @@ class ExtractionRun:
         group = np.arange(1, len(table) + 1)
         return table.assign(rlnOpticsGroup=group, rlnOpticsGroupName=[f"opticsGroup{g}" for g in group])
 
+    def chosen_table(self) -> Particles:
+        """What averaging reads: the 3D sums where they were asked for, else the 2D stacks."""
+        return self.volume_table() if self.config.volumes_3d else self.table()
+
     def table(self) -> Particles:
-        """All extracted particles. Raises DataQualityError E-EXT-05 when there are none."""
+        """All extracted particles with their 2D stacks. Raises DataQualityError E-EXT-05 when there are none."""
         if not self._parts:
             raise DataQualityError(
                 "E-EXT-05",

@@ -13,6 +13,10 @@ Source of the model: Zivanov et al. 2022, eLife 11:e83724 (premultiplied stacks)
 ``likelihood="relion"`` is RELION 5's model of the same images, for comparison: the premultiplied coefficients X have noise of one
 radial spectrum S^2(|k|) for all views of a series, log L = -1/2 sum |X - c^2 P|^2 / S^2. It has the same form with X/sigma^2
 replaced by c^2 X / S^2 and c^2/sigma^2 by c^4 / S^2, so both go through the same expectation step.
+
+3D pseudo-subtomograms D = sum c x / sigma_f^2, W = sum c^2 / sigma_f^2 (inserted in Fourier space; both with the noise of every view where
+extraction has whitened them) are the sufficient statistics of the same likelihood:  C = Re sum conj(D e^{...}) P,  N = 1/2 sum W |P|^2  with P the whole
+transform of the turned reference, shared by all particles of the run. RELION's model of them is |D - W P|^2 / (S^2 M), M the multiplicity.
 """
 
 from __future__ import annotations
@@ -24,29 +28,53 @@ import numpy as np
 from cryoet_core.backend import array_namespace, asnumpy
 from cryoet_core.fourier import rfft_centred
 
+_LEAST_MULTIPLICITY = 0.01  # RELION's: voxels with less count as empty
+
 
 @dataclass(frozen=True)
 class FrequencyList:
-    """Half-plane Fourier coefficients of a square image, sorted by radius: a resolution limit is a prefix.
+    """Half of the Fourier coefficients of a square image or a cube, sorted by radius: a resolution limit is a prefix.
 
-    box_px : image size. kx, ky : (K,) int64 cycles per box; one of each Hermitian pair, zero and the Nyquist row and
-    column (which have no partner of opposite sign) left out. shell : (K,) int64, rint of the radius.
+    box_px : size. points : (K, 3) int64, cycles per box along x, y, z (z = 0 of an image); one of each Hermitian pair, zero and the
+    Nyquist rows, columns and planes (which have no partner of opposite sign) left out. shell : (K,) int64, rint of the radius.
+    ndim : 2 (image) or 3 (cube).
     """
 
     box_px: int
-    kx: np.ndarray
-    ky: np.ndarray
+    points: np.ndarray
     shell: np.ndarray
+    ndim: int = 2
 
     @classmethod
-    def of_box(cls, box_px: int) -> FrequencyList:
+    def of_box(cls, box_px: int, ndim: int = 2) -> FrequencyList:
         half = box_px // 2
-        ky, kx = np.meshgrid(np.arange(-half + 1, half), np.arange(half), indexing="ij")
-        radius2 = kx**2 + ky**2
-        keep = ((kx > 0) | (ky > 0)) & (np.rint(np.sqrt(radius2)) <= half)
-        order = np.lexsort((ky[keep], kx[keep], radius2[keep]))
-        kx, ky = kx[keep][order], ky[keep][order]
-        return cls(box_px, kx, ky, np.rint(np.hypot(kx, ky)).astype(np.int64))
+        whole, positive = np.arange(-half + 1, half), np.arange(half)
+        kz, ky, kx = np.meshgrid(whole if ndim == 3 else [0], whole, positive, indexing="ij")
+        radius2 = kx**2 + ky**2 + kz**2
+        keep = ((kx > 0) | (ky > 0) | ((ky == 0) & (kz > 0))) & (np.rint(np.sqrt(radius2)) <= half)
+        order = np.lexsort((kz[keep], ky[keep], kx[keep], radius2[keep]))
+        points = np.stack([kx[keep], ky[keep], kz[keep]], axis=1)[order].astype(np.int64)
+        return cls(box_px, points, np.rint(np.sqrt(radius2[keep][order])).astype(np.int64), ndim)
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    @property
+    def kx(self) -> np.ndarray:
+        return self.points[:, 0]
+
+    @property
+    def ky(self) -> np.ndarray:
+        return self.points[:, 1]
+
+    @property
+    def kz(self) -> np.ndarray:
+        return self.points[:, 2]
+
+    @property
+    def radius(self) -> float:
+        """Largest distance from zero, cycles per box."""
+        return float(np.linalg.norm(self.points[-1]))
 
     def count(self, max_shell: int) -> int:
         """How many coefficients lie in shells up to ``max_shell`` (rint of the radius), inclusive."""
@@ -54,30 +82,41 @@ class FrequencyList:
 
     def upto(self, max_shell: int) -> FrequencyList:
         n = self.count(max_shell)
-        return replace(self, kx=self.kx[:n], ky=self.ky[:n], shell=self.shell[:n])
+        return replace(self, points=self.points[:n], shell=self.shell[:n])
+
+    def _index(self, size: int, points):
+        """Place of ``points`` in a flat half-complex transform of a box of ``size``."""
+        kx, ky, kz = points.T
+        return (((kz % size) * size if self.ndim == 3 else 0) + ky % size) * (size // 2 + 1) + kx
+
+    def within(self, box_px: int) -> tuple[FrequencyList, np.ndarray]:
+        """The list of a smaller box with the same frequency step, and where its coefficients stand in this one (int64)."""
+        half = box_px // 2
+        inside = np.flatnonzero((np.abs(self.points) < half).all(axis=1) & (self.shell <= half))
+        return replace(self, box_px=box_px, points=self.points[inside], shell=self.shell[inside]), inside
 
     def gather(self, transform):
-        """Coefficients of the list from half-complex transforms (..., b, b//2 + 1) -> (..., K).
+        """Coefficients of the list from half-complex transforms (..., [b,] b, b//2 + 1) -> (..., K).
 
         b is the box, or any smaller even size with the same frequency step that holds the whole list.
         """
         xp = array_namespace(transform)
-        size = transform.shape[-2]
-        index = xp.asarray((self.ky % size) * (size // 2 + 1) + self.kx)
-        return xp.take(transform.reshape(*transform.shape[:-2], -1), index, axis=-1)
+        index = xp.asarray(self._index(transform.shape[-2], self.points))
+        return xp.take(transform.reshape(*transform.shape[: -self.ndim], -1), index, axis=-1)
 
     def scatter(self, values):
-        """Inverse of :meth:`gather`: (..., K) -> (..., b, b//2 + 1), zeros elsewhere, both mates of column kx = 0.
+        """Inverse of :meth:`gather`: (..., K) -> (..., [b,] b, b//2 + 1), zeros elsewhere, both mates of the plane kx = 0.
 
         b is the smallest even size that holds the list with room to spare, at most the box.
         """
         xp = array_namespace(values)
-        n = min(self.box_px, 2 * (int(max(self.kx.max(), self.ky.max())) + 1))
-        out = xp.zeros((*values.shape[:-1], n * (n // 2 + 1)), dtype=values.dtype)
-        out[..., xp.asarray((self.ky % n) * (n // 2 + 1) + self.kx)] = values
+        n = min(self.box_px, 2 * (int(self.points.max()) + 1))
+        shape = (*(n,) * (self.ndim - 1), n // 2 + 1)
+        out = xp.zeros((*values.shape[:-1], int(np.prod(shape))), dtype=values.dtype)
+        out[..., xp.asarray(self._index(n, self.points))] = values
         edge = np.flatnonzero(self.kx == 0)
-        out[..., xp.asarray((-self.ky[edge] % n) * (n // 2 + 1))] = values[..., xp.asarray(edge)].conj()
-        return out.reshape(*values.shape[:-1], n, n // 2 + 1)
+        out[..., xp.asarray(self._index(n, -self.points[edge]))] = values[..., xp.asarray(edge)].conj()
+        return out.reshape(*values.shape[:-1], *shape)
 
     @property
     def n_shells(self) -> int:
@@ -86,7 +125,10 @@ class FrequencyList:
 
 @dataclass(frozen=True)
 class SeriesImages:
-    """The particles of one tilt series (or one half set of it) as Fourier coefficients.
+    """The particles of one tilt series (or one half set of it) as Fourier coefficients; or the 3D sums of all particles of a run.
+
+    A 3D pseudo-subtomogram is an image with one "view" whose coefficients fill space: X is D = sum c x, c^2 is W = sum c^2 over its tilt images,
+    the rotation of the view is the identity (the sums are in tomogram axes). All that follows is the same for both.
 
     rows : (P,) int64, rows of the particle table.
     view_rotations : (F, 3, 3) float64, tomogram axes -> image axes (TiltGeometry.rotation).
@@ -95,6 +137,8 @@ class SeriesImages:
     ctf : (P, F, K) float32, c(k) = CTF x dose weight x scale; zero for missing views.
     amplitude : (P,) or None, strength of the particle against the reference (scale correction of its series); noise_factor :
         (P,) or None, variance of its noise against that of its series (norm correction). None = 1.
+    strength_of : (P,) int64 or None, number of the tilt series of every particle, whose strength it shares; None where all are of one series.
+    multiplicity : (P, F, K) float32 or None, how many samples were summed (3D, ``likelihood="relion"`` only): the noise of the model grows with it.
     mask_power : mean square of the mask over the image, the share of the noise that is left in ``masked``. Masked noise is
         correlated: its scalar product with a slice inside the mask has the variance of the *unmasked* noise, so spectra that
         are measured on masked images must be divided by this, or posteriors are too sharp by its inverse.
@@ -109,14 +153,38 @@ class SeriesImages:
     amplitude: np.ndarray | None = None
     noise_factor: np.ndarray | None = None
     mask_power: float = 1.0
+    strength_of: np.ndarray | None = None
+    multiplicity: np.ndarray | None = None
 
     def __len__(self) -> int:
         return int(self.rows.size)
 
+    @property
+    def is_3d(self) -> bool:
+        return self.frequencies.ndim == 3
+
     def take(self, index) -> SeriesImages:
         """Some of the particles (index array or boolean mask over 0..P-1)."""
-        fields = ("rows", "masked", "unmasked", "ctf", "amplitude", "noise_factor")
+        fields = ("rows", "masked", "unmasked", "ctf", "amplitude", "noise_factor", "strength_of", "multiplicity")
         return replace(self, **{f: v[index] for f in fields if (v := getattr(self, f)) is not None})
+
+    def inverse_multiplicity(self, rows=slice(None), n: int | None = None):
+        """1 / multiplicity (p, F, n) of particles ``rows`` and the first ``n`` coefficients, 0 where nothing was summed; 1 for 2D."""
+        if self.multiplicity is None:
+            return np.float32(1)
+        xp = array_namespace(self.multiplicity)
+        part = self.multiplicity[rows][..., :n]
+        return xp.where(part > _LEAST_MULTIPLICITY, 1 / xp.maximum(part, _LEAST_MULTIPLICITY), 0).astype(xp.float32)
+
+    def cropped(self, box_px: int) -> SeriesImages:
+        """The same images on ``box_px`` larger pixels: their transforms cut to a smaller box, values as they are."""
+        if box_px >= self.frequencies.box_px:
+            return self
+        frequencies, inside = self.frequencies.within(box_px)
+        xp = array_namespace(self.masked)
+        names = ("masked", "unmasked", "ctf", "multiplicity")
+        arrays = {name: xp.take(v, xp.asarray(inside), axis=-1) for name in names if (v := getattr(self, name)) is not None}
+        return replace(self, frequencies=frequencies, **arrays)
 
     def factors(self):
         """(amplitude, noise_factor) as (P, 1, 1) float32 on the images' device."""
@@ -157,15 +225,17 @@ def masked_images(images, mask):
 
 
 def image_shifts(view_rotations, shifts_px):
-    """Where 3-D shifts (..., 3) in tomogram axes move the images: (..., F, 2)."""
-    return np.einsum("fij,...j->...fi", np.asarray(view_rotations)[:, :2], np.asarray(shifts_px, dtype=np.float64))
+    """Where 3-D shifts (..., 3) in tomogram axes move the images: (..., F, 3), the last component along the depth."""
+    return np.einsum("fij,...j->...fi", np.asarray(view_rotations), np.asarray(shifts_px, dtype=np.float64))
 
 
 def shift_phases(frequencies: FrequencyList, view_rotations, shifts_px, xp=np):
     """exp(+2 pi i k.u) for 3-D shifts (..., 3) px -> (..., F, K) complex64: multiply an image to undo its shift."""
     u = image_shifts(view_rotations, shifts_px) * (2 * np.pi / frequencies.box_px)
-    angle = xp.asarray(u[..., 0:1], dtype=xp.float32) * xp.asarray(frequencies.kx, dtype=xp.float32)
-    angle = angle + xp.asarray(u[..., 1:2], dtype=xp.float32) * xp.asarray(frequencies.ky, dtype=xp.float32)
+    angle = 0
+    for axis in range(frequencies.ndim):
+        k = xp.asarray(frequencies.points[:, axis], dtype=xp.float32)
+        angle = angle + xp.asarray(u[..., axis : axis + 1], dtype=xp.float32) * k
     out = xp.empty(angle.shape, dtype=xp.complex64)
     out.real, out.imag = xp.cos(angle), xp.sin(angle)
     return out
@@ -200,7 +270,7 @@ def whiten(
     """
     xp = array_namespace(images.masked)
     frequencies = images.frequencies.upto(max_shell)
-    n = frequencies.kx.size
+    n = len(frequencies)
     inverse = xp.asarray(1.0 / np.asarray(sigma2)[:, frequencies.shell], dtype=xp.float32)  # (F, K)
     source = images.masked if masked else images.unmasked
     data = source[..., :n] * inverse
@@ -211,6 +281,7 @@ def whiten(
     data *= amplitude / noise
     weight = ctf2 * (inverse * (amplitude * amplitude / noise))
     if likelihood == "relion":
+        ctf2 *= images.inverse_multiplicity(n=n)
         data *= ctf2
         weight *= ctf2
     return WhitenedImages(data, weight, images.view_rotations, frequencies)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from cryoet_core.backend import asnumpy
+from cryoet_core.subtomo.stacks import ParticleVolumes
 
 BASE_MB = 350.0  # interpreter, libraries, compiled kernels
 BYTES_PER_COEFFICIENT = 20
@@ -62,7 +63,9 @@ def plan_memory(sizes, box_px: int, n_coefficients: int, budget_mb: float, n_thr
 
 
 def stack_sizes(stacks):
-    """(particles, views) of every tilt series of a ParticleStacks."""
+    """(particles, views) of every tilt series of a ParticleStacks; of all ParticleVolumes, which have one "view"."""
+    if isinstance(stacks, ParticleVolumes):
+        return [(stacks.n_particles, 1)]
     return [(np.unique(s.particle).size, np.unique(s.view).size) for s in stacks.series]
 
 

@@ -13,12 +13,14 @@ import numpy as np
 
 from cryoet_core.backend import array_namespace, asnumpy, fft_module
 from cryoet_core.fourier import centre_crop_or_pad, irfft_centred, rfft_centred, shell_sum
-from cryoet_core.kernels.extract_slices import extract_slices
-from cryoet_core.kernels.insert_slices import insert_slices, new_accumulator, split_accumulator
+from cryoet_core.geometry import so3_grid
+from cryoet_core.kernels.insert_slices import insert_turned, new_accumulator, split_accumulator
+from cryoet_core.kernels.sample_points import sample_turned
 from cryoet_core.masks import soft_sphere
 from cryoet_core.subtomo.likelihood import FrequencyList, shift_phases
 
 PAD = 2
+_TURNS = np.array([[[0, 0, 0], [0, 0, -1], [0, 1, 0]], [[0, 0, 1], [0, 0, 0], [-1, 0, 0]], [[0, -1, 0], [1, 0, 0], [0, 0, 0]]], float)  # e x
 _WEIGHT_FLOOR = 1e-3  # of the shell's mean weight (RELION's)
 
 
@@ -27,6 +29,12 @@ def gridding_envelope(box_px: int, pad: int = PAD, xp=np):
     axis = (xp.arange(box_px, dtype=xp.float32) - box_px // 2) / (pad * box_px)
     r2 = axis[:, None, None] ** 2 + axis[None, :, None] ** 2 + axis[None, None, :] ** 2
     return (xp.sinc(xp.sqrt(r2)) ** 2).astype(xp.float32)
+
+
+def trilinear_envelope(box_px: int, xp=np):
+    """sinc^2(x / box) sinc^2(y / box) sinc^2(z / box): what sharing samples among the eight nearest voxels of an unpadded grid does to a map, float32."""
+    axis = xp.sinc((xp.arange(box_px, dtype=xp.float32) - box_px // 2) / box_px) ** 2
+    return (axis[:, None, None] * axis[None, :, None] * axis[None, None, :]).astype(xp.float32)
 
 
 @dataclass(frozen=True)
@@ -48,36 +56,65 @@ class Reference:
         return cls(xp.ascontiguousarray(transform), box, pad)
 
     def slices(self, rotations, frequencies: FrequencyList):
-        """Central slices at ``R^T (kx, ky, 0)`` for rotations (..., 3, 3), reference -> image -> (..., K) complex64."""
+        """The transform at ``R^T k`` for rotations (..., 3, 3), reference -> image, and the frequencies k -> (..., K) complex64."""
         rotations = np.asarray(rotations, dtype=np.float64)
-        radius = float(np.hypot(frequencies.kx, frequencies.ky).max()) + 1e-3
-        size = min(self.box_px, 2 * (int(radius) + 1))
-        planes = extract_slices(self.transform, rotations.reshape(-1, 3, 3), radius, size, self.pad)
-        return frequencies.gather(planes).reshape(*rotations.shape[:-2], frequencies.kx.size)
+        matrices = self.pad * np.swapaxes(rotations, -1, -2).reshape(-1, 3, 3)
+        return sample_turned(self.transform, matrices, frequencies.points).reshape(*rotations.shape[:-2], -1)
 
     def view_slices(self, view_rotations, orientations, frequencies: FrequencyList):
-        """Slices for every orientation (..., 3, 3) and view (F, 3, 3) -> (..., F, K)."""
+        """Slices for every orientation (..., 3, 3) and view (F, 3, 3) -> (..., F, K).
+
+        Of 3-D frequencies, with the one view that a volume has, they are the whole turned transform.
+        """
         combined = np.asarray(view_rotations) @ np.asarray(orientations)[..., None, :, :]
         return self.slices(combined, frequencies)
+
+    def turning(self, view_rotations, orientations):
+        """What takes frequencies k to the transform's voxels, (V A)^T, for orientations (M, 3, 3): (M, F, 3, 3); and its derivatives as the
+        particle turns about x, y, z of the tomogram, per rad: (M, F, 3, 3, 3)."""
+        views = np.asarray(view_rotations)
+        matrices = self.pad * np.einsum("mji,fkj->mfik", orientations, views)
+        tangents = -self.pad * np.einsum("mji,sjl,fkl->mfsik", orientations, _TURNS, views)  # A^T exp(-[t]) V^T along t
+        return matrices, tangents
+
+
+    def spherical_slice(self, frequencies: FrequencyList):
+        """What a slice has on average over all directions: (K,) float32, the mean of the transform over every shell."""
+        xp = array_namespace(self.transform)
+        samples = asnumpy(self.slices(so3_grid(1)[::5], frequencies)).real.mean(axis=0)
+        count = np.maximum(np.bincount(frequencies.shell), 1)
+        profile = np.bincount(frequencies.shell, weights=samples) / count
+        return xp.asarray(profile[frequencies.shell], dtype=xp.float32)
 
 
 @dataclass(frozen=True)
 class Sums:
     """Weighted slices summed on the padded grid: data (sum X/sigma^2) and weight (sum c^2/sigma^2), kernel layout.
 
-    data : (N, N, N//2 + 1) complex64, weight : the same shape, float32; N = pad * box.
+    data : (N, N, N//2 + 1) complex64, weight : the same shape, float32; N = pad * box. spread : data and weight were 3D sums, each image's
+    samples spread over the voxels of an unpadded grid; this envelope is undone too.
     """
 
     data: np.ndarray
     weight: np.ndarray
     box_px: int
     pad: int = PAD
+    spread: bool = False
 
     def __add__(self, other: Sums) -> Sums:
         return replace(self, data=self.data + other.data, weight=self.weight + other.weight)
 
     def __mul__(self, factor: float) -> Sums:
         return replace(self, data=self.data * np.float32(factor), weight=self.weight * np.float32(factor))
+
+    def moved(self, shift_px) -> Sums:
+        """The sums of the map that has at index n//2 what this one has at ``shift_px`` (x, y, z) from there."""
+        xp = array_namespace(self.data)
+        n = self.pad * self.box_px
+        axis = xp.arange(n) - n // 2
+        x, y, z = (2 * np.pi / n * float(v) for v in shift_px)
+        angle = z * axis[:, None, None] + y * axis[None, :, None] + x * xp.arange(n // 2 + 1)[None, None, :]
+        return replace(self, data=(self.data * xp.exp(1j * angle)).astype(xp.complex64))
 
     def shells(self):
         """Shell of the unpadded box for every element, (N, N, N//2 + 1) int64."""
@@ -111,30 +148,26 @@ class Sums:
         usable = (shells <= last) & (total > 0)
         transform = xp.where(usable, self.data / xp.where(usable, total, 1), 0).astype(xp.complex64)
         padded = irfft_centred(fft_module(xp).ifftshift(transform, axes=(0, 1)), (size,) * 3, 3)
-        return (centre_crop_or_pad(padded, (n,) * 3, 3) / gridding_envelope(n, self.pad, xp)).astype(xp.float32)
+        envelope = gridding_envelope(n, self.pad, xp)
+        if self.spread:  # turned every way, the unpadded grid's envelope is round; beyond the ball of the box it is left alone
+            envelope = envelope * xp.maximum(gridding_envelope(n, 1, xp), np.float32(np.sinc(0.5) ** 2))
+        return (centre_crop_or_pad(padded, (n,) * 3, 3) / envelope).astype(xp.float32)
 
 
 class Accumulator:
-    """Collects slices of any number of particles; :meth:`sums` gives what was collected."""
+    """Collects slices or volumes of any number of particles; :meth:`sums` gives what was collected."""
 
-    def __init__(self, box_px: int, pad: int = PAD, xp=np):
-        self.box_px, self.pad = box_px, pad
+    def __init__(self, box_px: int, pad: int = PAD, xp=np, spread: bool = False):
+        self.box_px, self.pad, self.spread = box_px, pad, spread
         self._grid = new_accumulator(box_px, pad, xp)
 
     def insert(self, data, weight, rotations, frequencies: FrequencyList):
-        """Add slices: data (R, K) complex64, weight (R, K) float32; rotations (R, 3, 3), reference -> image."""
-        insert_slices(
-            frequencies.scatter(data),
-            frequencies.scatter(weight),
-            np.asarray(rotations),
-            self.box_px,
-            radius_px=self.box_px / 2 + 0.5,
-            pad=self.pad,
-            out=self._grid,
-        )
+        """Add slices (or volumes): data (R, K) complex64, weight (R, K) float32; rotations (R, 3, 3), reference -> image."""
+        matrices = self.pad * np.swapaxes(np.asarray(rotations), 1, 2)
+        insert_turned(data, weight, matrices, frequencies.points, self.pad * self.box_px, out=self._grid)
 
     def sums(self) -> Sums:
-        return Sums(*split_accumulator(self._grid), self.box_px, self.pad)
+        return Sums(*split_accumulator(self._grid), self.box_px, self.pad, self.spread)
 
 
 def insert_particles(accumulator, images, sigma2, rows, rotations, offsets_px, weights, symmetry=None):

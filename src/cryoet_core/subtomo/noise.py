@@ -49,9 +49,18 @@ def spectra(power, weight, likelihood: str = "exact"):
 
 def initial_spectra(images, likelihood: str = "exact"):
     """First guess: all power of the images is noise. images: SeriesImages -> (F, n_shells)."""
-    power = shell_sums(np.abs(images.masked) ** 2, images.frequencies)
-    weight = _variance_weight(images.ctf, likelihood) * _mask_power(images, likelihood)
-    return spectra(power, shell_sums(weight, images.frequencies), likelihood)
+    power = weight = 0
+    for p in range(0, len(images), 64):  # in parts: scratch files need not come into memory at once
+        rows = slice(p, p + 64)
+        part = images.masked[rows]
+        power = power + shell_sums((part.real**2 + part.imag**2) * _inverse_multiplicity(images, rows, likelihood), images.frequencies)
+        weight = weight + shell_sums(_variance_weight(images.ctf[rows], likelihood) * _mask_power(images, likelihood), images.frequencies)
+    return spectra(power, weight, likelihood)
+
+
+def _inverse_multiplicity(images, rows, likelihood):
+    """1; in RELION's model of 3D sums the variance of a coefficient grows with the number of samples in it."""
+    return np.float32(1) if likelihood == "exact" else images.inverse_multiplicity(rows)
 
 
 def _mask_power(images, likelihood):
@@ -60,12 +69,11 @@ def _mask_power(images, likelihood):
 
 
 def _variance_weight(ctf, likelihood):
-    """Expected |residual|^2 of a premultiplied coefficient in units of sigma2: 2 c^2, or 2 where there is an image."""
+    """Expected |residual|^2 of a premultiplied coefficient in units of sigma2: 2 c^2, or 2 where there are data."""
     if likelihood == "exact":
         return 2 * ctf**2
     xp = array_namespace(ctf)
-    visible = (ctf != 0).any(axis=-1, keepdims=True)
-    return xp.broadcast_to(2 * visible.astype(xp.float32), ctf.shape)
+    return 2 * (ctf != 0).astype(xp.float32)
 
 
 def residual_sums(images, rows, slices, phases, likelihood: str = "exact"):
@@ -73,7 +81,7 @@ def residual_sums(images, rows, slices, phases, likelihood: str = "exact"):
 
     slices : (M, F, K) at the poses; phases : (M, F, K) that undo the particles' shifts; a, nu the particles' factors.
     """
-    power = residual_power(images, rows, slices, phases) / images.factors()[1][rows]
+    power = residual_power(images, rows, slices, phases) / images.factors()[1][rows] * _inverse_multiplicity(images, rows, likelihood)
     weight = _variance_weight(images.ctf[rows], likelihood) * _mask_power(images, likelihood)
     return shell_sums(power, images.frequencies), shell_sums(weight, images.frequencies)
 
@@ -97,6 +105,10 @@ class CorrectionSums:
     residual: np.ndarray
     weight: np.ndarray
 
+    def take(self, index) -> CorrectionSums:
+        """Sums of some of the particles."""
+        return CorrectionSums(self.cross[index], self.norm[index], self.residual[index], self.weight[index])
+
 
 def joined_sums(parts: list[CorrectionSums]) -> CorrectionSums:
     """Sums of consecutive particles as one."""
@@ -110,13 +122,14 @@ def correction_sums(images, rows, slices, phases, sigma2, max_shell: int, likeli
     n = images.frequencies.count(max_shell)
     inverse = xp.asarray(1.0 / np.asarray(sigma2)[:, images.frequencies.shell], dtype=xp.float32)
     ctf2 = images.ctf[rows] ** 2
-    power = residual_power(images, rows, slices, phases)
+    counts = _inverse_multiplicity(images, rows, likelihood)
+    power = residual_power(images, rows, slices, phases) * counts
 
     def total(values):
         return asnumpy((values * inverse[:, : values.shape[-1]]).sum(axis=(1, 2), dtype=xp.float64))
 
     low, low2 = slices[..., :n], ctf2[..., :n]
-    share = 1 if likelihood == "exact" else low2
+    share = 1 if likelihood == "exact" else low2 * (counts if images.multiplicity is None else counts[..., :n])
     cross = ((images.masked[rows][..., :n] * phases[..., :n]) * low.conj()).real * share
     norm = low2 * share * (low.real**2 + low.imag**2)
     expected = _variance_weight(images.ctf[rows], likelihood) * _mask_power(images, likelihood)
@@ -143,3 +156,31 @@ def noise_factors(sums: CorrectionSums):
     seen = sums.weight > 0
     ratio = np.where(seen, sums.residual / np.where(seen, sums.weight, 1), 1.0)
     return balanced(ratio, np.maximum(sums.weight, 1e-30))
+
+
+def score_excess(images, rows, slices, phases, tests, sigma2):
+    """How much larger the variance of a score is than the noise spectra say: (n_shells,) float64, at least 1.
+
+    The likelihood takes the noise of different views as independent. Whatever is around and across a particle is not: at low
+    frequencies neighbouring views see the same density, and a score adds it up as if it were seen anew in every view. The
+    residuals at the poses of ``rows`` (M,) (slices, phases (M, F, K)) are compared with other slices ``tests`` (T, F, K), to which
+    they owe nothing: the mean square of Re sum r* P / sigma^2 over its expectation, sum c^2 |P|^2 / sigma^2, shell by shell.
+    """
+    xp = array_namespace(slices)
+    n = slices.shape[-1]
+    shell = images.frequencies.shell[:n]
+    inverse = xp.asarray(1.0 / np.asarray(sigma2)[:, shell], dtype=xp.float32)
+    edges = np.flatnonzero(np.diff(shell, prepend=-1))
+    power = tests.real**2 + tests.imag**2
+    square, expected = np.zeros(edges.size), np.zeros(edges.size)
+    for row, own, move in zip(rows, slices, phases, strict=True):
+        ctf2 = images.ctf[row, :, :n] ** 2
+        residual = (images.masked[row, :, :n] * move - ctf2 * own) * inverse
+        score = (residual.conj() * tests).real.sum(axis=1)
+        square += np.add.reduceat(asnumpy(score), edges, axis=1).astype(float).__pow__(2).sum(axis=0)
+        weight = asnumpy((power * (ctf2 * inverse)).sum(axis=1))
+        expected += np.add.reduceat(weight, edges, axis=1).sum(axis=0)
+    out = np.ones(images.frequencies.n_shells)
+    out[shell[edges]] = np.maximum(square / np.maximum(expected, 1e-30), 1)
+    out[shell[-1] + 1 :] = out[shell[-1]]
+    return out

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from cryoet_core.backend import array_namespace, asnumpy, tile_size
+from cryoet_core.backend import asnumpy, tile_size
 from cryoet_core.geometry import angular_distance_deg, rotation_vector_to_matrix
-from cryoet_core.subtomo.likelihood import as_real, log_sum_exp, shift_phases
+from cryoet_core.kernels.expand_poses import expand_poses
+from cryoet_core.subtomo.likelihood import image_shifts, log_sum_exp
 
 _MAX_TURN_DEG, _MAX_MOVE_PX = 10.0, 1.0  # largest Gauss-Newton step
 _SAME_DEG, _SAME_PX = 2.0, 0.5  # modes closer than this are one
@@ -138,26 +139,13 @@ class _Expansion:
 
 
 def _expand(images, reference, poses: Poses, prior) -> _Expansion:
-    """Second-order expansion of the log posterior at every pose, by central differences of slices for the rotation."""
-    xp = array_namespace(images.data)
+    """Second-order expansion of the log posterior at every pose."""
     frequencies, views = images.frequencies, images.view_rotations
-    delta = 0.5 / float(np.hypot(frequencies.kx, frequencies.ky).max())  # moves the last shell by one padded voxel
-    turns = rotation_vector_to_matrix(np.rad2deg(delta) * np.concatenate([np.zeros((1, 3)), np.eye(3), -np.eye(3)]))
-    slices = reference.view_slices(views, turns[None] @ poses.rotations[:, None], frequencies)  # (M, 7, F, K)
-    data = images.data[poses.particle] * shift_phases(frequencies, views, poses.shifts_px, xp)
-    weight = images.weight[poses.particle]
-    centre = slices[:, 0]
-    jacobian = xp.empty((len(poses.score), 6, *centre.shape[1:]), dtype=xp.complex64)
-    jacobian[:, :3] = (slices[:, 1:4] - slices[:, 4:7]) * np.float32(0.5 / delta)
-    ramps = np.einsum("fij,ki->jfk", views[:, :2], np.stack([frequencies.kx, frequencies.ky], axis=1))
-    ramps = xp.asarray(-2j * np.pi / frequencies.box_px * ramps, dtype=xp.complex64)  # (3, F, K)
-    jacobian[:, 3:] = ramps * centre[:, None]
-    model = weight * centre
-    rows = as_real(jacobian)
-    value = (as_real(data - 0.5 * model) * as_real(centre)).sum(axis=-1, dtype=xp.float64)
-    gradient = (rows @ as_real(data - model)[..., None])[..., 0]
-    hessian = as_real(weight[:, None] * jacobian) @ rows.swapaxes(1, 2)
-    value, gradient, hessian = asnumpy(value), asnumpy(gradient).astype(float), asnumpy(hessian).astype(float)
+    matrices, tangents = reference.turning(views, poses.rotations)
+    moved = image_shifts(views, poses.shifts_px)
+    arguments = (images.data, images.weight, poses.particle, moved, frequencies.box_px)
+    sums = asnumpy(expand_poses(reference.transform, matrices, tangents, frequencies.points, *arguments))
+    value, gradient, hessian = _assembled(sums, np.asarray(views) * (2 * np.pi / frequencies.box_px))
     gradient[:, 3:] -= (prior.centre_px[poses.particle] + poses.shifts_px) / prior.sigma_px**2
     hessian[:, [3, 4, 5], [3, 4, 5]] += 1 / prior.sigma_px**2
     value = value + prior.log(poses.particle, poses.shifts_px)
@@ -167,6 +155,27 @@ def _expand(images, reference, poses: Poses, prior) -> _Expansion:
         gradient[:, :3] -= precision * turned
         hessian[:, [0, 1, 2], [0, 1, 2]] += precision
     return _Expansion(value, gradient, hessian)
+
+
+def _assembled(sums, phases_per_px):
+    """Value (M,), gradient (M, 6), curvature (M, 6, 6) over all views from the sums of :func:`.expand_poses.expand_poses`.
+
+    phases_per_px : (F, 3, 3), view rotations times 2 pi / box: what a shift in tomogram axes does to the phase of one cycle.
+    """
+    total = sums.sum(axis=1)
+    gradient, hessian = np.empty((len(sums), 6)), np.empty((len(sums), 6, 6))
+    gradient[:, :3] = total[:, 1:4]
+    gradient[:, 3:] = np.einsum("mfa,fas->ms", sums[:, :, 4:7], phases_per_px)
+    hessian[:, :3, :3] = _symmetric(total[:, 7:13])
+    hessian[:, :3, 3:] = np.einsum("mfta,fas->mts", sums[:, :, 13:22].reshape(*sums.shape[:2], 3, 3), phases_per_px)
+    hessian[:, 3:, :3] = hessian[:, :3, 3:].swapaxes(1, 2)
+    hessian[:, 3:, 3:] = np.einsum("mfab,fas,fbt->mst", _symmetric(sums[:, :, 22:28]), phases_per_px, phases_per_px)
+    return total[:, 0], gradient, hessian
+
+
+def _symmetric(six):
+    """(..., 3, 3) from its entries 00, 01, 02, 11, 12, 22."""
+    return six[..., [[0, 1, 2], [1, 3, 4], [2, 4, 5]]]
 
 
 def _damped_step(expansion: _Expansion, damping):
@@ -184,7 +193,7 @@ def _damped_step(expansion: _Expansion, damping):
 
 def refine_poses(images, reference, poses: Poses, prior, n_steps=4, memory_mb=200.0):
     """Climb the log posterior from every pose -> (Poses, Hessians (M, 6, 6)); a step that does not climb is taken back."""
-    bytes_per_pose = 8 * 30 * len(images.view_rotations) * images.frequencies.kx.size
+    bytes_per_pose = 8 * len(images.view_rotations) * (120 + len(images.frequencies) // 8)
     size = tile_size(len(poses.score), bytes_per_pose, memory_mb)
     parts = [poses.take(slice(s, s + size)) for s in range(0, len(poses.score), size)]
     done = [_climb(images, reference, part, prior, n_steps) for part in parts]

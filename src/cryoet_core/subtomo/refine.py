@@ -173,7 +173,7 @@ class Refined:
 
 @dataclass
 class _Group:
-    """One tilt series' particles of one half set, and their poses."""
+    """One tilt series' particles (3D: the run's) of one half set, and their poses."""
 
     series: int
     half: int
@@ -190,7 +190,7 @@ def refine(
 
     Parameters
     ----------
-    series : images of every tilt series; ``rows`` number the particles 0..n-1 over all series.
+    series : images of every tilt series, or the 3D sums of the run as one; ``rows`` number the particles 0..n-1 over all series.
     half_set : (n,) 1 or 2. reference : (box, box, box) map, bright, any grey scale.
     rotations : (n, 3, 3) starting orientations, needed for ``start == "given_poses"``.
     report : callable(Iteration) after every iteration, or None. Its maps and details are dropped afterwards.
@@ -331,20 +331,10 @@ def grey_scale(groups, sigma2, volume, settings, poses_known: bool) -> float:
                 turned = group.poses.rotations[p : p + 16]
                 slices = reference.view_slices(white.view_rotations, turned, white.frequencies)
             else:
-                slices = _spherical_slice(reference, white.frequencies, xp)
+                slices = reference.spherical_slice(white.frequencies)[None, None]
             cross += float((part.data * slices.conj()).real.sum(dtype=xp.float64))
             norm += float((part.weight * (slices.real**2 + slices.imag**2)).sum(dtype=xp.float64))
     return cross / norm if cross > 0 and norm > 0 else 1.0
-
-
-def _spherical_slice(reference, frequencies, xp):
-    """(1, 1, K) real: mean of the reference's transform over its shells, at the frequencies of a slice."""
-    from cryoet_core.geometry import so3_grid
-
-    samples = asnumpy(reference.slices(so3_grid(1)[::5], frequencies)).real.mean(axis=0)
-    count = np.maximum(np.bincount(frequencies.shell), 1)
-    profile = np.bincount(frequencies.shell, weights=samples) / count
-    return xp.asarray(profile[frequencies.shell], dtype=xp.float32)[None, None]
 
 
 def _noise(groups, sigma2, references, settings, max_shell):
@@ -373,15 +363,22 @@ def _noise(groups, sigma2, references, settings, max_shell):
     return [spectra(a, b, settings.likelihood) for a, b in zip(power, weight, strict=True)]
 
 
+def _strength_of(group):
+    """(P,) int64: the tilt series whose strength every particle of the group shares."""
+    own = group.images.strength_of
+    return np.full(len(group.images), group.series) if own is None else asnumpy(own)
+
+
 def _correct(groups, corrections, settings):
     """Scale of every series (one for both halves, mean 1 over the particles) and noise factor of every particle."""
-    numbers = sorted({g.series for g in groups})
+    owners = [_strength_of(g) for g in groups]
+    numbers = np.unique(np.concatenate(owners))
     if settings.scale_correction and len(numbers) > 1:
-        mine = [[c for g, c in zip(groups, corrections, strict=True) if g.series == n] for n in numbers]
+        mine = [[c.take(o == n) for o, c in zip(owners, corrections, strict=True)] for n in numbers]
         sizes = [sum(c.cross.size for c in m) for m in mine]
-        scale = dict(zip(numbers, balanced([group_amplitude(m) for m in mine], sizes), strict=True))
-        for g in groups:
-            g.images = replace(g.images, amplitude=np.full(len(g.images), scale[g.series]))
+        scale = balanced([group_amplitude(m) for m in mine], sizes)
+        for g, o in zip(groups, owners, strict=True):
+            g.images = replace(g.images, amplitude=scale[np.searchsorted(numbers, o)])
     if settings.norm_correction:
         for g, c in zip(groups, corrections, strict=True):
             g.images = replace(g.images, noise_factor=noise_factors(c))
@@ -397,7 +394,8 @@ def _offset_sigma(groups, settings, present_px):
 
 
 def _maximise(groups, sigma2, half, settings, symmetry, xp):
-    accumulator = Accumulator(settings.box_px, xp=xp)
+    spread = groups[0].images.is_3d and settings.likelihood == "exact"  # RELION's model leaves the envelope in data and map
+    accumulator = Accumulator(settings.box_px, xp=xp, spread=spread)
     for group in groups:
         if group.half == half:
             poses = group.posterior.poses
@@ -466,7 +464,11 @@ def _details(groups, previous, sigma2, sums, symmetry, n, state) -> IterationDet
     turned = [angular_distance_deg(g.poses.rotations, r, symmetry) for g, r in zip(groups, before, strict=True)]
     one = [np.ones(len(g.images)) for g in groups]
     noise = [o if g.images.noise_factor is None else asnumpy(g.images.noise_factor) for g, o in zip(groups, one, strict=True)]
-    amplitude = {g.series: 1.0 if g.images.amplitude is None else float(asnumpy(g.images.amplitude)[0]) for g in groups}
+    of_series = {}  # number of the tilt series: (its strength, whose noise spectrum it has)
+    for g in groups:
+        strength = np.ones(len(g.images)) if g.images.amplitude is None else asnumpy(g.images.amplitude)
+        of_series |= {int(o): (float(a), g.series) for o, a in zip(_strength_of(g), strength, strict=True)}
+    all_series = range(max(len(sigma2), 1 + max(of_series)))
     names = ("log_likelihood", "max_probability", "angle_error_deg", "shift_error_px")
     return IterationDetails(
         gather(g.poses.rotations for g in groups),
@@ -477,8 +479,8 @@ def _details(groups, previous, sigma2, sums, symmetry, n, state) -> IterationDet
         offset_change_px=gather(moved),
         n_poses=gather(np.bincount(g.posterior.poses.particle, minlength=len(g.images)) for g in groups),
         diffuse=gather(is_diffuse(g.posterior) for g in groups),
-        sigma2=[asnumpy(s) for s in sigma2],
-        scale=[amplitude.get(i, 1.0) for i in range(len(sigma2))],
+        sigma2=[asnumpy(sigma2[of_series[i][1] if i in of_series else min(i, len(sigma2) - 1)]) for i in all_series],
+        scale=[of_series[i][0] if i in of_series else 1.0 for i in all_series],
         shell_weight=[asnumpy(s.shell_weight()) for s in sums],
         offset_sigma_px=state.offset_sigma_px,
     )

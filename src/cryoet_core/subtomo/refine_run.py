@@ -12,13 +12,15 @@ from cryoet_core.backend import array_namespace
 from cryoet_core.errors import DataQualityError
 from cryoet_core.fourier import rfft_centred
 from cryoet_core.geometry import matrix_to_euler
-from cryoet_core.masks import soft_disc
+from cryoet_core.masks import soft_disc, soft_sphere
 from cryoet_core.subtomo.checkpoint import Checkpoint, refinement_identity
 from cryoet_core.subtomo.evaluate import resample_map
 from cryoet_core.subtomo.iteration_files import write_iteration
 from cryoet_core.subtomo.likelihood import FrequencyList, SeriesImages, masked_images, mean_square
 from cryoet_core.subtomo.memory import Scratch, plan_memory, stack_sizes
+from cryoet_core.subtomo.mstep import trilinear_envelope
 from cryoet_core.subtomo.refine import IterationDetails, Refined, RefineSettings, half_sets, refine
+from cryoet_core.subtomo.stacks import ParticleVolumes
 
 _MASK_EDGE_PX = 3.0
 _BATCH = 2048
@@ -40,7 +42,7 @@ def series_images(stack, mask_diameter_angst: float, halves=None, scratch: Scrat
         order = np.argsort(halves[rows], kind="stable")
         rows, particle = rows[order], np.argsort(order)[particle]
     views, view = np.unique(stack.view, return_inverse=True)
-    shape = (rows.size, views.size, frequencies.kx.size)
+    shape = (rows.size, views.size, len(frequencies))
     masked, unmasked = (scratch.zeros(shape, "complex64", xp) for _ in range(2))
     ctf = scratch.zeros(shape, "float32", xp)
     radius = min(mask_diameter_angst / (2 * stack.pixel_size_angst), stack.box / 2 - 1)
@@ -56,8 +58,40 @@ def series_images(stack, mask_diameter_angst: float, halves=None, scratch: Scrat
     return SeriesImages(rows, stack.view_rotations[views], masked, unmasked, ctf, frequencies, mask_power=power)
 
 
-def all_series_images(stacks, mask_diameter_angst: float, halves=None, scratch=None) -> list[SeriesImages]:
-    """:func:`series_images` of every tilt series.
+def volume_images(volumes, mask_diameter_angst: float, halves=None, scratch=None, likelihood: str = "exact", xp=np) -> SeriesImages:
+    """Fourier coefficients of all ParticleVolumes of a run (subtomo.stacks); arguments as :func:`series_images`.
+
+    Exact: the data of the likelihood are divided by the envelope that their insertion by trilinear weights has put on them; without that the matched
+    filter loses what lies away from the centre. Those of the reconstruction keep it: they and the weights are then spread alike, so that their
+    ratio is the map's (:class:`.mstep.Sums` undoes the envelope). ``likelihood="relion"``: data as they are and the multiplicity.
+    """
+    scratch, n = scratch or Scratch(), volumes.n_particles
+    frequencies = FrequencyList.of_box(volumes.box, 3)
+    rows = np.arange(n) if halves is None else np.argsort(halves, kind="stable")
+    shape = (n, 1, len(frequencies))
+    masked, unmasked = (scratch.zeros(shape, "complex64", xp) for _ in range(2))
+    ctf = scratch.zeros(shape, "float32", xp)
+    multiplicity = scratch.zeros(shape, "float32", xp) if likelihood == "relion" else None
+    radius = min(mask_diameter_angst / (2 * volumes.pixel_size_angst), volumes.box / 2 - 1)
+    mask = soft_sphere((volumes.box,) * 3, radius, _MASK_EDGE_PX, xp)
+    envelope = trilinear_envelope(volumes.box, xp) if likelihood == "exact" else np.float32(1)
+    for place, row in enumerate(rows):
+        data, weight, count = (xp.asarray(a) for a in volumes.sums(int(row)))
+        unmasked[place, 0] = frequencies.gather(rfft_centred(data, 3))
+        masked[place, 0] = frequencies.gather(rfft_centred(data / envelope * mask, 3))
+        ctf[place, 0] = xp.sqrt(xp.maximum(frequencies.gather(weight), 0))
+        if multiplicity is not None:
+            multiplicity[place, 0] = frequencies.gather(count)
+    number = {name: i for i, name in enumerate(volumes.series_names)}
+    strength_of = np.array([number[t] for t in volumes.particles.table["tomo_name"]], dtype=np.int64)[rows]
+    return SeriesImages(
+        rows, np.eye(3)[None], masked, unmasked, ctf, frequencies, mask_power=mean_square(mask), strength_of=strength_of,
+        multiplicity=multiplicity,
+    )
+
+
+def all_series_images(stacks, mask_diameter_angst: float, halves=None, scratch=None, likelihood: str = "exact") -> list[SeriesImages]:
+    """:func:`series_images` of every tilt series, or the one :func:`volume_images` of all 3D sums.
 
     Raises DataQualityError E-AVG-01 with fewer than ten particles.
     """
@@ -69,6 +103,8 @@ def all_series_images(stacks, mask_diameter_angst: float, halves=None, scratch=N
             expected="at least 10",
             fix="lower the picking threshold or check match_template",
         )
+    if isinstance(stacks, ParticleVolumes):
+        return [volume_images(stacks, mask_diameter_angst, halves, scratch, likelihood)]
     return [series_images(stack, mask_diameter_angst, halves, scratch) for stack in stacks.series]
 
 
@@ -114,7 +150,7 @@ def refine_stacks(
 ):
     """Refine extracted particles: (Refined, Particles with the new poses).
 
-    stacks : ParticleStacks. reference : (n, n, n) map, bright. config : config.refine.Refine. to_device : moves an array to
+    stacks : ParticleStacks or ParticleVolumes. reference : (n, n, n) map, bright. config : config.refine.Refine. to_device : moves an array to
     the device that computes. work_folder : where every iteration leaves its files and the checkpoint is kept, or None; a run
     that finds a checkpoint there goes on from it. at : where the caller puts that folder in the end. plan_report :
     callable(memory.MemoryPlan) before anything is allocated.
@@ -125,14 +161,13 @@ def refine_stacks(
     """
     settings = RefineSettings(pixel_size_angst=stacks.pixel_size_angst, box_px=stacks.box, **config.model_dump())
     halves = chosen_halves(stacks.particles, seed)
-    plan = plan_memory(
-        stack_sizes(stacks), stacks.box, FrequencyList.of_box(stacks.box).kx.size, config.memory_mb, numba.get_num_threads()
-    )
+    coefficients = len(FrequencyList.of_box(stacks.box, 3 if isinstance(stacks, ParticleVolumes) else 2))
+    plan = plan_memory(stack_sizes(stacks), stacks.box, coefficients, config.memory_mb, numba.get_num_threads())
     if plan_report:
         plan_report(plan)
     on_disk = plan.on_disk and work_folder is not None
     scratch = Scratch(Path(work_folder) / "scratch" if on_disk else None)
-    images = all_series_images(stacks, settings.mask_diameter_angst, halves, scratch)
+    images = all_series_images(stacks, settings.mask_diameter_angst, halves, scratch, settings.likelihood)
     series = [on_device(s, to_device) for s in images]
     volume = to_device(fitted_reference(np.asarray(reference, np.float32), reference_pixel_angst, settings))
     rotations, checkpoint, each = stacks.particles.rotations, None, report
@@ -149,7 +184,7 @@ def refine_stacks(
 
 def _writing(folder, at, settings, stacks, halves, report):
     """``report`` after the iteration's files are written."""
-    names = [stack.name for stack in stacks.series]
+    names = stacks.series_names
 
     def each(iteration):
         particles = refined_particles(stacks.particles, iteration.details, halves, stacks.pixel_size_angst)
@@ -163,6 +198,8 @@ def _writing(folder, at, settings, stacks, halves, report):
 def on_device(images: SeriesImages, to_device) -> SeriesImages:
     """The same particles with their arrays moved."""
     arrays = {name: to_device(getattr(images, name)) for name in ("masked", "unmasked", "ctf")}
+    if images.multiplicity is not None:
+        arrays["multiplicity"] = to_device(images.multiplicity)
     return replace(images, **arrays)
 
 

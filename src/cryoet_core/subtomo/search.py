@@ -213,7 +213,7 @@ def grid_search(
     xp = array_namespace(images.data)
     memory_mb = SearchPlan.memory_mb if plan is None else plan.memory_mb
     n, n_views = len(images.data), len(images.view_rotations)
-    row_bytes = 8 * n_views * images.frequencies.kx.size
+    row_bytes = 8 * n_views * len(images.frequencies)
     o_tile = tile_size(len(orientations), 3 * row_bytes, memory_mb)
     p_tile = tile_size(n, 3 * len(shifts) * row_bytes + 8 * len(shifts) * o_tile, memory_mb)
     phases = shift_phases(images.frequencies, images.view_rotations, shifts, xp)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from cryoet_core.backend import array_namespace, to_device
 from cryoet_core.errors import UserInputError
 from cryoet_core.fourier import rfft_centred
 from cryoet_core.io.images import split_image_name
-from cryoet_core.io.mrc import iter_sections, read_header
+from cryoet_core.io.mrc import iter_sections, read_header, read_mrc
 from cryoet_core.io.relion import parse_visible_frames
 from cryoet_core.subtomo.transfer import ImageTransfer
 
@@ -144,6 +145,10 @@ class ParticleStacks:
         return len(self.particles.table)
 
     @property
+    def series_names(self) -> list[str]:
+        return [stack.name for stack in self.series]
+
+    @property
     def n_images(self) -> int:
         return sum(len(s) for s in self.series)
 
@@ -159,6 +164,59 @@ class ParticleStacks:
                 chosen.append(_take(stack, images, renumber))
         particles = _with_table(self.particles, self.particles.table[keep].reset_index(drop=True))
         return ParticleStacks(chosen, particles, self.pixel_size_angst, self.box, self.binning)
+
+
+@dataclass
+class ParticleVolumes:
+    """3D pseudo-subtomograms of all tilt series, files that are read particle by particle (RELION's layout, or our own whitened sums).
+
+    particles : metadata.Particles with image_name (data) and ctf_image (weights), one row per particle. root : what relative names refer to.
+    """
+
+    particles: object
+    pixel_size_angst: float
+    box: int
+    binning: float = 1.0
+    root: Path = Path()
+
+    @property
+    def n_particles(self) -> int:
+        return len(self.particles.table)
+
+    @property
+    def series_names(self) -> list[str]:
+        return list(dict.fromkeys(self.particles.table["tomo_name"]))
+
+    def sums(self, row: int):
+        """(data, weight, multiplicity) of particle ``row`` in the units of 2D stacks.
+
+        data : (n, n, n) float32, real space, its unnormalised FFT is D = sum c x; weight = sum c^2 and multiplicity, (n, n, n//2 + 1) float32,
+        corner origin.
+
+        Raises
+        ------
+        UserInputError E-STK-04 when a file has another box than the first.
+        """
+        table, n = self.particles.table, self.box
+        data, weights = (read_mrc(self.root / table[name].iloc[row])[0] for name in ("image_name", "ctf_image"))
+        for name, found, expected in (("image_name", data, (n, n, n)), ("ctf_image", weights, (2 * n, n, n // 2 + 1))):
+            if found.shape != expected:
+                raise UserInputError(
+                    "E-STK-04",
+                    "not a 3D pseudo-subtomogram of this set",
+                    file=self.root / table[name].iloc[row],
+                    found=found.shape,
+                    expected=expected,
+                    fix="extract the particles again, all with one box",
+                )
+        scale = np.float32(1 / np.sqrt(n * self.binning))  # of the files' grey scale, against that of stacks divided by the binning
+        return data.astype(np.float32) * scale, weights[:n].astype(np.float32), weights[n:].astype(np.float32)
+
+    def select(self, rows) -> ParticleVolumes:
+        """Some of the particles (rows of the table or a mask), in table order."""
+        keep = np.zeros(self.n_particles, dtype=bool)
+        keep[rows] = True
+        return replace(self, particles=_with_table(self.particles, self.particles.table[keep].reset_index(drop=True)))
 
 
 def _take(stack: SeriesStack, rows, renumber) -> SeriesStack:
@@ -199,8 +257,29 @@ def parse_visible(text, n_views: int) -> np.ndarray:
     return visible
 
 
+def read_extracted(particles_path, tilt_series) -> ParticleStacks | ParticleVolumes:
+    """Load the output of extract_subtomos (or of RELION's extraction): 2D stacks or 3D sums, whichever the table names.
+
+    Arguments and errors as :func:`read_stacks`; names of files are relative to the working folder.
+    """
+    from cryoet_core.metadata import read_particles
+
+    particles = read_particles(particles_path)
+    if particles.are_2d_stacks or "ctf_image" not in particles.table:
+        return read_stacks(particles_path, tilt_series)
+    return particle_volumes(particles)
+
+
+def particle_volumes(particles, root=Path()) -> ParticleVolumes:
+    """3D pseudo-subtomograms of a table; ``root`` is the folder that its file names are relative to (RELION: the project)."""
+    header = read_header(Path(root) / particles.table["image_name"].iloc[0])
+    pixel = float(_optics_value(particles, "rlnImagePixelSize", header.pixel_size_angst))
+    binning = float(_optics_value(particles, "rlnTomoSubtomogramBinning", 1.0))
+    return ParticleVolumes(particles, pixel, int(header.shape[-1]), binning, Path(root))
+
+
 def read_stacks(particles_path, tilt_series, *, read_images=None) -> ParticleStacks:
-    """Load the output of extract_subtomos.
+    """Load 2D stacks of extract_subtomos.
 
     Parameters
     ----------

@@ -7,21 +7,26 @@ from dataclasses import dataclass
 import numpy as np
 
 from cryoet_core.backend import array_namespace, asnumpy
-from cryoet_core.fourier import irfft_centred, rfft_centred
+from cryoet_core.fourier import irfft_centred, radial_frequency, rfft_centred
 from cryoet_core.kernels.insert_slices import insert_slices
 from cryoet_core.subtomo.extract import (
     ExtractionSettings,
     ViewSource,
     check_ctf,
+    disc_window,
     find_views,
     premultiplied_boxes,
 )
+from cryoet_core.subtomo.likelihood import FrequencyList, mean_square
+from cryoet_core.subtomo.noise import shell_sums, smooth_spectra
 from cryoet_core.subtomo.transfer import ImageTransfer, used_frequencies
 
 
 @dataclass
 class PseudoSubtomogram:
     """Sums over the views of one particle, RELION's layout: nothing is divided by a weight.
+
+    With noise spectra every view counts by 1 / variance: c x / sigma^2 and c^2 / sigma^2 are summed.
 
     data : (n, n, n) float32, real space, particle on index n//2. weight : (n, n, n//2 + 1) float32 sum of c^2, corner
     origin (FFTW layout); multiplicity : the same with 1 instead of c^2.
@@ -32,11 +37,12 @@ class PseudoSubtomogram:
     multiplicity: np.ndarray
 
 
-def extract_volumes(images, series, positions_angst, settings: ExtractionSettings, *, cutoff_fraction=0.01):
+def extract_volumes(images, series, positions_angst, settings: ExtractionSettings, *, cutoff_fraction=0.01, noise=None):
     """3D pseudo-subtomograms, one particle after another: yields (row of ``positions_angst``, PseudoSubtomogram).
 
     The images are inserted into a grid of the stored box (crop_px): its coarser frequency step is the crop. Arguments and
-    errors as :func:`extract_stacks`.
+    errors as :func:`extract_stacks`. noise : (n_views, crop_px//2 + 1) variance of a pixel of every view's images per shell of the stored box
+    (:func:`view_noise`), by which the views are weighted; None: RELION's plain sums.
     """
     check_ctf(series, settings)
     border = settings.binning * settings.crop_px / 2
@@ -53,11 +59,37 @@ def extract_volumes(images, series, positions_angst, settings: ExtractionSetting
         transfer = ImageTransfer.of_views(series, views.view[rows], views.depth_angst[rows], settings.dose_at)
         pixel = series.pixel_size_angst * settings.binning
         used = used_frequencies(transfer, slice(None), settings.box_px, pixel, cutoff_fraction, array_namespace(c))
-        yield int(particle), _sum_views(boxes, c, used, rotations[views.view[rows]], settings)
+        own = None if noise is None else noise[views.view[rows]]
+        yield int(particle), sum_views(boxes, c, used, rotations[views.view[rows]], settings, own)
 
 
-def _sum_views(boxes, c, used, rotations, settings: ExtractionSettings) -> PseudoSubtomogram:
-    """Insert the transforms of the boxes of one particle into the grid of the stored box."""
+def view_noise(images, transfer: ImageTransfer, view, n_views: int, pixel_size_angst: float, in_disc=True):
+    """Variance of a pixel of the un-multiplied images of every view, per shell -> (n_views, n//2 + 1).
+
+    images (m, n, n) premultiplied, as stored (``in_disc``: cut to their disc), of views ``view`` (m,). All power counts as noise, as in the first iteration of
+    a refinement; shells and views without data take their neighbours' values.
+    """
+    n, sums = images.shape[-1], []
+    frequencies = FrequencyList.of_box(n)
+    left = mean_square(disc_window(n)) if in_disc else 1.0
+    for f in range(n_views):
+        rows = np.flatnonzero(view == f)
+        power, weight = np.zeros(frequencies.n_shells), np.zeros(frequencies.n_shells)
+        for part in np.array_split(rows, max(1, len(rows) // 256)) if rows.size else []:
+            c2 = frequencies.gather(transfer.evaluate(part, (n, n), pixel_size_angst)) ** 2
+            found = frequencies.gather(rfft_centred(images[part], 2))
+            power += shell_sums((found.real**2 + found.imag**2)[:, None], frequencies)[0]
+            weight += shell_sums(c2[:, None], frequencies)[0] * (n * n * left)
+        sums.append((power, weight))
+    return smooth_spectra(*(np.stack(a) for a in zip(*sums, strict=True)))
+
+
+def sum_views(boxes, c, used, rotations, settings: ExtractionSettings, noise=None) -> PseudoSubtomogram:
+    """Insert the transforms of the boxes of one particle into the grid of the stored box.
+
+    boxes (m, box, box) premultiplied, c (m, box, box//2 + 1) what they were multiplied with, used (the same shape) bool, rotations (m, 3, 3)
+    tomogram -> image, noise (m, crop_px//2 + 1) as in :func:`extract_volumes`.
+    """
     xp = array_namespace(boxes)
     n, box = settings.crop_px, settings.box_px
     scale = n / box
@@ -69,7 +101,8 @@ def _sum_views(boxes, c, used, rotations, settings: ExtractionSettings) -> Pseud
     mass[:, 0, 0] *= 2
     mass[:, 0, -1] *= 2
     turns = rotations * scale
-    slices, weights = (spectra * mass).astype(xp.complex64), c * c * mass
+    known = mass if noise is None else mass * _inverse_noise(noise, box, scale, xp)
+    slices, weights = (spectra * known).astype(xp.complex64), c * c * known
     data, weight = insert_slices(slices, weights, turns, n, radius_px=box / 2)
     multiplicity, _ = insert_slices(mass.astype(xp.complex64), xp.zeros_like(c), turns, n, radius_px=box / 2)
     _relion_nyquist_edge(((data, slices), (weight, weights), (multiplicity, mass)), turns)
@@ -82,6 +115,13 @@ def _sum_views(boxes, c, used, rotations, settings: ExtractionSettings) -> Pseud
     return PseudoSubtomogram(
         *(asnumpy(a).astype(np.float32) for a in (volume, corner(weight), corner(multiplicity.real)))
     )
+
+
+def _inverse_noise(noise, box, scale, xp):
+    """1 / noise (m, shells of the stored box) at the frequencies of a box ``1 / scale`` times as large -> (m, box, box//2 + 1)."""
+    radius = asnumpy(radial_frequency((box, box))) * (box * scale)
+    shells = np.arange(noise.shape[1])
+    return xp.asarray(np.stack([np.interp(radius, shells, 1 / view) for view in noise]), dtype=xp.float32)
 
 
 def _relion_nyquist_edge(sums, rotations):

@@ -25,7 +25,7 @@ from cryoet_core.subtomo.extract import (
     extract_stacks,
     find_views,
 )
-from cryoet_core.subtomo.volumes import _sum_views, extract_volumes
+from cryoet_core.subtomo.volumes import extract_volumes, sum_views
 
 RELION = np.load(Path(__file__).parents[2] / "data" / "relion_extract.npz")
 
@@ -231,7 +231,7 @@ def test_volume_sums_are_relions_to_the_last_voxel():
     radius = np.hypot(np.fft.fftfreq(box, 1 / box)[:, None], np.arange(box // 2 + 1))
     used = np.broadcast_to(radius <= box / 2, spectra.shape)
     turns = np.array([view_matrix(t, 85.0) for t in tilts])
-    volume = _sum_views(boxes, c, used, turns, ExtractionSettings(1, box, n))
+    volume = sum_views(boxes, c, used, turns, ExtractionSettings(1, box, n))
     ones = np.where(used, (n / box) ** 2, 0.0)
     for found, values in ((volume.multiplicity, ones), (volume.weight, ones * c**2)):
         np.testing.assert_allclose(found, relion_splat(values, turns * n / box, n), atol=1e-5)

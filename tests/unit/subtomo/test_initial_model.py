@@ -2,11 +2,15 @@
 
 import numpy as np
 import pytest
-from blob_phantom import chiral_blobs, simulate_series
+from blob_phantom import Blobs, chiral_blobs, simulate_series
 
 from cryoet_core.fsc import fourier_shell_correlation
-from cryoet_core.subtomo.evaluate import align_map_to, mirror
+from cryoet_core.geometry import random_rotations
+from cryoet_core.subtomo.evaluate import align_map_to, mirror, resample
 from cryoet_core.subtomo.initial_model import InitialModelSettings, initial_model
+from cryoet_core.subtomo.likelihood import FrequencyList
+from cryoet_core.subtomo.mstep import Accumulator, Reference, insert_particles
+from cryoet_core.subtomo.noise import score_excess
 
 BOX, PIXEL = 16, 30.0
 
@@ -22,7 +26,7 @@ def images():
 
 
 def settings(**values):
-    values = {"n_mini_batches": 20, "mask_diameter_angst": 300.0, "offset_range_px": 2.0, **values}
+    values = {"n_mini_batches": 20, "mask_diameter_angst": 300.0, "offset_sigma_angst": 15.0, **values}
     return InitialModelSettings(PIXEL, BOX, **values)
 
 
@@ -43,8 +47,70 @@ def test_the_same_seed_gives_the_same_bits(images):
     assert np.array_equal(maps[0], maps[1]) and not np.array_equal(maps[0], maps[2])
 
 
+def test_binning_of_the_round_does_not_matter():
+    """Images on 15 A pixels are cut to the box that 40 A need: the same map as from images on those pixels."""
+    values = {"tilts_deg": range(-60, 61, 20), "noise_sigma": 0.001}
+    fine = simulate_series(chiral_blobs(), 10, box=32, pixel_angst=15.0, **values).images
+    cut = fine.cropped(28)
+    coarse = FrequencyList.of_box(28)
+    assert np.array_equal(cut.frequencies.kx, coarse.kx) and np.array_equal(cut.frequencies.ky, coarse.ky)
+    few = {"n_starts": 1, "n_mini_batches": 6, "mask_diameter_angst": 300.0}
+    maps = [
+        initial_model([i], InitialModelSettings(p, b, pick_error_angst=10.0, **few), np.random.default_rng(3)).map
+        for i, p, b in ((fine, 15.0, 32), (cut, 480 / 28, 28))
+    ]
+    a, b = (Reference.of_map(m).slices(np.eye(3)[None], FrequencyList.of_box(24))[0] for m in maps)
+    assert np.abs(a - b).max() < 0.1 * np.abs(b).max()  # the masks' edges differ: 3 px
+    assert abs(np.vdot(a, b)) > 0.995 * np.linalg.norm(a) * np.linalg.norm(b)
+
+
+def test_moved_sums_are_those_of_the_moved_map(images):
+    accumulator = Accumulator(BOX)
+    turns = random_rotations(40, np.random.default_rng(0))
+    spectra = np.ones((len(images[0].view_rotations), BOX // 2 + 1))
+    insert_particles(accumulator, images[0], spectra, np.arange(40), turns, np.zeros((40, 3)), np.ones(40))
+    sums, shift = accumulator.sums(), np.array([1.0, -0.5, 0.7])
+    ball = np.linalg.norm(np.indices((BOX,) * 3) - BOX // 2, axis=0) < 4
+    moved, expected = sums.moved(shift).reconstruct(max_shell=5), resample(sums.reconstruct(max_shell=5), np.eye(3), shift)
+    assert np.corrcoef(moved[ball], expected[ball])[0, 1] > 0.99
+
+
+def test_spherical_average_of_a_map():
+    """Shell by shell the mean of slices in random directions, and real."""
+    frequencies = FrequencyList.of_box(BOX).upto(5)
+    reference = Reference.of_map(chiral_blobs().density(BOX, PIXEL))
+    slices, ball = reference.slices(random_rotations(300, np.random.default_rng(2)), frequencies), reference.spherical_slice(frequencies)
+    mean, average = (np.bincount(frequencies.shell, weights=v)[1:] / np.bincount(frequencies.shell)[1:] for v in (slices.real.mean(axis=0), ball))
+    assert np.allclose(mean, average, atol=0.02 * ball.max())
+    assert all(np.ptp(ball[frequencies.shell == s]) == 0 for s in range(1, 6))
+    assert np.abs(slices - ball).max() > 0.2 * ball.max()  # the particle itself is no ball
+
+
+def test_noise_that_views_share_is_noticed():
+    """Independent noise of all views leaves the scores as they should be; a body beside the particle in all views does not."""
+    beside = Blobs(np.array([[60.0, 40.0, 0.0]]), np.array([0.3]), 30.0)
+    rng = np.random.default_rng(5)
+    alone = simulate_series(Blobs(np.zeros((1, 3)), np.zeros(1), 30.0), 60, box=BOX, pixel_angst=PIXEL, tilts_deg=range(-60, 61, 3))
+    common = simulate_series(beside, 60, box=BOX, pixel_angst=PIXEL, tilts_deg=range(-60, 61, 3), noise_sigma=0.001)
+    reference = Reference.of_map(chiral_blobs().density(BOX, PIXEL))
+    ratios = []
+    for data in (alone, common):
+        frequencies = data.images.frequencies
+        tests = reference.view_slices(data.images.view_rotations, random_rotations(12, rng), frequencies)
+        nothing, still = np.zeros_like(data.images.masked), np.ones_like(data.images.masked)
+        power = np.abs(data.images.masked) ** 2
+        shell = frequencies.shell
+        total = [np.bincount(shell, weights=v.sum(axis=(0, 1))) for v in (power, 2 * data.images.ctf**2)]
+        sigma2 = np.tile(total[0] / np.maximum(total[1], 1e-30) + 1e-12, (len(data.images.view_rotations), 1))
+        ratios.append(score_excess(data.images, np.arange(60), nothing, still, tests, sigma2))
+    assert np.all(ratios[0][1:] < 1.6)  # 60 particles: the mean square of 60 x 12 correlated scores
+    assert np.all(ratios[1][1:4] > 4)
+
+
 def test_schedule_grows_and_ends_at_the_final_resolution():
     schedule = InitialModelSettings(21.0, 24)
-    shells = [schedule.finish_shell(i) for i in range(schedule.n_finish)]
-    assert shells == sorted(shells) and shells[-1] == 12 and schedule.first_shell == 5
-    assert 2 * schedule.n_explore + schedule.n_finish == schedule.n_mini_batches
+    count = schedule.n_finish(200)
+    shells = [schedule.finish_shell(i, count) for i in range(count)]
+    assert shells == sorted(shells) and shells[-1] == 12 and schedule.first_shell == 8
+    forty = InitialModelSettings(21.0, 24, n_mini_batches=40)
+    assert 2 * forty.n_explore(200) + forty.n_finish(200) == 40

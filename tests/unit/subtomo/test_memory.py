@@ -13,7 +13,7 @@ from cryoet_core.subtomo.stacks import StackFiles
 
 
 def test_tutorial_fits_four_gigabytes_and_more_goes_to_disk():
-    n = FrequencyList.of_box(64).kx.size
+    n = len(FrequencyList.of_box(64))
     plan = plan_memory([(800, 41), (800, 41)], 64, n, 4000, 2)
     assert plan.data_mb == np.prod([1600, 41, n, 20]) / 2**20
     assert plan.total_mb < 4096 and not plan.on_disk

@@ -1,4 +1,4 @@
-// One thread per pixel of a slice (or per point). Complex numbers are float2; transforms are (n, n, half) with kz and
+// One thread per point. Complex numbers are float2; transforms are (n, n, half) with kz and
 // ky zero at n / 2 and kx >= 0.
 
 __device__ float2 sample(const float2* transform, long long n, long long half, float kx, float ky, float kz)
@@ -24,25 +24,6 @@ __device__ float2 sample(const float2* transform, long long n, long long half, f
     return value;
 }
 
-extern "C" __global__ void extract_slices(const float2* transform, const float* rows, float2* out, double limit,
-                                          long long n, long long m, long long size)
-{
-    const long long width = size / 2 + 1;
-    const long long index = (long long)blockIdx.x * blockDim.x + threadIdx.x;
-    if (index >= m * size * width) return;
-    const long long p = index % width, j = (index / width) % size;
-    const long long q = j < (size + 1) / 2 ? j : j - size;
-    const float* r = rows + (index / (width * size)) * 6;
-    float2 value;
-    value.x = 0.0f;
-    value.y = 0.0f;
-    if ((double)(p * p + q * q) <= limit) {
-        const float kx = (float)p, ky = (float)q;
-        value = sample(transform, n, n / 2 + 1, kx * r[0] + ky * r[3], kx * r[1] + ky * r[4], kx * r[2] + ky * r[5]);
-    }
-    out[index] = value;
-}
-
 extern "C" __global__ void extract_points(const float2* transform, const float* coords, float2* out, float pad,
                                           long long n, long long m)
 {
@@ -50,4 +31,16 @@ extern "C" __global__ void extract_points(const float2* transform, const float* 
     if (index >= m) return;
     const float* k = coords + 3 * index;
     out[index] = sample(transform, n, n / 2 + 1, pad * k[0], pad * k[1], pad * k[2]);
+}
+
+// One thread per value; matrices (m, 9) take points (count, 3) to voxels of the transform.
+extern "C" __global__ void sample_turned(const float2* transform, const float* matrices, const float* points, float2* out,
+                                         long long n, long long m, long long count)
+{
+    const long long index = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    if (index >= m * count) return;
+    const float* a = matrices + (index / count) * 9;
+    const float* k = points + (index % count) * 3;
+    out[index] = sample(transform, n, n / 2 + 1, a[0] * k[0] + a[1] * k[1] + a[2] * k[2],
+                        a[3] * k[0] + a[4] * k[1] + a[5] * k[2], a[6] * k[0] + a[7] * k[1] + a[8] * k[2]);
 }
