@@ -19,6 +19,7 @@ from cryoet_core.geometry.local_deformation import N_TERMS, LocalDeformation
 from cryoet_core.geometry.tilt_geometry import TiltGeometry
 from cryoet_core.tilt_series import refine_alignment as refine
 from cryoet_core.tilt_series.angles import ANGLES, settle_angles
+from cryoet_core.tilt_series.bead_tracks import adjust_to_beads
 from cryoet_core.tilt_series.bundle import (
     MIN_PATCHES,
     Bundle,
@@ -28,7 +29,7 @@ from cryoet_core.tilt_series.bundle import (
     solve_bundle,
     solve_with_deformation,
 )
-from cryoet_core.tilt_series.gold import fill_gold, find_gold
+from cryoet_core.tilt_series.gold import bead_positions, fill_gold, find_gold
 from cryoet_core.tilt_series.patches import track_patches
 from cryoet_core.tilt_series.plane import PlaneViews, plane_spectra, prepare_views
 from cryoet_core.tilt_series.refine_alignment import Band
@@ -38,6 +39,7 @@ MIN_VIEWS = 5
 MAX_TURN_DEG = 12.0  # largest change of axis, offset or tilt about x in one band
 TRACKING_ANGST = 40.0  # finest detail in patches: their correlations hold less signal than those of whole views
 TRACKING_ROUNDS = 3  # of tracking and adjustment when only coarse alignment went before
+BEAD_ANGST = 100.0  # diameter of the beads looked for
 MAX_GOLD_SHARE = 0.3  # of the views; more dark spots than this are not beads
 THICKNESS_STEPS = ((0.4, 0.6, 0.85, 1.2, 1.7), (0.86, 1.0, 1.16))  # a parabola over wide steps is skewed: a narrow one follows
 DEFORMATION_ANGST = 30.0  # spread of one coefficient of the local deformation
@@ -72,7 +74,7 @@ class Alignment:
     likelihood's widths with only the shifts following, a lower bound (a wrong axis is mostly a turned specimen). thickness_angst : of the slab that predicts the views best. correlation : (n,) leave-one-out.
     shift_error_angst : (n,) standard error predicted by the model. history : one dict per stage. method : what the geometry comes from
     ("combined" may end as projection_matching). residual_px : (n,) median distance of tracked patches from where the geometry puts
-    them, raw pixels, NaN without patch tracking. patches : numbers of the patch tracking, empty without. used : (n,) bool, views
+    them, raw pixels, NaN without patch tracking. patches, beads : numbers of the patch tracking and of the beads followed, empty without. used : (n,) bool, views
     that shaped the result; an included view that is not used does not show what the others predict, and its shift is interpolated.
     deformation : local deformation of all n views (zero where not used), None when not asked for or not found.
     """
@@ -92,6 +94,7 @@ class Alignment:
     method: str = "projection_matching"
     residual_px: np.ndarray | None = None
     patches: dict = field(default_factory=dict)
+    beads: dict = field(default_factory=dict)
     used: np.ndarray | None = None
     deformation: LocalDeformation | None = None
 
@@ -109,15 +112,19 @@ def alignment_images(images, pixel_size_angst: float, binning: int, highpass_ang
 
 
 def images_without_gold(images, pixel_size_angst: float, binning: int, highpass_angst: float, clip_sigma: float):
-    """:func:`alignment_images` with beads replaced by their surroundings; None when there are none, or too many to be beads."""
+    """:func:`alignment_images` with beads replaced by their surroundings, and the (m, 2) positions of the beads in every view (A from its
+    centre); (None, None) when there are none, or too many to be beads.
+    """
     xp, pixel = array_namespace(images[0]), pixel_size_angst * binning
-    rng, filled, share = np.random.default_rng(0), [], []
+    rng, filled, share, beads = np.random.default_rng(0), [], [], []
     for image in images:
         small = _binned(image, binning)
-        gold = find_gold(highpass(small, highpass_angst, pixel), pixel)
+        flat = highpass(small, highpass_angst, pixel)
+        gold = find_gold(flat, pixel, BEAD_ANGST)
+        beads.append(bead_positions(flat, pixel, BEAD_ANGST))
         share.append(float(gold.mean()))
-        filled.append(_clipped(highpass(fill_gold(small[None], gold, pixel, rng)[0], highpass_angst, pixel), clip_sigma))
-    return xp.stack(filled) if 0 < np.mean(share) < MAX_GOLD_SHARE else None
+        filled.append(_clipped(highpass(fill_gold(small[None], gold, pixel, rng, BEAD_ANGST)[0], highpass_angst, pixel), clip_sigma))
+    return (xp.stack(filled), beads) if 0 < np.mean(share) < MAX_GOLD_SHARE else (None, None)
 
 
 def _binned(image, binning):
@@ -151,6 +158,7 @@ class _State:
     method: str = "projection_matching"
     residual_px: np.ndarray | None = None
     patches: dict = field(default_factory=dict)
+    beads: dict = field(default_factory=dict)
     deformation: LocalDeformation | None = None
 
 
@@ -171,7 +179,7 @@ def align_tilt_series(images, geometry: TiltGeometry, pixel_size_angst: float, s
     _check_enough(included)
     part = geometry.select(included).replace(x_shift_angst=0.0, y_shift_angst=0.0)
     chosen = [images[int(i)] for i in np.flatnonzero(included)]
-    fine, plain, coarse, highpass_angst = _prepare(chosen, pixel_size_angst, part, settings)
+    fine, plain, coarse, beads, highpass_angst = _prepare(chosen, pixel_size_angst, part, settings)
     field_angst = min(fine.coefficients.shape[1:]) * fine.pixel_size_angst
     state = _State(part, settings.thickness_angst or min(1500.0, 0.3 * field_angst))
     say = log or (lambda text: None)
@@ -197,6 +205,8 @@ def align_tilt_series(images, geometry: TiltGeometry, pixel_size_angst: float, s
             whole = _merge(part, state, used)
         state.geometry = whole.select(used)
         _final_sweeps(fine.select(used), state, band, settings, say)
+        if beads is not None:
+            _bead_stage([b for b, u in zip(beads, used, strict=True) if u], plain.select(used), state, band, settings, pixel_size_angst, say)
     if settings.mode != "projection_matching":
         state.geometry = whole.select(used) if settings.mode == "patch_tracking" else state.geometry
         tracking = replace(band, high_angst=max(final, TRACKING_ANGST))
@@ -248,6 +258,23 @@ def _merge(part: TiltGeometry, state: _State, used) -> TiltGeometry:
     shift = np.stack([np.interp(whole.y_tilt_deg, tilt, known[:, k]) for k in range(2)], axis=1)
     shift[used] = state.geometry.shift_angst
     return whole.replace(x_shift_angst=shift[:, 0], y_shift_angst=shift[:, 1])
+
+
+def _bead_stage(beads, plain: PlaneViews, state: _State, band: Band, settings, raw_pixel_angst, say):
+    """Shifts and axis from the beads, if held-out beads and the specimen without beads agree with it; the offset stays that of the specimen."""
+    found, state.beads = adjust_to_beads(
+        beads, plain, state.geometry, band, raw_pixel_angst, state.thickness_angst, 0.5 * BEAD_ANGST, settings.refine_axis
+    )
+    if found is not None:
+        state.geometry = found.geometry
+        if settings.refine_axis:
+            state.axis_deg, state.axis_error_deg = state.axis_deg + found.axis_change_deg, found.axis_error_deg
+        state.history.append(_history_row("beads", state, float("nan")))
+    if "residual_px" in state.beads:
+        say(
+            f"beads: {state.beads['n_beads']} followed, held-out residual {state.beads['held_out_before_px']:.2f} -> "
+            f"{state.beads['held_out_after_px']:.2f} px, {'taken' if found is not None else 'not taken'}"
+        )
 
 
 def _patch_stage(views: PlaneViews, state: _State, band: Band, settings, raw_pixel_angst, say):
@@ -339,7 +366,7 @@ def _check_enough(included):
 
 
 def _prepare(images, pixel_size_angst, geometry, settings):
-    """Views at the working pixel size, the same without beads, and with them at twice the pixel size.
+    """Views at the working pixel size, the same without beads, with them at twice the pixel size, where the beads are, and the high-pass (A).
 
     Beads are good landmarks for shifts, but too few to tell how a slab lies.
     """
@@ -349,10 +376,10 @@ def _prepare(images, pixel_size_angst, geometry, settings):
     fine = alignment_images(images, pixel_size_angst, binning, highpass_angst, settings.clip_sigma)
     pixel, axis = pixel_size_angst * binning, float(np.mean(geometry.z_rot_deg))
     coarse = bin_images(fine, 2)
-    plain = images_without_gold(images, pixel_size_angst, binning, highpass_angst, settings.clip_sigma)
+    plain, beads = images_without_gold(images, pixel_size_angst, binning, highpass_angst, settings.clip_sigma)
     fine = prepare_views(fine, pixel, axis)
     plain = fine if plain is None else prepare_views(plain, pixel, axis)
-    return fine, plain, prepare_views(coarse, 2 * pixel, axis), highpass_angst
+    return fine, plain, prepare_views(coarse, 2 * pixel, axis), beads, highpass_angst
 
 
 def _coarse_stage(views: PlaneViews, state: _State, settings, highpass_angst, limit_angst, say):
@@ -493,6 +520,7 @@ def _result(geometry, included, state, correlation, error, prior, pixel_size_ang
         method=state.method,
         residual_px=per_view[2],
         patches=state.patches,
+        beads=state.beads,
         used=part_of_fit,
         deformation=deformation,
     )
