@@ -57,14 +57,24 @@ class Precision:
 
 def view_covariance(parallax, kx, thickness_angst, width_angst=np.inf):
     """(n_columns, n, n): coherence K of views whose parallaxes differ, of matter in a slab seen through a field ``width_angst`` wide."""
-    reach = 0.5 * thickness_angst * np.abs(parallax[:, None] - parallax[None, :])  # displacement at the faces of the slab
-    kx = np.asarray(kx)[..., None, None]
+    i, j = np.triu_indices(len(parallax))  # the matrix is symmetric
+    reach = 0.5 * thickness_angst * np.abs(parallax[i] - parallax[j])  # displacement at the faces of the slab
+    kx = np.asarray(kx)[..., None]
     if not np.isfinite(width_angst):
-        return np.sinc(2 * kx * reach)
+        return _symmetric(np.sinc(2 * kx * reach), i, j)
     inner = np.minimum(reach, width_angst)
     share = np.where(reach > 0, inner / np.maximum(reach, 1e-12), 1.0)
     lost = inner / width_angst
-    return share * (np.sinc(2 * kx * inner) * (1 - lost) + 0.5 * lost * np.sinc(kx * inner) ** 2)
+    return _symmetric(share * (np.sinc(2 * kx * inner) * (1 - lost) + 0.5 * lost * np.sinc(kx * inner) ** 2), i, j)
+
+
+def _symmetric(upper, i, j):
+    """(..., n, n) from the elements (i, j) of the upper triangle (..., m)."""
+    n = i[-1] + 1
+    out = np.empty((*upper.shape[:-1], n, n))
+    out[..., i, j] = upper
+    out[..., j, i] = upper
+    return out
 
 
 def field_width(data: PlaneSpectra) -> float:
