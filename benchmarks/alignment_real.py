@@ -30,13 +30,15 @@ from cryoet_core.metadata import read_tilt_series
 from cryoet_core.picking.match import match_template
 from cryoet_core.picking.reference import resize_reference
 from cryoet_core.tilt_series import refine_alignment as refine
-from cryoet_core.tilt_series.align import AlignmentSettings, align_tilt_series, alignment_images
+from cryoet_core.tilt_series.align import align_tilt_series
+from cryoet_core.tilt_series.alignment_state import AlignmentSettings
 from cryoet_core.tilt_series.bundle import BundleModel, solve_bundle
 from cryoet_core.tilt_series.evaluate import geometry_error, specimen_grid
 from cryoet_core.tilt_series.gold import erase_gold
 from cryoet_core.tilt_series.patches import track_patches
 from cryoet_core.tilt_series.plane import prepare_views
 from cryoet_core.tilt_series.refine_alignment import Band
+from cryoet_core.tilt_series.working_views import alignment_images
 from cryoet_core.tomogram.reconstruct import reconstruct_tomogram
 from cryoet_core.tomogram.undeform import undeformed_views
 
