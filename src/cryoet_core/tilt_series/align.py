@@ -27,7 +27,8 @@ from cryoet_core.tilt_series.working_views import working_views
 MIN_VIEWS = 5
 MAX_TURN_DEG = 12.0  # largest change of axis, offset or tilt about x in one band
 TRACKING_ANGST = 40.0  # finest detail in patches: their correlations hold less signal than those of whole views
-THICKNESS_STEPS = ((0.4, 0.6, 0.85, 1.2, 1.7), (0.86, 1.0, 1.16))  # a parabola over wide steps is skewed: a narrow one follows
+THICKNESS_STEPS = ((0.4, 0.6, 0.85, 1.2, 1.7), (0.86, 1.0, 1.16), (0.96, 1.0, 1.04))  # too thick a slab is far less likely than too thin a one, which
+# skews a parabola over wide steps; with views to 68 deg on one side and 52 on the other, 40 A of 900 move the tilt offset by 0.2 deg
 
 
 def align_tilt_series(images, geometry: TiltGeometry, pixel_size_angst: float, settings: AlignmentSettings,
@@ -191,7 +192,7 @@ def _refine_stage(views: PlaneViews, plain: PlaneViews, state: State, band: Band
     """
     update = _shift_sweep(views, state, band)
     if settings.thickness_angst is None:
-        for factors in (THICKNESS_STEPS if not state.thickness_known else THICKNESS_STEPS[-1:]):
+        for factors in (THICKNESS_STEPS if not state.thickness_known else THICKNESS_STEPS[1:]):
             candidates = np.clip(state.thickness_angst, 200, 3000) * np.array(factors)
             state.thickness_angst = refine.best_thickness(views, state.geometry, band, candidates)
         state.thickness_known = True
