@@ -8,6 +8,8 @@ The table is that of erase_xrays; its paths are taken from the folder this is st
 * leave-one-out correlation of the views in one band, the same for all geometries;
 * Fourier shell correlation of the tomograms from the even and from the odd tilts (beads filled), summed over tiles of 480 A: a whole tomogram of
   thickness T would only compare what is coarser than T times the tilt step;
+* with ``--reference``, a map of particles that are there: best score of template matching and median of the best 50, in the middle of the tomogram of all views
+  (beads filled, no CTF correction), with the standard deviation of the scores of all places;
 * how far the other views move, rigid part removed, when a share of the views is withheld at random.
 """
 
@@ -15,26 +17,34 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import replace
 
 import numpy as np
 import scipy.fft
 
+from cryoet_core.config.match_template import MatchTemplate
 from cryoet_core.fourier import bin_images
 from cryoet_core.io.images import load_images
+from cryoet_core.io.mrc import read_mrc
 from cryoet_core.metadata import read_tilt_series
+from cryoet_core.picking.match import match_template
+from cryoet_core.picking.reference import resize_reference
 from cryoet_core.tilt_series import refine_alignment as refine
-from cryoet_core.tilt_series.align import AlignmentSettings, align_tilt_series, alignment_images
+from cryoet_core.tilt_series.align import align_tilt_series
+from cryoet_core.tilt_series.alignment_state import AlignmentSettings
 from cryoet_core.tilt_series.bundle import BundleModel, solve_bundle
 from cryoet_core.tilt_series.evaluate import geometry_error, specimen_grid
 from cryoet_core.tilt_series.gold import erase_gold
 from cryoet_core.tilt_series.patches import track_patches
 from cryoet_core.tilt_series.plane import prepare_views
 from cryoet_core.tilt_series.refine_alignment import Band
+from cryoet_core.tilt_series.working_views import alignment_images
 from cryoet_core.tomogram.reconstruct import reconstruct_tomogram
 from cryoet_core.tomogram.undeform import undeformed_views
 
 MODES = ("projection_matching", "patch_tracking", "combined")
 TILE_ANGST = 480.0
+BEST_PICKS = 50
 
 
 def fit(images, geometry, pixel, settings, thickness_angst):
@@ -82,6 +92,17 @@ def band_means(frequency, fsc):
     return [float(fsc[(frequency >= 1 / low - 1e-9) & (frequency <= 1 / high)].mean()) for low, high in limits]
 
 
+def match_scores(images, series, geometry, pixel, depth_angst, reference, step_deg):
+    """(best score, median of the best 50, standard deviation of all scores) in the central half of the field; reference : map on the grid of ``images``."""
+    edge = 2 * round(0.25 * min(images.shape[1:]))
+    tomogram = reconstruct_tomogram(images, geometry, pixel, (edge, edge, 2 * round(depth_angst / pixel / 2)), super_sampling=1)
+    seen = replace(series.with_geometry(geometry), pixel_size_angst=pixel, image_size_px=images.shape[:0:-1])
+    config = MatchTemplate(max_particles=BEST_PICKS, n_sigma=3.0, background="none", ctf="none", angular_step_deg=step_deg)
+    result = match_template(tomogram, reference, pixel, seen, config, np.random.default_rng(0))
+    scores = result.particles.table["score"].to_numpy()
+    return float(scores.max()), float(np.median(scores)), float(result.summary["score_sigma"])
+
+
 def withheld(images, geometry, pixel, settings, included, whole, share, seeds, half_angst):
     """Rms moves (A) of the remaining views, rigid part removed, one per seed."""
     moves = []
@@ -105,6 +126,8 @@ def main() -> None:
     parser.add_argument("--bead-angst", type=float, default=100.0, help="diameter of the beads filled before reconstruction")
     parser.add_argument("--depth-angst", type=float, default=2400.0, help="of the tomograms compared")
     parser.add_argument("--tomogram-binning", type=int, default=2)
+    parser.add_argument("--reference", help="MRC map, bright")
+    parser.add_argument("--step-deg", type=float, default=15.0, help="of the template's orientations; the best places are refined")
     parser.add_argument("--withhold", type=float, default=0.1)
     parser.add_argument("--local-deformation", action="store_true", help="also the tomogram with the local deformation, where one is found")
     parser.add_argument("--seeds", type=int, default=2, help="of the views withheld; 0 = not done")
@@ -113,6 +136,8 @@ def main() -> None:
     images, pixel, included = load_images(series), series.pixel_size_angst, series.included
     generators = [np.random.default_rng(i) for i in range(len(images))]
     plain = bin_images(erase_gold(images, pixel, generators, chosen.bead_angst), chosen.tomogram_binning)
+    binned_angst = pixel * chosen.tomogram_binning
+    reference = resize_reference(*read_mrc(chosen.reference), binned_angst)[0] if chosen.reference else None
     start = series.geometry.replace(x_shift_angst=0.0, y_shift_angst=0.0)
     half = 0.35 * min(images.shape[1:]) * pixel
     print("geometry; residual px; leave-one-out; FSC at 240-100, 100-60, 60-44 A; axis, offset; left out; moves of the rest, A; CPU s")
@@ -129,7 +154,6 @@ def main() -> None:
         used = included if found is None else found.used
         settings = AlignmentSettings(mode=mode, pixel_size_angst=chosen.pixel_angst, level_x=chosen.x_tilt)
         residual, score = fit(images[used], geometry.select(used), pixel, settings, thickness)
-        binned_angst = pixel * chosen.tomogram_binning
         bands = band_means(*even_odd_fsc(plain[used], geometry.select(used), binned_angst, chosen.depth_angst))
         text = f"{mode}; {residual:.2f}; {score:.3f}; " + ", ".join(f"{b:.3f}" for b in bands)
         if found is not None:
@@ -137,8 +161,12 @@ def main() -> None:
             moves = withheld(images, start, pixel, settings, included, found, chosen.withhold, chosen.seeds, half)
             text += ", ".join(f"{m:.2f}" for m in moves) + f"; {seconds:.0f}"
         print(text, flush=True)
+        if found is not None:
+            print(f"    beads: {found.beads}; patches: {found.patches}")
+        if reference is not None:
+            best = match_scores(plain[used], series.select(used), geometry.select(used), binned_angst, chosen.depth_angst, reference, chosen.step_deg)
+            print("    template: best score {:.4f}, median of the best 50 {:.4f}, sigma {:.4f}".format(*best), flush=True)
         if found is not None and chosen.local_deformation:
-            print(f"    patches: {found.patches}")
             if found.deformation is not None:
                 flat = undeformed_views(plain[used], found.deformation.select(used), binned_angst)
                 bands = band_means(*even_odd_fsc(flat, geometry.select(used), binned_angst, chosen.depth_angst))

@@ -19,7 +19,8 @@ from scipy.ndimage import gaussian_filter
 
 from cryoet_core.errors import CryoetError
 from cryoet_core.geometry.tilt_geometry import TiltGeometry
-from cryoet_core.tilt_series.align import AlignmentSettings, align_tilt_series
+from cryoet_core.tilt_series.align import align_tilt_series
+from cryoet_core.tilt_series.alignment_state import AlignmentSettings
 from cryoet_core.tilt_series.evaluate import geometry_error, specimen_grid
 
 PIXEL, TILTS = 14.0, np.arange(-60, 61, 3.0)

@@ -7,7 +7,8 @@ from cryoet_core.io.foreign_alignment import Images, read_foreign_alignment
 from cryoet_core.io.images import load_images
 from cryoet_core.metadata import read_tilt_series, write_tilt_series
 from cryoet_core.step import step
-from cryoet_core.tilt_series.align import align_tilt_series, given_geometry, settings_from_config
+from cryoet_core.tilt_series.align import align_tilt_series, given_geometry
+from cryoet_core.tilt_series.alignment_state import settings_from_config
 from cryoet_core.tilt_series.foreign import import_alignment
 from cryoet_core.tilt_series.summaries import alignment_summary, without_unaligned
 

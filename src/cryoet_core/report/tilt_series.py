@@ -83,6 +83,7 @@ def alignment(results: Results, numbers: dict, errors: dict) -> Section:
         if summary.get("method") == "import":
             caption += f" Alignment of {summary['program']}, taken from {summary['file']}; views joined by the {summary['joined_by']}."
         caption += _left_out(summary.get("views_left_out", []), series)
+        caption += _beads(summary.get("beads") or {})
         caption += _patches(summary.get("patches") or {})
         n = numbers.get(ts, {})
         if "alignment_error_angst_rms" in n:
@@ -95,6 +96,16 @@ def alignment(results: Results, numbers: dict, errors: dict) -> Section:
         for note in summary.get("notes", []):
             section.add_note(f"{ts}: {note}.")
     return section
+
+
+def _beads(beads: dict) -> str:
+    """A sentence about gold beads that were followed; none where there were too few."""
+    if "residual_px" not in beads:
+        return ""
+    return (
+        f" {beads['n_beads']} gold beads: held-out residual {beads['held_out_before_px']:.2f} px before and {beads['held_out_after_px']:.2f} px "
+        f"after their bundle adjustment, which was {'taken' if beads['accepted'] else 'not taken'}."
+    )
 
 
 def _patches(patches: dict) -> str:

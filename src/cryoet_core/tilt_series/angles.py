@@ -39,6 +39,11 @@ def _evaluate(views, geometry, reference, band: Band, prior: SlabPrior):
     return slab_model.badness(data, model, product), slab_model.shift_gradient(data, product), data, model
 
 
+def badness_at(views: PlaneViews, geometry, reference, band: Band, prior: SlabPrior) -> float:
+    """Badness of ``geometry``, comparable with that of others that look at the same matter as ``reference``."""
+    return _evaluate(views, geometry, reference, band, prior)[0]
+
+
 def angle_step(views: PlaneViews, geometry, band: Band, prior: SlabPrior, free, width_deg: float) -> AngleStep:
     """One Newton step of the angles ``free`` (names of ANGLES); differences are taken over +-``width_deg``."""
     k, h = len(free), width_deg

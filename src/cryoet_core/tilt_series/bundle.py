@@ -34,7 +34,7 @@ class BundleModel:
     """What is free and what is known before.
 
     axis_order : None keeps the axis; 0 one angle for all views; 1, 2 also a slope and curvature over the tilt angle. slab_sigma_angst :
-    spread of patch depths around the level plane. offset_prior_deg : of a common tilt offset, around the one given. deformation_angst : of one coefficient of
+    spread of patch depths around the level plane, or, not ``level``, around those given. offset_prior_deg : of a common tilt offset, around the one given. deformation_angst : of one coefficient of
     the local deformation (quadratic in x, y; over nodes in tilt), None = none. shear_angst : the same of its shear, which a turned axis
     resembles: both displace along y in proportion to x, and change with the tilt's size.
     """
@@ -44,6 +44,7 @@ class BundleModel:
     offset: bool = True
     offset_prior_deg: float = 10.0
     slab_sigma_angst: float = 300.0
+    level: bool = True
     deformation_angst: float | None = None
     deformation_nodes: int = 5
     shear_angst: float = 1.0
@@ -185,7 +186,7 @@ class _Problem:
             np.broadcast_to(plane, u.points.shape), np.full(u.shift.shape, 1e4), np.full(u.axis.shape, np.deg2rad(10.0)),
             np.deg2rad([m.offset_prior_deg]), self.deformation_sigmas(),
         )  # fmt: skip
-        centres = (self.start.points * [1, 1, 0], u.shift, np.zeros_like(u.axis), np.zeros(1), np.zeros_like(u.deformation))
+        centres = (self.start.points * [1, 1, not m.level], u.shift, np.zeros_like(u.axis), np.zeros(1), np.zeros_like(u.deformation))
         precision = np.concatenate([1 / s.ravel() ** 2 for s in sigmas])
         away = np.concatenate([(v - c).ravel() for v, c in zip(u._fields(), centres, strict=True)])
         return precision * away, precision

@@ -36,12 +36,13 @@ def correlation_peak(cross, data: PlaneSpectra, limit_angst: float):
     x = (np.arange(nx) - nx // 2)[None, :] * step_x
     allowed = np.where(x * x + y * y <= limit_angst**2, image, -np.inf)
     peak = np.unravel_index(int(np.argmax(allowed)), image.shape)
-    row, column = _parabolic(image, peak)
+    row, column = parabolic_peak(image, peak)
     height = float(image[peak] / (np.sqrt(np.mean(image.astype(np.float64) ** 2)) + 1e-30))
     return np.array([(column - nx // 2) * step_x, (row - ny // 2) * step_y]), height
 
 
-def _parabolic(image, peak):
+def parabolic_peak(image, peak):
+    """[row, column] of the maximum near index ``peak`` of a periodic image (h, w), by a parabola along each axis."""
     position = []
     for axis in range(2):
         n = image.shape[axis]

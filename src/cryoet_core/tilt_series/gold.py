@@ -6,7 +6,10 @@ use the beads, so they are erased after it: in the views of the tomograms and wh
 
 from __future__ import annotations
 
-from cryoet_core.backend import array_namespace, ndimage_module
+import numpy as np
+
+from cryoet_core.backend import array_namespace, asnumpy, ndimage_module
+from cryoet_core.tilt_series.coarse import parabolic_peak
 
 
 def find_gold(image, pixel_size_angst: float, bead_diameter_angst: float = 100.0, threshold_sigma: float = 8.0):
@@ -15,16 +18,38 @@ def find_gold(image, pixel_size_angst: float, bead_diameter_angst: float = 100.0
     Difference of two Gaussians (half a radius and 1.2 radii): it answers to spots of a bead's size and hardly to edges of
     membranes and carbon. Darker than ``threshold_sigma`` robust standard deviations of it is a bead.
     """
+    spots, seeds = _spots(image, pixel_size_angst, bead_diameter_angst, threshold_sigma)
+    if not bool(seeds.any()):
+        return seeds
+    ndimage = ndimage_module(array_namespace(image))
+    return ndimage.distance_transform_edt(~seeds) <= 0.5 * bead_diameter_angst / pixel_size_angst
+
+
+def bead_positions(image, pixel_size_angst: float, bead_diameter_angst: float = 100.0, threshold_sigma: float = 8.0) -> np.ndarray:
+    """(m, 2) x, y of beads in one view (h, w), A from its centre (index n//2), to a fraction of a pixel: the middle of what
+    :func:`find_gold` finds. Those that the border may have cut are not given.
+    """
+    spots, seeds = _spots(image, pixel_size_angst, bead_diameter_angst, threshold_sigma)
+    ndimage = ndimage_module(array_namespace(image))
+    reach = 2 * round(0.5 * bead_diameter_angst / pixel_size_angst) + 1  # px, a bead's diameter
+    lowest = asnumpy(seeds & (spots == ndimage.minimum_filter(spots, reach)))
+    border = reach
+    inner = np.zeros_like(lowest)
+    inner[border:-border, border:-border] = lowest[border:-border, border:-border]
+    height = -asnumpy(spots)
+    rows = np.array([parabolic_peak(height, peak) for peak in np.argwhere(inner)]).reshape(-1, 2)
+    return (rows - np.array(lowest.shape) // 2)[:, ::-1] * pixel_size_angst
+
+
+def _spots(image, pixel_size_angst, bead_diameter_angst, threshold_sigma):
+    """The view's answer to spots of a bead's size (h, w), and where it is darker than the threshold."""
     xp = array_namespace(image)
     ndimage = ndimage_module(xp)
     radius_px = 0.5 * bead_diameter_angst / pixel_size_angst
     spots = ndimage.gaussian_filter(image, 0.5 * radius_px) - ndimage.gaussian_filter(image, 1.2 * radius_px)
     spots = spots - xp.median(spots)
     sigma = 1.4826 * xp.median(xp.abs(spots))
-    seeds = spots < -threshold_sigma * sigma
-    if not bool(seeds.any()):
-        return seeds
-    return ndimage.distance_transform_edt(~seeds) <= radius_px
+    return spots, spots < -threshold_sigma * sigma
 
 
 def fill_gold(images, gold, pixel_size_angst: float, rng, bead_diameter_angst: float = 100.0):

@@ -14,7 +14,10 @@ import scipy.fft
 
 from cryoet_core.backend import array_namespace, asnumpy, fft_module, ndimage_module
 from cryoet_core.fourier import frequency_grid, radial_average, rfft_centred
+from cryoet_core.kernels.sample_spline import sample_spline
 from cryoet_core.masks import taper_window
+
+FAITHFUL = 0.3  # cycles per pixel up to which interpolation keeps the power of an image
 
 
 @dataclass(frozen=True)
@@ -106,15 +109,11 @@ def resample_to_plane(views: PlaneViews, geometry, edge_px: float = 8.0, warp=No
 
 def _resample_one(coefficients, matrix, shift_px, plane_shape, edge_px):
     xp = array_namespace(coefficients)
-    ndimage = ndimage_module(xp)
     h, w = coefficients.shape
     ny, nx = plane_shape
     index_matrix = matrix[::-1, ::-1]  # (row, column) = (v, u) from (Y, X)
     offset = np.array([h // 2, w // 2]) + shift_px[::-1] - index_matrix @ np.array([ny // 2, nx // 2])
-    sampled = ndimage.affine_transform(
-        coefficients, xp.asarray(index_matrix), offset=tuple(offset), output_shape=plane_shape, order=3,
-        prefilter=False, mode="constant", output=xp.float32,
-    )  # fmt: skip
+    sampled = sample_spline(coefficients, index_matrix, offset, plane_shape)
     row = xp.arange(ny, dtype=xp.float32)[:, None]
     column = xp.arange(nx, dtype=xp.float32)[None, :]
     for axis, n in enumerate((h, w)):
@@ -154,7 +153,7 @@ def plane_spectra(views: PlaneViews, geometry, edge_px: float = 8.0, max_frequen
         ky, kx = ky[rows], kx[:, columns]
     frequency = _image_frequency(in_plane(geometry) @ warp, ky, kx)
     step = 1.0 / (max(views.coefficients.shape[1:]) * views.pixel_size_angst)
-    whitened = _whiten(transform, frequency, views.amplitude, step, max_frequency or np.inf)
+    whitened = _whiten(transform, frequency, views.amplitude, step, min(max_frequency or np.inf, FAITHFUL / views.pixel_size_angst))
     along = np.linalg.inv(warp)[:, 0]
     return PlaneSpectra(whitened, frequency, ky, kx, along[0] * parallax(geometry), float(along[1] / along[0]))
 
@@ -170,19 +169,20 @@ def _image_frequency(matrices, ky, kx):
 
 
 def _whiten(transform, frequency, amplitude, step, max_frequency):
-    """Divide by each image's own amplitude; every view ends with mean square 1 at frequencies its image holds.
+    """Divide by each image's own amplitude; every view ends with mean square 1 at frequencies up to ``max_frequency``.
 
-    Smooth in the geometry, so that likelihoods of neighbouring geometries can be compared.
+    Smooth in the geometry, so that likelihoods of neighbouring geometries can be compared. Near Nyquist interpolation loses noise: counted in, it
+    raised the power of the signal's band by 13 %, and the model, which expects 1, took the slab for 6 % thinner than it was.
     """
     xp = array_namespace(transform)
     out = xp.empty_like(transform)
     for i in range(transform.shape[0]):
         table = xp.asarray(amplitude[i])
-        level = xp.interp(frequency[i].ravel() / step, xp.arange(table.size, dtype=xp.float64), table)
+        level = xp.interp(frequency[i].ravel() / step, xp.arange(table.size, dtype=xp.float64), table).astype(xp.float32)
         flat = transform[i] / level.reshape(frequency[i].shape)
         held = xp.clip(10 * (1 - frequency[i] / max_frequency) + 0.5, 0, 1)
-        power = xp.sum(held * xp.abs(flat) ** 2, dtype=xp.float64) / xp.sum(held, dtype=xp.float64)
-        out[i] = flat / xp.sqrt(power + 1e-30)
+        power = xp.sum(held * (flat.real**2 + flat.imag**2), dtype=xp.float64) / xp.sum(held, dtype=xp.float64)
+        out[i] = flat / xp.float32(xp.sqrt(power + 1e-30))
     return out
 
 

@@ -38,8 +38,12 @@ def recentre(geometry: TiltGeometry) -> TiltGeometry:
 def spectra_in_band(views: PlaneViews, geometry, band: Band, thickness_angst: float):
     """Whitened spectra up to the band's upper limit and the prior fitted to them."""
     data = plane_spectra(views, geometry, max_frequency=1 / band.high_angst)
-    prior = slab_model.estimate_signal_fraction(data, thickness_angst, 1 / band.low_angst, 1 / band.high_angst)
-    return data, prior
+    return data, prior_in_band(data, band, thickness_angst)
+
+
+def prior_in_band(data: PlaneSpectra, band: Band, thickness_angst: float) -> SlabPrior:
+    """The prior of a slab of this thickness fitted to ``data``."""
+    return slab_model.estimate_signal_fraction(data, thickness_angst, 1 / band.low_angst, 1 / band.high_angst)
 
 
 def flat_prior(thickness_angst: float, band: Band, signal_fraction: float = 0.3) -> SlabPrior:
@@ -126,11 +130,10 @@ def turned(geometry: TiltGeometry, axis_deg: float = 0.0, offset_deg: float = 0.
 
 
 def best_thickness(views, geometry, band: Band, candidates):
-    """The slab thickness (A) of highest likelihood among ``candidates``, parabola over its logarithm."""
-    values = []
+    """The slab thickness (A) of highest likelihood among three or more rising ``candidates``, parabola over its logarithm."""
+    data, values = plane_spectra(views, geometry, max_frequency=1 / band.high_angst), []
     for thickness in candidates:
-        data, prior = spectra_in_band(views, geometry, band, thickness)
-        values.append(slab_model.badness(data, slab_model.precision(data, prior)))
+        values.append(slab_model.badness(data, slab_model.precision(data, prior_in_band(data, band, thickness))))
     i = int(np.clip(np.argmin(values), 1, len(candidates) - 2))
     x, y = np.log(candidates[i - 1 : i + 2]), np.array(values[i - 1 : i + 2])
     a, b, _ = np.polyfit(x - x[1], y, 2)

@@ -57,14 +57,25 @@ class Precision:
 
 def view_covariance(parallax, kx, thickness_angst, width_angst=np.inf):
     """(n_columns, n, n): coherence K of views whose parallaxes differ, of matter in a slab seen through a field ``width_angst`` wide."""
-    reach = 0.5 * thickness_angst * np.abs(parallax[:, None] - parallax[None, :])  # displacement at the faces of the slab
-    kx = np.asarray(kx)[..., None, None]
+    i, j = np.triu_indices(len(parallax))  # the matrix is symmetric
+    reach = 0.5 * thickness_angst * np.abs(parallax[i] - parallax[j])  # displacement at the faces of the slab
+    kx = np.asarray(kx)[..., None]
     if not np.isfinite(width_angst):
-        return np.sinc(2 * kx * reach)
+        return _symmetric(np.sinc(2 * kx * reach), i, j)
     inner = np.minimum(reach, width_angst)
     share = np.where(reach > 0, inner / np.maximum(reach, 1e-12), 1.0)
     lost = inner / width_angst
-    return share * (np.sinc(2 * kx * inner) * (1 - lost) + 0.5 * lost * np.sinc(kx * inner) ** 2)
+    sinc = np.sinc(kx * inner)
+    return _symmetric(share * sinc * (np.cos(np.pi * kx * inner) * (1 - lost) + 0.5 * lost * sinc), i, j)  # sinc(2 x) = sinc(x) cos(pi x)
+
+
+def _symmetric(upper, i, j):
+    """(..., n, n) from the elements (i, j) of the upper triangle (..., m)."""
+    n = i[-1] + 1
+    out = np.empty((*upper.shape[:-1], n, n))
+    out[..., i, j] = upper
+    out[..., j, i] = upper
+    return out
 
 
 def field_width(data: PlaneSpectra) -> float:
@@ -97,18 +108,24 @@ def precision(data: PlaneSpectra, prior: SlabPrior, n_row_groups: int = 12, sign
     kx, ky = asnumpy(data.kx)[0].astype(np.float64), asnumpy(data.ky)[:, 0].astype(np.float64)
     frequency, width = asnumpy(data.image_frequency), field_width(data)
     weight = asnumpy(column_weight(data))
-    support = view_covariance(data.parallax, kx, prior.thickness_angst, width)
+    support = None if data.slope else view_covariance(data.parallax, kx, prior.thickness_angst, width)
     rows, matrices, covariances, log_determinant = [], [], [], 0.0
     for members in _row_groups(ky, n_row_groups, signed):
-        if data.slope:
-            support = view_covariance(data.parallax, kx + data.slope * ky[members].mean(), prior.thickness_angst, width)
         rho = np.mean(prior.rho(frequency[:, members, :]), axis=1).T  # (n_columns, n)
-        root = np.sqrt(rho)
-        c = root[:, :, None] * support * root[:, None, :]
-        c[:, np.arange(rho.shape[1]), np.arange(rho.shape[1])] = 1.0
-        log_determinant += members.size * float((weight * np.linalg.slogdet(c)[1]).sum())
+        some = np.flatnonzero(rho.any(axis=1))  # elsewhere there is no signal, and C is 1
+        if data.slope:
+            shared = view_covariance(data.parallax, kx[some] + data.slope * ky[members].mean(), prior.thickness_angst, width)
+        else:
+            shared = support[some]
+        root = np.sqrt(rho[some])
+        block = root[:, :, None] * shared * root[:, None, :]
+        block[:, np.arange(rho.shape[1]), np.arange(rho.shape[1])] = 1.0
+        log_determinant += members.size * float((weight[some] * np.linalg.slogdet(block)[1]).sum())
+        c = np.tile(np.eye(rho.shape[1]), (len(rho), 1, 1))
+        a = c.astype(np.float32)
+        c[some], a[some] = block, np.linalg.inv(block)
         rows.append(xp.asarray(members))
-        matrices.append(xp.asarray(np.linalg.inv(c).astype(np.float32)))
+        matrices.append(xp.asarray(a))
         covariances.append(c)
     return Precision(rows, matrices, covariances, log_determinant)
 

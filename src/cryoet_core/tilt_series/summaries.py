@@ -55,6 +55,7 @@ def alignment_summary(series, result) -> dict:
         "aligned": True,
         "method": result.method,
         "patches": result.patches,
+        "beads": result.beads,
         "tilt_axis_deg": float(np.mean(geometry.z_rot_deg)),
         "axis_change_deg": result.axis_change_deg,
         "axis_error_deg": result.axis_error_deg,

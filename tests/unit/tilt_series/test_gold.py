@@ -1,7 +1,7 @@
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from cryoet_core.tilt_series.gold import erase_gold, fill_gold, find_gold
+from cryoet_core.tilt_series.gold import bead_positions, erase_gold, fill_gold, find_gold
 
 PIXEL = 10.0
 
@@ -50,3 +50,15 @@ def test_halves_are_filled_at_the_same_pixels_with_their_own_noise(rng):
 def test_no_diameter_means_no_beads(rng):
     images = view_with_beads(rng)[0][None]
     assert erase_gold(images, PIXEL, rng, None) is images
+
+
+def test_positions_of_beads_are_better_than_a_pixel_and_leave_the_border_out(rng):
+    centres = np.array([(60.3, -41.8), (-33.6, 12.2), (5.4, 77.9)])  # x, y in px from the centre
+    y, x = np.mgrid[:240, :260] - np.array([120, 130])[:, None, None]
+    image = 10 * rng.standard_normal(x.shape)
+    for cx, cy in [*centres, (-128, 30)]:  # the last one is cut
+        image -= 80 * np.clip(5.5 - np.hypot(x - cx, y - cy), 0, 1)
+    found = bead_positions(image.astype(np.float32), PIXEL) / PIXEL
+    order = [np.argmin(np.linalg.norm(found - c, axis=1)) for c in centres]
+    assert len(found) == 3
+    assert np.abs(found[order] - centres).max() < 0.25

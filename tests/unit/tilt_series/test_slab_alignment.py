@@ -10,15 +10,8 @@ from cryoet_core.config.align_tilt_series import AlignTiltSeries
 from cryoet_core.errors import DataQualityError
 from cryoet_core.geometry.tilt_geometry import TiltGeometry
 from cryoet_core.tilt_series import slab_model
-from cryoet_core.tilt_series.align import (
-    AlignmentSettings,
-    _relink,
-    _State,
-    align_tilt_series,
-    alignment_binning,
-    given_geometry,
-    settings_from_config,
-)
+from cryoet_core.tilt_series.align import _relink, align_tilt_series, given_geometry
+from cryoet_core.tilt_series.alignment_state import AlignmentSettings, State, settings_from_config
 from cryoet_core.tilt_series.angles import angle_step, settle_angles
 from cryoet_core.tilt_series.coarse import solve_links
 from cryoet_core.tilt_series.evaluate import geometry_error, specimen_grid
@@ -32,6 +25,7 @@ from cryoet_core.tilt_series.refine_alignment import (
     turned,
 )
 from cryoet_core.tilt_series.screening import retry_views, screen_views
+from cryoet_core.tilt_series.working_views import alignment_binning
 
 PIXEL = 14.0
 
@@ -254,7 +248,7 @@ def test_a_group_of_views_behind_spoilt_ones_is_linked_again(series):
     away, used = np.zeros((len(truth), 2)), np.ones(len(truth), bool)
     away[:2], used[2:4] = (150.0, -90.0), False
     moved = add_plane_shift(truth, away)
-    found = _relink(views, moved, used, _State(moved, 600.0), band, 600.0)
+    found = _relink(views, moved, used, State(moved, 600.0), band, 600.0)
     left = np.linalg.solve(in_plane(truth), (found.shift_angst - truth.shift_angst)[..., None])[used][..., 0]
     assert np.abs(left - np.median(left, axis=0)).max() < 40
 
