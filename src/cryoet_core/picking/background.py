@@ -32,6 +32,7 @@ from cryoet_core.fourier import centre_crop_or_pad
 TAIL_SHARE = 0.5  # of the control's peaks that make the tail: the candidates below are incomplete, they were cut before refinement
 FEWEST = 8  # peaks from which a tail can be measured
 FIELD_POWER = 5.0  # of the score in front of the Gaussian: dimensions of the search less one
+SHALLOWEST = 0.25  # fall of the field's formula at the start, relative to an exponential in s^2: a smaller one says that the start is too low for the formula
 HEAVY = 2.0  # standard errors from which a tail counts as heavier than Gaussian
 HEAVIEST = 0.5
 CHANCE = 0.01  # probability that false picks alone are as many as all picks, at most
@@ -96,7 +97,8 @@ def _fit_field(scores, start: float) -> float:
 def fit_false_picks(control_scores) -> FalsePickModel | None:
     """Tail of the scores of places that the control won; None when there are fewer than FEWEST.
 
-    The tail is that of a Gaussian field unless the moments show a significantly heavier one (structure that the control fits).
+    The tail is that of a Gaussian field unless the moments show a significantly heavier one (structure that the control fits), or the start is so low that
+    the formula hardly falls there; then it is an exponential or Pareto tail of s^2, which expects more.
     """
     scores = np.sort(np.asarray(control_scores, dtype=np.float64))[::-1]
     scores = scores[scores > 0]
@@ -108,11 +110,12 @@ def fit_false_picks(control_scores) -> FalsePickModel | None:
     if tail[0] <= start:
         return None
     field = FalsePickModel(n, start, _fit_field(tail, start), 0.0, FIELD_POWER)
-    if _shape(-np.log(field.expected(tail) / n)) < HEAVY / np.sqrt(n):
+    if field._slope > SHALLOWEST and _shape(-np.log(field.expected(tail) / n)) < HEAVY / np.sqrt(n):
         return field
     excess = tail**2 - start**2
-    shape = float(np.clip(_shape(excess), 0.0, HEAVIEST))
-    return FalsePickModel(n, start, float(excess.mean() * (1 - shape)), shape)
+    shape = _shape(excess)
+    shape = 0.0 if shape < HEAVY / np.sqrt(n) else min(shape, HEAVIEST)
+    return FalsePickModel(n, start, float(max(excess.mean() * (1 - shape), 1e-12)), float(shape))
 
 
 def _shape(excess) -> float:
