@@ -29,7 +29,7 @@ IMOD_ALPHA = 0.00195
 SPECIMEN = 0.75  # of the tomogram's thickness that the specimen is taken to fill; 0.6 to 0.9 change re-projections by less than 2 %
 N_FREQUENCIES = 256  # of the tables, from 0.02/thickness to the corner of the spectrum, evenly spaced in their logarithm
 CONSISTENT_PASSES = 50
-STEEPEST_COSINE = 0.1
+STEEPEST_DEG = 75.0  # tilts beyond see no slab any more, but a specimen that ends: a cylinder about the tilt axis
 BACK_PROJECTED = ("wbp", "sirt_like")  # methods of one filtered back-projection; the others project and correct repeatedly
 
 
@@ -90,11 +90,16 @@ class WeightTable:
 
 
 def _slab(tilts_rad, thickness_px: float):
-    """(kx (m,), products (m, n, n) T kx (tan t_i - tan t_j), cosines (n,)) of a slab."""
-    cosines = np.maximum(np.cos(np.asarray(tilts_rad)), STEEPEST_COSINE)
-    tangents = np.sin(np.asarray(tilts_rad)) / cosines
+    """(kx (m,), products (m, n, n) T kx (tan t_i - tan t_j), cosines (n,)) of a slab.
+
+    With tilts beyond STEEPEST_DEG those of a cylinder of diameter T: products T f sin(t_i - t_j), and 1 for the cosines, as kx is f.
+    """
+    tilts = np.asarray(tilts_rad)
     kx = np.concatenate([[0.0], np.geomspace(0.02 / thickness_px, 0.71, N_FREQUENCIES - 1)])
-    return kx, thickness_px * kx[:, None, None] * (tangents[:, None] - tangents), cosines
+    if np.abs(tilts).max() > np.deg2rad(STEEPEST_DEG):
+        return kx, thickness_px * kx[:, None, None] * np.sin(tilts[:, None] - tilts), np.ones(len(tilts))
+    tangents = np.tan(tilts)
+    return kx, thickness_px * kx[:, None, None] * (tangents[:, None] - tangents), np.cos(tilts)
 
 
 @lru_cache(maxsize=8)
