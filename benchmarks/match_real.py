@@ -1,11 +1,12 @@
 """Template matching on a real tomogram: picks, score gap, mirrored template, another template as control, even against odd views, and a picture.
 
-    python benchmarks/match_real.py RESULTS --series TS_254 --maps MAPS [--control 20S_proteasome_3j9i_10A.mrc] [--picture picks.png]
+    python benchmarks/match_real.py RESULTS --series TS_254 --maps MAPS [--control 20S_proteasome_3j9i_10A.mrc] [--picture picks.png] [--halves views]
 
 RESULTS is the results folder of a run (config/empiar10499.yaml makes one): its reconstruct_tomogram/<series>/<series>.mrc with _even and _odd, its
-<series>.star, and resize_reference/reference.mrc are read. MAPS holds the control's map, a particle that is not expected in these cells in such
+<series>.star, preprocess_tilt_series/<series>/<series>.mrc, and resize_reference/reference.mrc are read. MAPS holds the control's map, a particle that is not expected in these cells in such
 numbers. Nobody knows the true picks of a real tomogram. What can be measured: whether template and mirror image differ, whether
-independent halves of the data agree, how many picks a template gives that should give few.
+independent halves of the data agree, how many picks a template gives that should give few. --halves views: two tomograms from every second
+view in the order of their tilts; noise: the tomograms of the counting noise split in two, each with all views.
 """
 
 from __future__ import annotations
@@ -21,20 +22,41 @@ from scipy.ndimage import gaussian_filter, zoom
 from scipy.spatial.distance import cdist
 
 from cryoet_core.config.match_template import MatchTemplate
+from cryoet_core.config.reconstruct_tomogram import ReconstructTomogram
 from cryoet_core.geometry import angular_distance_deg
-from cryoet_core.io.mrc import read_mrc
+from cryoet_core.io.mrc import read_header, read_mrc
 from cryoet_core.metadata import read_tilt_series
 from cryoet_core.picking.match import match_template
 from cryoet_core.report.figures import new_figure
+from cryoet_core.tomogram.from_series import reconstruct_series
 
 SAME_PLACE_ANGST = 60.0  # three voxels of 20 A: a fifth of a ribosome
 PLANES = 6
 
 
-def search(folder: Path, name: str, half: str, reference, pixel: float, **options):
-    """(MatchResult, CPU seconds) of one tomogram."""
-    tomogram = read_mrc(folder / f"{name}{half}.mrc")[0]
+def every_second_view(series, first: int):
+    """The series with only every second of its included views, counted in the order of their tilts from the ``first``."""
+    order = np.argsort(np.where(series.included, series.tilts["y_tilt_deg"], np.inf), kind="stable")[: series.included.sum()]
+    excluded = np.ones(len(series.tilts), dtype=int)
+    excluded[order[first::2]] = 0
+    return series.with_columns(excluded=excluded)
+
+
+def tomogram_and_series(results: Path, name: str, half: str):
+    """half : "", "_even" or "_odd" for a tomogram of the run, "views_0" or "views_1" for one made here of every second view."""
+    folder = results / "reconstruct_tomogram" / name
     series = read_tilt_series(folder / f"{name}.star")
+    if not half.startswith("views"):
+        return read_mrc(folder / f"{name}{half}.mrc")[0], series
+    series = every_second_view(series, int(half[-1]))
+    images = read_mrc(results / "preprocess_tilt_series" / name / f"{name}.mrc")[0][series.included]
+    size = read_header(folder / f"{name}.mrc").shape[::-1]
+    return reconstruct_series(series, np.asarray(images, dtype=np.float32), size, ReconstructTomogram())[0], series
+
+
+def search(results: Path, name: str, half: str, reference, pixel: float, **options):
+    """(MatchResult, CPU seconds) of one tomogram; see tomogram_and_series."""
+    tomogram, series = tomogram_and_series(results, name, half)
     start = time.process_time()
     result = match_template(tomogram, reference, pixel, series, MatchTemplate(**options), np.random.default_rng(0))
     return result, time.process_time() - start
@@ -94,28 +116,29 @@ def main():
     parser.add_argument("--control-diameter", type=float, default=160.0, help="A")
     parser.add_argument("--slab", type=float, default=2400.0, help="A")
     parser.add_argument("--picture")
+    parser.add_argument("--halves", choices=["views", "noise"], default="views")
     args = parser.parse_args()
     folder = args.results / "reconstruct_tomogram" / args.series
     reference, pixel = read_mrc(args.results / "resize_reference" / "reference.mrc")
     options = {"angular_step_deg": 15, "slab_thickness_angst": args.slab, "max_particles": 400}
-    whole, seconds = search(folder, args.series, "", reference, pixel, **options)
+    whole, seconds = search(args.results, args.series, "", reference, pixel, **options)
     print("template", json.dumps(row(whole, seconds), default=float), flush=True)
     if args.picture:
         picture(read_mrc(folder / f"{args.series}.mrc")[0], whole.particles, pixel, args.picture)
     n = len(whole.particles)
-    halves = {}
-    for half in ("_even", "_odd"):
-        halves[half], seconds = search(folder, args.series, half, reference, pixel, **options | {"background": "none", "max_false_fraction": 1, "max_particles": n})
-        print(half[1:], json.dumps(overlap(whole.particles, halves[half].particles)), f"{seconds:.0f} s CPU", flush=True)
+    halves, names = {}, ("_even", "_odd") if args.halves == "noise" else ("views_0", "views_1")
+    for half in names:
+        halves[half], seconds = search(args.results, args.series, half, reference, pixel, **options | {"background": "none", "max_false_fraction": 1, "max_particles": n})
+        print(half.lstrip("_"), json.dumps(overlap(whole.particles, halves[half].particles)), f"{seconds:.0f} s CPU", flush=True)
     for k in (n // 4, n // 2, n):
-        print(f"even against odd, best {k} of each:", json.dumps(overlap(top(halves["_even"].particles, k), top(halves["_odd"].particles, k))), flush=True)
+        print(f"{names[0]} against {names[1]}, best {k} of each:", json.dumps(overlap(top(halves[names[0]].particles, k), top(halves[names[1]].particles, k))), flush=True)
     if args.maps:
         other, other_pixel = read_mrc(args.maps / args.control)
         size = 2 * round(other.shape[0] * other_pixel / pixel / 2)
         from cryoet_core.fourier import centre_crop_or_pad, fourier_crop
 
         other = fourier_crop(centre_crop_or_pad(other, (round(size * pixel / other_pixel),) * 3, 3), (size,) * 3, 3)
-        result, seconds = search(folder, args.series, "", other, pixel, **options | {"particle_diameter_angst": args.control_diameter})
+        result, seconds = search(args.results, args.series, "", other, pixel, **options | {"particle_diameter_angst": args.control_diameter})
         print("control", json.dumps(row(result, seconds), default=float), flush=True)
 
 

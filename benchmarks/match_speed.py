@@ -3,12 +3,14 @@
     OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 python benchmarks/match_speed.py [--small] [--rotations 40]
 
 Process (CPU) and wall time are both printed: on a busy machine the former is the honest one. "Effective" for the hierarchical search is its
-time over the number of rotations of the fine grid.
+time over the number of rotations of the fine grid. With --pytme the same volume, template and orientations go through pyTME (score
+FLCSphericalMask on one core, spline order 1, its fastest, and 3, its default) where it can be imported; it knows nothing of tilts here, so it does less.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import time
 
 import numpy as np
@@ -17,6 +19,7 @@ from scipy.fft import irfftn, rfftn
 from scipy.ndimage import affine_transform
 
 from cryoet_core.config.match_template import MatchTemplate
+from cryoet_core.masks import soft_sphere
 from cryoet_core.metadata import TiltSeries
 from cryoet_core.picking.eigen import eigen_templates
 from cryoet_core.picking.match import MatchPlan, coarse_grid, unique_rotations
@@ -73,12 +76,52 @@ def straightforward(volume, template_volume, rotations):
     return best
 
 
+def pytme_scores(volume, template_volume, rotations, order: int):
+    """(highest score (z, y, x) of pyTME, CPU seconds), in this process."""
+    from tme.analyzer import MaxScoreOverRotations
+    from tme.backends import backend
+    from tme.matching_data import MatchingData
+    from tme.matching_exhaustive import MATCHING_EXHAUSTIVE_REGISTER, match_exhaustive
+
+    backend.change_backend("numpyfftw")
+    mask = soft_sphere(template_volume.shape, 12.1, 2.0)
+    data = MatchingData(target=volume.copy(), template=template_volume.copy(), template_mask=mask, rotations=np.asarray(rotations, dtype=np.float32))
+    setup, score = MATCHING_EXHAUSTIVE_REGISTER["FLCSphericalMask"]
+    start = time.process_time()
+    result = match_exhaustive(
+        matching_data=data, matching_score=score, matching_setup=setup, callback_class=MaxScoreOverRotations,
+        callback_class_args={"score_threshold": -1.0}, job_schedule=(1, 1), interpolation_order=order, backend_name="numpyfftw",
+    )
+    return np.asarray(result[0]), time.process_time() - start
+
+
+def against_pytme(volume, template, filters, filtered, few, region):
+    """CPU time per rotation of pyTME and of our FFT route in turns; setting up is taken out as the time of four rotations less."""
+    if importlib.util.find_spec("tme") is None:
+        print("pyTME: cannot be imported, skipped")
+        return
+    blob = blob_template(32, 22)
+    pytme_scores(volume, blob, few[:2], 1)  # plans of its transforms are made once
+    ours, theirs = [], {1: [], 3: []}
+    for _ in range(2):
+        for order, seconds in theirs.items():
+            many, less = (pytme_scores(volume, blob, few[:n], order)[1] for n in (len(few), 4))
+            seconds.append((many - less) / (len(few) - 4))
+        start = time.process_time()
+        score_map(filtered, template, few, filters, region)
+        ours.append((time.process_time() - start) / len(few))
+    for order, seconds in theirs.items():
+        print(f"pyTME, spline order {order}: {1e3 * min(seconds):.1f} ms CPU per rotation; our FFT route in turns with it {1e3 * min(ours):.1f} ms, "
+              f"{min(seconds) / min(ours):.2f} times as fast", flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--small", action="store_true", help="128 x 128 x 68")
     parser.add_argument("--rotations", type=int, default=40)
     parser.add_argument("--step", type=float, default=12.0, help="degrees, of the eigen-template routes")
     parser.add_argument("--fft-only", action="store_true")
+    parser.add_argument("--pytme", action="store_true", help="compare with pyTME where it can be imported")
     args = parser.parse_args()
     shape = (68, 128, 128) if args.small else (136, 256, 256)
     volume = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
@@ -92,6 +135,8 @@ def main():
     exact = timed("one FFT per rotation", len(few), voxels, lambda: score_map(filtered, template, few, filters, region))
     timed("straightforward SciPy", max(1, len(few) // 2), voxels, lambda: straightforward(filtered.matched, blob_template(32, 22), few[: max(1, len(few) // 2)]))
     timed("one FFT per rotation, again", len(few), voxels, lambda: score_map(filtered, template, few, filters, region))
+    if args.pytme:
+        against_pytme(volume, template, filters, filtered, few, region)
     if args.fft_only:
         return
     start = time.process_time()

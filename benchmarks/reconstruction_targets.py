@@ -1,6 +1,10 @@
-"""Speed of tomogram reconstruction on one core, against a plain voxel loop in the same run and IMOD's tilt where it is installed.
+"""Speed of tomogram reconstruction on one core, against a plain voxel loop in the same run and IMOD's tilt where it is installed; its quality.
 
     NUMBA_NUM_THREADS=1 OMP_NUM_THREADS=1 python benchmarks/reconstruction_targets.py [--size 1024] [--thickness 256] [--views 41]
+    NUMBA_NUM_THREADS=1 OMP_NUM_THREADS=1 python benchmarks/reconstruction_targets.py --quality [--seed 1]
+
+--quality: random blobs whose projections are formulas. Slope of the re-projection of wbp against the views at tilts to +-60 degrees (rays that cross the
+specimen from end to end), and correlation of wbp with the truth; correlation of the SIRT-like filter with true SIRT.
 
 Rates are voxels times views per second of process CPU time (which does not count the waiting of a busy machine); "whole" includes bringing the
 views into the frame, filtering, super-sampling where it says so, and the Fourier crop.
@@ -12,6 +16,7 @@ import argparse
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -25,6 +30,10 @@ from cryoet_core.kernels import back_project_aligned
 from cryoet_core.tomogram.iterative import IterativeOptions, reconstruct_iteratively
 from cryoet_core.tomogram.reconstruct import reconstruct_tomogram
 from cryoet_core.tomogram.view_filters import FilterOptions
+
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "unit" / "tomogram"))
+import slab_of_blobs as blobs  # noqa: E402
+from test_reconstruct import balanced_blobs, reprojected  # noqa: E402
 
 
 @numba.njit
@@ -87,14 +96,67 @@ def imod_tilt(images, tilts, thickness, ours):
     return seconds, float(np.corrcoef(theirs[inner].ravel(), ours[inner].ravel())[0, 1])
 
 
+def correlation(a, b) -> float:
+    return float(np.corrcoef(a.ravel(), b.ravel())[0, 1])
+
+
+def reprojection_slopes(volume, images, tilts, at) -> list[float]:
+    """Slope of the re-projected volume against each of the views ``at``."""
+    half, slopes = volume.shape[2] // 2, []
+    for i in at:
+        t = np.deg2rad(abs(tilts[i]))
+        width = int((half - 10) * np.cos(t) - volume.shape[0] / 2 * np.sin(t))
+        inner = slice(half - width, half + width)
+        again, view = reprojected(volume, tilts[i])[:, inner], images[i][8:-8:3, inner]
+        slopes.append(float((again * view).sum() / (view * view).sum()))
+    return slopes
+
+
+def wbp_quality(seed: int):
+    """Slopes and truth for several thicknesses, steps and fillings of the tomogram by the specimen."""
+    rng = np.random.default_rng(seed)
+    for thickness, step, filling in ((32, 3.0, 0.75), (64, 3.0, 0.6), (64, 3.0, 0.9), (64, 1.0, 0.75), (128, 3.0, 0.75)):
+        tilts, size = np.arange(-60, 60.1, step), (2 * (130 + thickness), 32, thickness)
+        geometry = TiltGeometry.nominal(tilts, 0.0)
+        crowd = balanced_blobs(rng, 500, [size[0], 28, filling * thickness])
+        images = blobs.views(*crowd, geometry, 1.0, (32, size[0]))
+        at = np.linspace(0, len(tilts) - 1, 9).round().astype(int)
+        truth, inner = blobs.volume(*crowd, size), slice(size[0] // 4, -(size[0] // 4))
+        for weights in ("adjacent", "exact"):
+            options = FilterOptions("wbp", angular_weights=weights, radial_cutoff=0.5)
+            volume = reconstruct_tomogram(images, geometry, 1.0, size, options, super_sampling=1)
+            slopes = reprojection_slopes(volume, images, tilts, at)
+            print(f"{thickness} px thick, {filling} of it filled, step {step}, {weights}: slopes", ", ".join(f"{tilts[i]:.0f}: {v:.3f}" for i, v in zip(at, slopes, strict=True)),
+                  f"; correlation with the truth {correlation(volume[..., inner], truth[..., inner]):.4f}", flush=True)
+
+
+def sirt_like_quality(seed: int):
+    rng, geometry = np.random.default_rng(seed), TiltGeometry.nominal(np.linspace(-60, 60, 41), 3.0)
+    for thickness in (32, 64, 96):
+        clean = blobs.views(*blobs.crowd(rng, 500, [400, 60, 0.9 * thickness]), geometry, 1.0, (80, 320))
+        for noise in (0.3, 2.0, 20.0):
+            images = clean + noise * rng.standard_normal(clean.shape, dtype=np.float32)
+            for iterations in (10, 30):
+                size = (160, 48, thickness)
+                true, _ = reconstruct_iteratively(images, geometry, 1.0, size, IterativeOptions(iterations, padding=0))
+                like = reconstruct_tomogram(images, geometry, 1.0, size, FilterOptions("sirt_like", iterations), super_sampling=1)
+                print(f"SIRT-like against SIRT: {thickness} px thick, {iterations} iterations, noise {noise / clean.std():.1f} of the views' deviation: {correlation(true, like):.4f}", flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=1024)
     parser.add_argument("--thickness", type=int, default=256)
     parser.add_argument("--views", type=int, default=41)
     parser.add_argument("--super-sampling", type=int, nargs="*", default=[1, 2])
+    parser.add_argument("--quality", action="store_true", help="grey values and SIRT-like filter instead of speed")
+    parser.add_argument("--seed", type=int, default=1)
     a = parser.parse_args()
     numba.set_num_threads(1)
+    if a.quality:
+        wbp_quality(a.seed)
+        sirt_like_quality(a.seed)
+        return
     rng, tilts = np.random.default_rng(0), np.linspace(-60, 60, a.views)
     images = rng.standard_normal((a.views, a.size, a.size), dtype=np.float32)
     ratio, difference, slow, fast = against_plain_loop(images, tilts, a.thickness)

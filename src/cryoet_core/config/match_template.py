@@ -18,7 +18,7 @@ PicksFormatName = Literal[
 class MatchTemplate(StepModel):
     """Keys of the step; max_particles, n_sigma, min_distance_angst, symmetry as in the tutorial's picker."""
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     preset: Literal["tiltline", "eman2"] = key(
         "tiltline",
         meaning="eman2 = as the tutorial's picker e2spt_tempmatch: 30 degrees, no wedge, no CTF, regions above n_sigma (6), for comparison; of the other "
@@ -74,8 +74,8 @@ class MatchTemplate(StepModel):
         None, unit="A", meaning="no picks this close to the tomogram's border; empty = a quarter of the particle diameter", ge=0
     )
     min_view_share: float = key(
-        0.9, ge=0, le=1,
-        meaning="no picks that fewer than this share of the views hold with edge_margin_angst around them: at the sides of a tomogram views are missing, and chance scores are higher",
+        0.5, ge=0, le=1,
+        meaning="no picks that fewer than this share of the views hold with edge_margin_angst around them: with most views missing a particle looks different from what is searched for",
     )
     method: Literal["auto", "fft", "low_rank"] = key(
         "auto", meaning="one FFT per orientation, or eigen-templates and matrix products; auto = the cheaper"

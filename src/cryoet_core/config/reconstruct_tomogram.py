@@ -12,7 +12,7 @@ from cryoet_core.config.base import StepModel, key
 class ReconstructTomogram(StepModel):
     """Keys of the step; names and defaults follow IMOD's tilt where it has the same parameter."""
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     thickness: Literal["auto"] | int = key(
         350, unit="px", meaning="thickness in pixels of the binned views; auto = 1.5 x the slab that align_tilt_series found, and at least 40 nm more"
     )
@@ -34,10 +34,11 @@ class ReconstructTomogram(StepModel):
         "none", meaning="sirt and sart: dark = no density may be brighter than the mean of the views"
     )
     sirt_alpha: Literal["auto", "imod"] = key(
-        "auto", meaning="knee of the SIRT-like filter: auto = 1/(thickness x angular range), imod = 0.00195 cycles/px"
+        "auto", meaning="SIRT-like filter: auto = what comes closest to SIRT in a slab of this thickness and these tilts, imod = IMOD's curve with its knee at 0.00195 cycles/px"
     )
     angular_weights: Literal["adjacent", "exact"] = key(
-        "adjacent", meaning="adjacent = half the gap to the neighbouring tilts; exact = overlap of all views (Harauz & van Heel)"
+        "exact", meaning="of wbp (and of sirt_like with sirt_alpha imod): exact = weights with which re-projections have the views' grey values, at the ends of the "
+        "tilt range too; adjacent = half the gap to the neighbouring tilts"
     )
     radial_cutoff: float = key(0.35, unit="cycles/px", meaning="frequency where the low-pass begins", gt=0, le=1)
     radial_falloff: float = key(0.035, unit="cycles/px", meaning="sigma of the Gaussian beyond the cutoff", ge=0)

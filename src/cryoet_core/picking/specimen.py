@@ -35,8 +35,7 @@ def given_mask(mask, shape) -> np.ndarray:
 def seen_share(series, shape, margin_px: float, step: int = 4) -> np.ndarray:
     """Share (0..1) of the views in use that hold the projection of each voxel and ``margin_px`` around it: (z, y, x) float32.
 
-    Where views are missing the noise is another one than in the rest of the tomogram, and chance fits score higher. Computed at every
-    ``step``-th voxel.
+    Where many views are missing a particle is not what the template's filter expects. Computed at every ``step``-th voxel.
     """
     geometry, pixel = series.select(series.included).geometry, series.pixel_size_angst
     axes = [np.arange(0, n + step - 1, step) - n // 2 for n in shape]

@@ -17,7 +17,9 @@ from cryoet_core.ctf.model import defocus_times_k2, dose_weight, phase_aberratio
 from cryoet_core.ctf.treatment import CtfTreatment, remaining_ctf, treatment_of
 from cryoet_core.fourier import frequency_grid, half_complex_multiplicity, raised_cosine_window
 
-REGULARISATION = 0.02  # of the mean noise power: below it a frequency is treated as empty
+# of the mean noise power: below it a frequency is treated as empty. At the sides of a tomogram (and wherever its noise changes) the cut spreads strong
+# frequencies along kx over weak ones; with 0.02 whitening raised that to chance scores 1.3 to 1.9 times those of the middle, and true scores were lower
+REGULARISATION = 0.1
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from cryoet_core.tomogram.view_filters import (
     FilterOptions,
     adjacent_weights_rad,
     effective_iterations,
-    sirt_factor,
+    imod_sirt_factor,
+    sirt_weights,
     view_filter,
 )
 
@@ -110,7 +111,7 @@ def test_radial_cutoff_and_falloff_of_the_tomogram():
     geometry = TiltGeometry.nominal(np.arange(-89.5, 90, 1.0), 0.0)
     blob = (np.zeros((1, 3)), [1.0], [0.8])
     images = blobs.views(*blob, geometry, PIXEL, (96, 96))
-    volume = reconstruct_tomogram(images, geometry, PIXEL, (64, 64, 64), FilterOptions("wbp", radial_cutoff=0.3, radial_falloff=0.05))
+    volume = reconstruct_tomogram(images, geometry, PIXEL, (64, 64, 64), FilterOptions("wbp", angular_weights="adjacent", radial_cutoff=0.3, radial_falloff=0.05))
     ratio = (np.fft.rfftn(volume) / np.fft.rfftn(blobs.volume(*blob, (64, 64, 64)))).real
     f = np.fft.fftfreq(64)
     for k, expected in ((0.2, 1.0), (0.28, 1.0), (0.36, 0.3 / 0.36 * np.exp(-0.5 * (0.06 / 0.05) ** 2)), (0.45, 0.3 / 0.45 * np.exp(-0.5 * 3**2))):
@@ -152,7 +153,7 @@ def test_views_that_need_no_turn_agree_with_turned_ones(shift_px):
 
 def test_ramp_runs_across_the_tilt_axis():
     geometry = TiltGeometry.nominal(np.arange(-60, 61, 3.0), 90.0)
-    options = FilterOptions(method="wbp")
+    options = FilterOptions(method="wbp", angular_weights="adjacent")
     window = view_filter((64, 64), geometry, 20, 40.0, options)
     # tilt axis along image x: frequencies along x carry no ramp, along y they do
     assert window[0, 12] < 0.05 * window[12, 0]
@@ -167,11 +168,36 @@ def test_angular_weights():
         adjacent_weights_rad([5.0, 5.0])
 
 
-def test_sirt_factor_limits():
-    low, high = sirt_factor(np.array([1e-4, 0.4]), 10, "auto", 100.0, 2.0)
-    assert low == pytest.approx(1.0)
-    assert high == pytest.approx(1 - (1 - 0.005 / 0.4) ** 10, rel=1e-4)
+def test_sirt_like_weights_have_the_limits_of_sirt():
+    tilts = tuple(np.deg2rad(np.linspace(-60, 60, 41)))
+    cosines = np.cos(tilts)
+    once = sirt_weights(tilts, 50.0, 1)  # one iteration is a back-projection itself, with path lengths as weights
+    np.testing.assert_allclose(once.weights, np.repeat((cosines / (41 * 50))[:, None], len(once.kx), 1), rtol=1e-6)
+    tens = sirt_weights(tilts, 50.0, 10)
+    alone = tens.kx > 0.6  # where no two views meet every view converges by itself
+    np.testing.assert_allclose(tens.weights[:, alone], np.repeat((cosines / 50 * (1 - (1 - 1 / 41) ** 10))[:, None], alone.sum(), 1), rtol=0.15)
     assert [effective_iterations(n) for n in (10, 20, 40)] == [10.0, 19.0, 33.0]
+    low, high = imod_sirt_factor(np.array([1e-4, 0.4]), 10)
+    assert low == pytest.approx(1.0) and high == pytest.approx(1 - (1 - 0.00195 / 0.4) ** 10.3, rel=1e-4)
+
+
+def test_views_of_a_slab_come_back_at_the_ends_of_the_tilt_range_too():
+    """Slope of re-projections against the views; rays are taken that cross the specimen from end to end."""
+    tilts, thickness, half = np.arange(-60, 61, 4.0), 32, 100
+    geometry = TiltGeometry.nominal(tilts, 0.0)
+    images = blobs.views(*balanced_blobs(np.random.default_rng(4), 250, [2 * half, 26, 24]), geometry, PIXEL, (40, 2 * half))
+    slopes = {}
+    for weights in ("adjacent", "exact"):
+        options = FilterOptions("wbp", angular_weights=weights, radial_cutoff=0.5)
+        volume = reconstruct_tomogram(images, geometry, PIXEL, (2 * half, 40, thickness), options, super_sampling=1)
+        slopes[weights] = []
+        for i in (0, 5, 10, 15, 30):
+            t = np.deg2rad(abs(tilts[i]))
+            inner = slice(half - (width := int((half - 10) * np.cos(t) - thickness / 2 * np.sin(t))), half + width)
+            again, view = reprojected(volume, tilts[i])[:, inner], images[i][8:-8:3, inner]
+            slopes[weights].append(float((again * view).sum() / (view * view).sum()))
+    assert np.abs(np.array(slopes["exact"]) - 1).max() < 0.03, slopes
+    assert min(slopes["adjacent"]) < 0.8  # the figure above says something
 
 
 def test_tomogram_size_follows_the_axis_and_is_even():
