@@ -177,7 +177,7 @@ def score_excess(images, rows, slices, phases, tests, sigma2):
         ctf2 = images.ctf[row, :, :n] ** 2
         residual = (images.masked[row, :, :n] * move - ctf2 * own) * inverse
         score = (residual.conj() * tests).real.sum(axis=1)
-        square += np.add.reduceat(asnumpy(score), edges, axis=1).astype(float).__pow__(2).sum(axis=0)
+        square += (np.add.reduceat(asnumpy(score), edges, axis=1).astype(np.float64) ** 2).sum(axis=0)
         weight = asnumpy((power * (ctf2 * inverse)).sum(axis=1))
         expected += np.add.reduceat(weight, edges, axis=1).sum(axis=0)
     out = np.ones(images.frequencies.n_shells)

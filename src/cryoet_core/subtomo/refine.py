@@ -87,12 +87,11 @@ class RefineSettings:
 
 
 @dataclass
-class IterationDetails:
-    """What an iteration leaves besides its numbers. Rows (n, ...) are the particles.
+class ParticlePoses:
+    """What is known of all particles; rows (n, ...) are those of the table.
 
-    rotations (n, 3, 3), offsets_px (n, 3), log_likelihood, max_probability, angle_error_deg, offset_error_px, noise_factor,
-    angle_change_deg, offset_change_px (n,); n_poses (n,) kept modes; diffuse (n,) bool. sigma2 : noise spectra per series,
-    (F, n_shells); scale : per series; shell_weight : per half, (n_shells,) mean weight (1 / variance of the map's noise).
+    rotations (n, 3, 3); offsets_px (n, 3): 3-D, from the extraction centre, tomogram axes. log_likelihood, max_probability, angle_error_deg,
+    offset_error_px (n,); diffuse (n,) bool.
     """
 
     rotations: np.ndarray
@@ -101,11 +100,21 @@ class IterationDetails:
     max_probability: np.ndarray
     angle_error_deg: np.ndarray
     offset_error_px: np.ndarray
+    diffuse: np.ndarray
+
+
+@dataclass
+class IterationDetails(ParticlePoses):
+    """What an iteration leaves besides its numbers.
+
+    noise_factor, angle_change_deg, offset_change_px (n,); n_poses (n,) kept modes. sigma2 : noise spectra per series, (F, n_shells);
+    scale : per series; shell_weight : per half, (n_shells,) mean weight (1 / variance of the map's noise).
+    """
+
     noise_factor: np.ndarray
     angle_change_deg: np.ndarray
     offset_change_px: np.ndarray
     n_poses: np.ndarray
-    diffuse: np.ndarray
     sigma2: list
     scale: list
     shell_weight: list
@@ -149,24 +158,13 @@ class Iteration:
 
 
 @dataclass
-class Refined:
-    """Result. half1, half2: unregularised, unmasked; map: both halves, regularised, solvent set to zero.
-
-    rotations (n, 3, 3), offsets_px (n, 3): poses of all particles; the offsets are 3-D, from the extraction centre, tomogram
-    axes. log_likelihood, max_probability, angle_error_deg, offset_error_px (n,); diffuse (n,) bool.
-    """
+class Refined(ParticlePoses):
+    """Result. half1, half2: unregularised, unmasked; map: both halves, regularised, solvent set to zero."""
 
     half1: np.ndarray
     half2: np.ndarray
     map: np.ndarray
     fsc: np.ndarray
-    rotations: np.ndarray
-    offsets_px: np.ndarray
-    log_likelihood: np.ndarray
-    max_probability: np.ndarray
-    angle_error_deg: np.ndarray
-    offset_error_px: np.ndarray
-    diffuse: np.ndarray
     iterations: list[Iteration]
     converged: bool
 
@@ -229,7 +227,7 @@ def refine(
         fsc = asnumpy(fourier_shell_correlation(*halves, mask))
         iterations.append(_summarise(number, state, groups, previous, fsc, halves, symmetry, settings))
         if report:
-            iterations[-1].details = _details(groups, previous, sigma2, sums, symmetry, len(half_set), state)
+            iterations[-1].details = _details(groups, previous, sigma2, sums, symmetry, state)
             report(iterations[-1])
             iterations[-1].details = None
         if state.update(iterations) or number == settings.max_iterations:
@@ -239,7 +237,8 @@ def refine(
             save_refinement(checkpoint, state, groups, sigma2, references, iterations)
         iterations[-1].half1 = iterations[-1].half2 = None
     joined = (sums[0] + sums[1]).reconstruct(ssnr_from_fsc(fsc, True, settings.regularisation)) * mask
-    return _result(groups, halves, joined, iterations, state.converged, len(half_set))
+    half1, half2, joined = (asnumpy(v) for v in (*halves, joined))
+    return Refined(**_particle_poses(groups), half1=half1, half2=half2, map=joined, fsc=fsc, iterations=iterations, converged=state.converged)
 
 
 class _State:
@@ -450,15 +449,26 @@ def _summarise(number, state, groups, previous, fsc, halves, symmetry, settings)
     )
 
 
-def _details(groups, previous, sigma2, sums, symmetry, n, state) -> IterationDetails:
-    rows = np.concatenate([g.images.rows for g in groups])
+def _by_row(groups, values):
+    """One array (n, ...) over all particles from one per group."""
+    joined = np.concatenate([np.asarray(v) for v in values])
+    out = np.empty_like(joined)
+    out[np.concatenate([g.images.rows for g in groups])] = joined
+    return out
 
-    def gather(values):
-        joined = np.concatenate([np.asarray(v) for v in values])
-        out = np.zeros((n, *joined.shape[1:]), dtype=joined.dtype)
-        out[rows] = joined
-        return out
 
+def _particle_poses(groups) -> dict:
+    """The fields of :class:`ParticlePoses`."""
+    names = {n: n for n in ("log_likelihood", "max_probability", "angle_error_deg")} | {"offset_error_px": "shift_error_px"}
+    return {
+        "rotations": _by_row(groups, [g.poses.rotations for g in groups]),
+        "offsets_px": _by_row(groups, [g.poses.shifts_px for g in groups]),
+        **{field: _by_row(groups, [getattr(g.posterior, name) for g in groups]) for field, name in names.items()},
+        "diffuse": _by_row(groups, [is_diffuse(g.posterior) for g in groups]),
+    }
+
+
+def _details(groups, previous, sigma2, sums, symmetry, state) -> IterationDetails:
     before = [p.rotations for p in previous]
     moved = [np.linalg.norm(g.poses.shifts_px - p.shifts_px, axis=1) for g, p in zip(groups, previous, strict=True)]
     turned = [angular_distance_deg(g.poses.rotations, r, symmetry) for g, r in zip(groups, before, strict=True)]
@@ -469,16 +479,13 @@ def _details(groups, previous, sigma2, sums, symmetry, n, state) -> IterationDet
         strength = np.ones(len(g.images)) if g.images.amplitude is None else asnumpy(g.images.amplitude)
         of_series |= {int(o): (float(a), g.series) for o, a in zip(_strength_of(g), strength, strict=True)}
     all_series = range(max(len(sigma2), 1 + max(of_series)))
-    names = ("log_likelihood", "max_probability", "angle_error_deg", "shift_error_px")
+    kept = [np.bincount(g.posterior.poses.particle, minlength=len(g.images)) for g in groups]
     return IterationDetails(
-        gather(g.poses.rotations for g in groups),
-        gather(g.poses.shifts_px for g in groups),
-        *(gather(getattr(g.posterior, name) for g in groups) for name in names),
-        noise_factor=gather(noise),
-        angle_change_deg=gather(turned),
-        offset_change_px=gather(moved),
-        n_poses=gather(np.bincount(g.posterior.poses.particle, minlength=len(g.images)) for g in groups),
-        diffuse=gather(is_diffuse(g.posterior) for g in groups),
+        **_particle_poses(groups),
+        noise_factor=_by_row(groups, noise),
+        angle_change_deg=_by_row(groups, turned),
+        offset_change_px=_by_row(groups, moved),
+        n_poses=_by_row(groups, kept),
         sigma2=[asnumpy(sigma2[of_series[i][1] if i in of_series else min(i, len(sigma2) - 1)]) for i in all_series],
         scale=[of_series[i][0] if i in of_series else 1.0 for i in all_series],
         shell_weight=[asnumpy(s.shell_weight()) for s in sums],
@@ -490,29 +497,6 @@ def is_diffuse(posterior: Posterior):
     """(P,) bool: no pose stands out, the likelihood hardly bends, or a particle in any pose is hardly likelier than none."""
     unclear = (posterior.max_probability < _DIFFUSE_PROBABILITY) | (posterior.angle_error_deg > _DIFFUSE_DEG)
     return unclear | (posterior.log_evidence < _DIFFUSE_EVIDENCE)
-
-
-def _result(groups, halves, joined, iterations, converged, n) -> Refined:
-    out = Refined(
-        *(asnumpy(v) for v in (*halves, joined)),
-        fsc=iterations[-1].fsc,
-        rotations=np.tile(np.eye(3), (n, 1, 1)),
-        offsets_px=np.zeros((n, 3)),
-        log_likelihood=np.zeros(n),
-        max_probability=np.zeros(n),
-        angle_error_deg=np.full(n, 180.0),
-        offset_error_px=np.zeros(n),
-        diffuse=np.ones(n, dtype=bool),
-        iterations=iterations,
-        converged=converged,
-    )
-    for g in groups:
-        rows, p = g.images.rows, g.posterior
-        out.rotations[rows], out.offsets_px[rows] = g.poses.rotations, g.poses.shifts_px
-        out.log_likelihood[rows], out.max_probability[rows] = p.log_likelihood, p.max_probability
-        out.angle_error_deg[rows], out.offset_error_px[rows] = p.angle_error_deg, p.shift_error_px
-        out.diffuse[rows] = is_diffuse(p)
-    return out
 
 
 def half_sets(names, seed: int):

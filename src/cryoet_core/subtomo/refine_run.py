@@ -19,7 +19,7 @@ from cryoet_core.subtomo.iteration_files import write_iteration
 from cryoet_core.subtomo.likelihood import FrequencyList, SeriesImages, masked_images, mean_square
 from cryoet_core.subtomo.memory import Scratch, plan_memory, stack_sizes
 from cryoet_core.subtomo.mstep import trilinear_envelope
-from cryoet_core.subtomo.refine import IterationDetails, Refined, RefineSettings, half_sets, refine
+from cryoet_core.subtomo.refine import ParticlePoses, Refined, RefineSettings, half_sets, refine
 from cryoet_core.subtomo.stacks import ParticleVolumes
 
 _MASK_EDGE_PX = 3.0
@@ -203,7 +203,7 @@ def on_device(images: SeriesImages, to_device) -> SeriesImages:
     return replace(images, **arrays)
 
 
-def refined_particles(particles, refined: Refined | IterationDetails, halves, pixel_size_angst: float):
+def refined_particles(particles, refined: ParticlePoses, halves, pixel_size_angst: float):
     """The particle table with refined angles, origins and statistics.
 
     Pre-orientations (rlnTomoSubtomogram*) and coordinates stay; position = coordinate - A_subtomogram . origin.
