@@ -37,7 +37,7 @@ class ReconstructTomogram(StepModel):
         "auto", meaning="SIRT-like filter: auto = what comes closest to SIRT in a slab of this thickness and these tilts, imod = IMOD's curve with its knee at 0.00195 cycles/px"
     )
     angular_weights: Literal["adjacent", "exact"] = key(
-        "exact", meaning="of wbp (and of sirt_like with sirt_alpha imod): exact = weights with which re-projections have the views' grey values, at the ends of the "
+        "exact", meaning="of wbp: exact = weights with which re-projections have the views' grey values, at the ends of the "
         "tilt range too; adjacent = half the gap to the neighbouring tilts"
     )
     radial_cutoff: float = key(0.35, unit="cycles/px", meaning="frequency where the low-pass begins", gt=0, le=1)

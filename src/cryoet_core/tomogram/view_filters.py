@@ -178,7 +178,7 @@ def view_filter(shape, geometry, view: int, thickness_px: float, options: Filter
 
 
 def _angular_weight(k_across, shape, geometry, view: int, tilts, thickness_px: float, options: FilterOptions, xp):
-    if options.angular_weights == "exact":
+    if options.angular_weights == "exact" and options.method == "wbp":  # IMOD's SIRT-like curve is made for a ramp
         return consistent_weights(tilts, float(thickness_px)).of(view, k_across, xp)
     angle = np.float32(adjacent_weights_rad(geometry.y_tilt_deg)[view])
     weight = _ramp(k_across, shape, xp) * angle
