@@ -35,6 +35,7 @@ FIELD_POWER = 5.0  # of the score in front of the Gaussian: dimensions of the se
 SHALLOWEST = 0.25  # fall of the field's formula at the start, relative to an exponential in s^2: a smaller one says that the start is too low for the formula
 HEAVY = 2.0  # standard errors from which a tail counts as heavier than Gaussian
 HEAVIEST = 0.5
+CAUTION = 2.0  # standard errors
 CHANCE = 0.01  # probability that false picks alone are as many as all picks, at most
 
 
@@ -145,14 +146,16 @@ def score_for_fraction(models, scores, fraction: float) -> float:
 def score_for_best_f1(models, scores, most_false: float) -> float:
     """The cut among ``scores`` (all candidates) with the best expected F1, the harmonic mean of precision and recall; inf if none is allowed.
 
-    True picks are candidates less expected false ones, and their largest number is taken as that of all particles. Allowed are cuts at
-    which the expected share of false picks is at most ``most_false`` and which chance reaches in fewer than CHANCE of the tomograms.
+    True picks are candidates less false ones, and their largest number is taken as that of all particles. False ones count with CAUTION
+    standard errors above their expected number: among low scores a template fits other molecules somewhat more often than the control does, and
+    an excess that chance may give is no particles. Allowed are cuts at which the expected share of false picks is at most ``most_false`` and which
+    chance reaches in fewer than CHANCE of the tomograms.
     """
     scores = np.sort(np.asarray(scores, dtype=np.float64))[::-1]
     if len(scores) == 0:
         return float("inf")
     number, false = np.arange(1, len(scores) + 1), expected_false(models, scores)
-    true = np.maximum(number - false, 0)
+    true = np.maximum(number - false - CAUTION * np.sqrt(false), 0)
     f1 = 2 * true / (number + true.max())
     allowed = (false <= most_false * number) & (poisson.sf(number - 1, false) < CHANCE)
     return float(scores[np.argmax(np.where(allowed, f1, -1))]) if allowed.any() else float("inf")
