@@ -15,6 +15,7 @@ from scipy.spatial import cKDTree
 
 from cryoet_core.tilt_series.angles import badness_at
 from cryoet_core.tilt_series.bundle import (
+    ACCEPT_SIGMA,
     MIN_PATCHES,
     Bundle,
     BundleModel,
@@ -28,7 +29,6 @@ from cryoet_core.tilt_series.refine_alignment import Band, spectra_in_band
 
 MIN_SHARE = 0.6  # of the views whose field holds a bead must show it
 ROUNDS = 2  # of tracking and adjustment: the first may take a neighbour for a bead
-ACCEPT_SIGMA = 3.0  # standard errors by which held-out beads must agree better, and the specimen may disagree
 CLEARANCE = 4.0  # radii: what :func:`gold.bead_positions` averages over
 MIN_SEEN = 5  # views in which a bead stands alone
 N_REFERENCES = 5  # least tilted views whose spots are followed: a spot missed in one is there in another

@@ -26,6 +26,7 @@ from cryoet_core.tilt_series.refine_alignment import recentre, turned
 CAUCHY_SCALE = 2.385  # residuals in units of sigma at which the weight is a half: 95 % efficiency on normal noise
 OUTLIER_SIGMA = 4.0
 MIN_PATCHES = 6
+ACCEPT_SIGMA = 3.0  # standard errors by which held-out landmarks must agree better before an adjustment is taken
 FOLDS = 4
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from cryoet_core.tilt_series.alignment_state import State
 from cryoet_core.tilt_series.bead_tracks import adjust_to_beads
 from cryoet_core.tilt_series.bundle import (
+    ACCEPT_SIGMA,
     MIN_PATCHES,
     Bundle,
     BundleModel,
@@ -24,7 +25,6 @@ from cryoet_core.tilt_series.working_views import BEAD_ANGST, WorkingViews
 
 TRACKING_ROUNDS = 3  # of tracking and adjustment when only coarse alignment went before
 DEFORMATION_ANGST = 30.0  # spread of one coefficient of the local deformation
-ACCEPT_SIGMA = 3.0  # standard errors by which held-out patches must agree better before an adjustment is taken
 
 
 def bead_stage(views: WorkingViews, state: State, band: Band, settings, raw_pixel_angst, say):
