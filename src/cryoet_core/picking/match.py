@@ -15,12 +15,12 @@ from cryoet_core.metadata import Particles, TiltSeries
 from cryoet_core.picking.background import phase_randomised
 from cryoet_core.picking.choice import (
     DEFAULT_SIGMA,
-    automatic,
     clear_of_mirror,
     compete,
     cutoff,
     expected_at,
     hand_of_tomogram,
+    mirror_may_judge,
 )
 from cryoet_core.picking.eigen import EigenTemplates, coefficients, eigen_templates
 from cryoet_core.picking.eman import STEP_DEG as EMAN_STEP_DEG
@@ -303,13 +303,16 @@ def _choose(real: Pass, controls: dict, plan: MatchPlan, pixel: float, config, t
               for kind, (peaks, scores) in contested.items()}
     game = compete(candidates, others, distance)
     scores = np.array([pick.score for pick in game.picks])
-    decided = cutoff(scores, game.models, median, sigma, config)
-    picks = [pick for pick in game.picks if pick.score >= decided["score"]]
-    mirrored = _mirrored_scores(real, controls.get("mirror"), picks, radius, threads)
-    if decided["rule"] != "max_false_picks" and (config.max_false_fraction is not None or automatic(config)):
-        clear = clear_of_mirror([pick.score for pick in picks], mirrored, sigma)
-        picks, mirrored = [pick for pick, good in zip(picks, clear, strict=True) if good], mirrored[clear]
-    picks, mirrored = picks[: config.max_particles], mirrored[: config.max_particles]
+
+    def mirrored_scores(part):
+        return _mirrored_scores(real, controls.get("mirror"), game.picks[part], radius, threads)
+
+    judged = clear_of_mirror(scores, mirrored_scores, game.models, sigma) if mirror_may_judge(config) else None
+    clear, mirrored = (np.ones(len(scores), dtype=bool), None) if judged is None else judged
+    decided = cutoff(scores[clear], game.models, median, sigma, config)
+    kept = np.flatnonzero(clear & (scores >= decided["score"]))[: config.max_particles]
+    picks = [game.picks[i] for i in kept]
+    mirrored = mirrored_scores(slice(0, len(kept))) if mirrored is None else mirrored[kept]
     hand = {"verdict": "undecided", "n": 0}
     if "mirror" in controls:
         hand = hand_of_tomogram(real, controls["mirror"], candidates, others["mirror"], distance, radius, median, sigma, threads)
