@@ -9,6 +9,7 @@ from cryoet_core.backend import array_namespace, asnumpy, ndimage_module
 
 GOLD_SIGMA = 20.0  # robust standard deviations below the background; protein stays well above that
 GOLD_SHARE, GOLD_OVER = 0.995, 2.5  # and so many times the grey value below which this share of the voxels lies: in data of little noise particles pass GOLD_SIGMA
+GOLD_PEAK, GOLD_VOXELS = 1.3, 4  # a bead's darkest voxel passes that limit so many times, or it has so many voxels beyond it: a particle of little noise may just pass it
 GOLD_GROW_PX = 2
 BACKGROUND_GRID = 12.0  # steps of the grid in the sigma of a background that is blurred on one coarser than the tomogram
 CLIP_DARK, CLIP_BRIGHT = 15.0, 8.0  # in robust standard deviations: what remains beside gold
@@ -31,7 +32,7 @@ def searchable_tomogram(tomogram, background_px: float, *, erase_gold: bool = Tr
     bright = _blurred(tomogram, background_px, ndimage, xp) - tomogram
     sigma, beads = _robust_sigma(bright), None
     if erase_gold:
-        gold = bright > max(GOLD_SIGMA * sigma, GOLD_OVER * float(xp.quantile(bright[::2, ::2, ::2], GOLD_SHARE)))
+        gold = _beads(bright, max(GOLD_SIGMA * sigma, GOLD_OVER * float(xp.quantile(bright[::2, ::2, ::2], GOLD_SHARE))), ndimage, xp)
         if bool(gold.any()):
             beads = gold
             gold = ndimage.binary_dilation(gold, iterations=GOLD_GROW_PX)
@@ -39,6 +40,20 @@ def searchable_tomogram(tomogram, background_px: float, *, erase_gold: bool = Tr
             bright = _without(tomogram, gold, background_px, ndimage, xp)
             sigma = _robust_sigma(bright)
     return xp.clip(bright, -CLIP_BRIGHT * sigma, CLIP_DARK * sigma).astype(xp.float32), beads
+
+
+def _beads(bright, limit: float, ndimage, xp):
+    """Voxels above ``limit``, bool (z, y, x), of connected regions that are large or stand out far enough to be gold."""
+    above = bright > limit
+    if not bool(above.any()):
+        return above
+    regions, count = ndimage.label(above)
+    numbers = xp.arange(count + 1)
+    sizes = xp.bincount(regions.ravel(), minlength=count + 1)
+    peaks = xp.asarray(ndimage.maximum(bright, regions, numbers))
+    bead = (peaks > GOLD_PEAK * limit) | (sizes >= GOLD_VOXELS)
+    bead[0] = False
+    return bead[regions]
 
 
 def _blurred(volume, sigma_px: float, ndimage, xp):
