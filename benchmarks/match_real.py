@@ -33,6 +33,7 @@ from cryoet_core.tomogram.from_series import reconstruct_series
 
 SAME_PLACE_ANGST = 60.0  # three voxels of 20 A: a fifth of a ribosome
 PLANES = 6
+BLUR_ANGST = (30.0, 16.0, 16.0)  # z, y, x, of the picture
 
 
 def every_second_view(series, first: int):
@@ -93,14 +94,14 @@ def row(result, seconds: float) -> dict:
 
 def picture(tomogram, particles, pixel: float, path: str):
     """Planes of the tomogram with the picks within 60 A of each, as circles of 300 A."""
-    smooth = gaussian_filter(tomogram, (1.5, 0.8, 0.8))
+    smooth = gaussian_filter(tomogram, np.array(BLUR_ANGST) / pixel)
     low, high = np.quantile(smooth, [0.005, 0.995])
     place = particles.positions_angst / pixel + np.array(tomogram.shape)[::-1] // 2
     planes = np.quantile(place[:, 2], np.linspace(0.1, 0.9, PLANES)).round().astype(int)
     figure = new_figure(4 * PLANES, 16)
     axes = figure.subplots(2, PLANES // 2)
     for ax, z in zip(axes.flat, planes, strict=True):
-        ax.imshow(zoom(smooth[z], 2, order=1), cmap="gray", vmin=low, vmax=high, extent=(-0.5, smooth.shape[2] - 0.5, smooth.shape[1] - 0.5, -0.5))
+        ax.imshow(zoom(smooth[z], max(1, round(pixel / 10)), order=1), cmap="gray", vmin=low, vmax=high, extent=(-0.5, smooth.shape[2] - 0.5, smooth.shape[1] - 0.5, -0.5))
         for x, y, _ in place[np.abs(place[:, 2] - z) * pixel <= 60]:
             ax.add_patch(Circle((x, y), 150 / pixel, fill=False, color="lime"))
         ax.set_title(f"z = {z}")
