@@ -1,6 +1,6 @@
 """Template matching on a real tomogram: picks, score gap, mirrored template, another template as control, even against odd views, and a picture.
 
-    python benchmarks/match_real.py RESULTS --series TS_254 --maps MAPS [--control 20S_proteasome_3j9i_10A.mrc] [--picture picks.png] [--halves views]
+    python benchmarks/match_real.py RESULTS --series TS_254 --maps MAPS [--control 20S_proteasome_3j9i_10A.mrc] [--picture picks.png] [--halves views] [--parts template control]
 
 RESULTS is the results folder of a run (config/empiar10499.yaml makes one): its reconstruct_tomogram/<series>/<series>.mrc with _even and _odd, its
 <series>.star, preprocess_tilt_series/<series>/<series>.mrc, and resize_reference/reference.mrc are read. MAPS holds the control's map, a particle that is not expected in these cells in such
@@ -23,6 +23,7 @@ from scipy.spatial.distance import cdist
 
 from cryoet_core.config.match_template import MatchTemplate
 from cryoet_core.config.reconstruct_tomogram import ReconstructTomogram
+from cryoet_core.fourier import centre_crop_or_pad, fourier_crop
 from cryoet_core.geometry import angular_distance_deg
 from cryoet_core.io.mrc import read_header, read_mrc
 from cryoet_core.metadata import read_tilt_series
@@ -32,6 +33,7 @@ from cryoet_core.tomogram.from_series import reconstruct_series
 
 SAME_PLACE_ANGST = 60.0  # three voxels of 20 A: a fifth of a ribosome
 PLANES = 6
+BLUR_ANGST = (30.0, 16.0, 16.0)  # z, y, x, of the picture
 
 
 def every_second_view(series, first: int):
@@ -92,19 +94,38 @@ def row(result, seconds: float) -> dict:
 
 def picture(tomogram, particles, pixel: float, path: str):
     """Planes of the tomogram with the picks within 60 A of each, as circles of 300 A."""
-    smooth = gaussian_filter(tomogram, (1.5, 0.8, 0.8))
+    smooth = gaussian_filter(tomogram, np.array(BLUR_ANGST) / pixel)
     low, high = np.quantile(smooth, [0.005, 0.995])
     place = particles.positions_angst / pixel + np.array(tomogram.shape)[::-1] // 2
     planes = np.quantile(place[:, 2], np.linspace(0.1, 0.9, PLANES)).round().astype(int)
     figure = new_figure(4 * PLANES, 16)
     axes = figure.subplots(2, PLANES // 2)
     for ax, z in zip(axes.flat, planes, strict=True):
-        ax.imshow(zoom(smooth[z], 2, order=1), cmap="gray", vmin=low, vmax=high, extent=(-0.5, smooth.shape[2] - 0.5, smooth.shape[1] - 0.5, -0.5))
+        ax.imshow(zoom(smooth[z], max(1, round(pixel / 10)), order=1), cmap="gray", vmin=low, vmax=high, extent=(-0.5, smooth.shape[2] - 0.5, smooth.shape[1] - 0.5, -0.5))
         for x, y, _ in place[np.abs(place[:, 2] - z) * pixel <= 60]:
             ax.add_patch(Circle((x, y), 150 / pixel, fill=False, color="lime"))
         ax.set_title(f"z = {z}")
         ax.axis("off")
     figure.savefig(path, dpi=60)
+
+
+def compare_halves(args, picks, reference, pixel: float, options: dict):
+    """How many of ``picks`` each half finds again, and how many of their best the halves share."""
+    n, halves, names = len(picks), {}, ("_even", "_odd") if args.halves == "noise" else ("views_0", "views_1")
+    options = options | {"background": "none", "max_false_fraction": 1, "max_particles": n}
+    for half in names:
+        result, seconds = search(args.results, args.series, half, reference, pixel, **options)
+        halves[half] = result.particles
+        print(half.lstrip("_"), json.dumps(overlap(picks, halves[half])), f"{seconds:.0f} s CPU", flush=True)
+    for k in (n // 4, n // 2, n):
+        print(f"{names[0]} against {names[1]}, best {k} of each:", json.dumps(overlap(*(top(halves[half], k) for half in names))), flush=True)
+
+
+def read_map(path: Path, pixel: float):
+    """A map in voxels of ``pixel`` A, its box an even number of them."""
+    volume, own_pixel = read_mrc(path)
+    size = 2 * round(volume.shape[0] * own_pixel / pixel / 2)
+    return fourier_crop(centre_crop_or_pad(volume, (round(size * pixel / own_pixel),) * 3, 3), (size,) * 3, 3)
 
 
 def main():
@@ -117,28 +138,22 @@ def main():
     parser.add_argument("--slab", type=float, default=2400.0, help="A")
     parser.add_argument("--picture")
     parser.add_argument("--halves", choices=["views", "noise"], default="views")
+    parser.add_argument("--parts", nargs="+", choices=["template", "halves", "control"], default=["template", "halves", "control"], help="halves: needs template too")
     args = parser.parse_args()
     folder = args.results / "reconstruct_tomogram" / args.series
     reference, pixel = read_mrc(args.results / "resize_reference" / "reference.mrc")
     options = {"angular_step_deg": 15, "slab_thickness_angst": args.slab, "max_particles": 400}
-    whole, seconds = search(args.results, args.series, "", reference, pixel, **options)
-    print("template", json.dumps(row(whole, seconds), default=float), flush=True)
-    if args.picture:
-        picture(read_mrc(folder / f"{args.series}.mrc")[0], whole.particles, pixel, args.picture)
-    n = len(whole.particles)
-    halves, names = {}, ("_even", "_odd") if args.halves == "noise" else ("views_0", "views_1")
-    for half in names:
-        halves[half], seconds = search(args.results, args.series, half, reference, pixel, **options | {"background": "none", "max_false_fraction": 1, "max_particles": n})
-        print(half.lstrip("_"), json.dumps(overlap(whole.particles, halves[half].particles)), f"{seconds:.0f} s CPU", flush=True)
-    for k in (n // 4, n // 2, n):
-        print(f"{names[0]} against {names[1]}, best {k} of each:", json.dumps(overlap(top(halves[names[0]].particles, k), top(halves[names[1]].particles, k))), flush=True)
-    if args.maps:
-        other, other_pixel = read_mrc(args.maps / args.control)
-        size = 2 * round(other.shape[0] * other_pixel / pixel / 2)
-        from cryoet_core.fourier import centre_crop_or_pad, fourier_crop
-
-        other = fourier_crop(centre_crop_or_pad(other, (round(size * pixel / other_pixel),) * 3, 3), (size,) * 3, 3)
-        result, seconds = search(args.results, args.series, "", other, pixel, **options | {"particle_diameter_angst": args.control_diameter})
+    whole = None
+    if "template" in args.parts:
+        whole, seconds = search(args.results, args.series, "", reference, pixel, **options)
+        print("template", json.dumps(row(whole, seconds), default=float), flush=True)
+        if args.picture:
+            picture(read_mrc(folder / f"{args.series}.mrc")[0], whole.particles, pixel, args.picture)
+    if "halves" in args.parts and whole is not None:
+        compare_halves(args, whole.particles, reference, pixel, options)
+    if "control" in args.parts and args.maps:
+        control = read_map(args.maps / args.control, pixel)
+        result, seconds = search(args.results, args.series, "", control, pixel, **options | {"particle_diameter_angst": args.control_diameter})
         print("control", json.dumps(row(result, seconds), default=float), flush=True)
 
 

@@ -18,7 +18,7 @@ PicksFormatName = Literal[
 class MatchTemplate(StepModel):
     """Keys of the step; max_particles, n_sigma, min_distance_angst, symmetry as in the tutorial's picker."""
 
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     preset: Literal["tiltline", "eman2"] = key(
         "tiltline",
         meaning="eman2 = as the tutorial's picker e2spt_tempmatch: 30 degrees, no wedge, no CTF, regions above n_sigma (6), for comparison; of the other "
@@ -32,8 +32,8 @@ class MatchTemplate(StepModel):
     )
     max_false_fraction: float | None = key(
         None, gt=0, le=1,
-        meaning="expected share of false picks, from the competition with the background; picks that fit the mirrored reference nearly as well are "
-        "dropped too where the data tell the two apart clearly; empty, and neither n_sigma nor max_false_picks given = the cut-off with the best expected F1 "
+        meaning="expected share of false picks, from the competition with the background; candidates that fit the mirrored reference nearly as well are "
+        "left out before where the data tell the two apart clearly; empty, and neither n_sigma nor max_false_picks given = the cut-off with the best expected F1 "
         "(harmonic mean of precision and recall) that expects at most 0.2; 1 = max_particles alone",
     )
     max_false_picks: float | None = key(
@@ -52,7 +52,8 @@ class MatchTemplate(StepModel):
     angular_step_deg: float | None = key(
         None, unit="deg", gt=0, le=60,
         meaning="step of the first search over orientations; the peaks are refined to an eighth of it; "
-        "empty = 1.3 x resolution / diameter (Crowther), at most 15",
+        "empty = 1.3 x resolution / diameter (Crowther), at most 15; where the step is too coarse for the tomogram's voxels, the binned tomogram is searched "
+        "and its peaks are scored and refined in the tomogram",
     )
     low_pass_angst: float | None = key(None, unit="A", meaning="resolution of the search; empty = 2.4 tomogram pixels", gt=0)
     whitening: bool = key(True, meaning="give all frequencies of the tomogram equal noise power")

@@ -20,7 +20,8 @@ HAND_PLACES = 100  # the best places, of the template or its mirror image, that 
 HAND_SIGMA = 5.0  # and their score at least, in sigmas of the score map
 RIGHT_GAP = 0.25  # sigma: mean advantage of one hand from which it is believed
 BEST_PICKS = 60
-DECISIVE_GAP = 3.0  # mean gap to the mirrored template, in sigma of the score map, of the best picks, from which the mirror judges each pick
+SURE_FRACTION = 0.05  # expected share of false ones among the candidates that tell how far a particle beats its mirror image
+DECISIVE_GAP = 3.0  # their mean gap, in sigma of the score map, from which the mirror judges each candidate
 GAP_SHARE = 0.25  # of that mean gap: what a pick must show then
 AUTOMATIC_FRACTION = 0.2  # of the picks that may be false, at most, where nothing is asked
 DEFAULT_SIGMA = 6.0  # where neither the config nor a control gives a cut-off
@@ -82,15 +83,33 @@ def automatic(config) -> bool:
     return config.max_false_fraction is None and config.n_sigma is None and config.max_false_picks is None
 
 
-def clear_of_mirror(real, mirrored, sigma: float) -> np.ndarray:
-    """Bool per pick (best first): its gap to the mirror image is that of the best picks, or at least no small part of it.
+def mirror_may_judge(config) -> bool:
+    """True where the config asks for a share of false picks or nothing; a number of them, or of sigmas, is a promise about all candidates."""
+    return config.max_false_picks is None and (config.max_false_fraction is not None or automatic(config))
 
-    Used only in data where the mirror image loses clearly at the best picks; elsewhere everything is kept.
+
+def sure_ones(scores, models) -> int:
+    """How many of the best candidates (``scores``, best first) are particles almost all, by the expected false ones; at most BEST_PICKS."""
+    if not models:
+        return min(len(scores), BEST_PICKS)
+    return min(int(np.sum(np.asarray(scores) >= score_for_fraction(models, scores, SURE_FRACTION))), BEST_PICKS)
+
+
+def clear_of_mirror(real, mirrored_scores, models, sigma: float):
+    """Bool per candidate (``real``: scores, best first) and the mirrored scores (n,), or None where the mirror image cannot judge them.
+
+    mirrored_scores : function of a slice of the candidates. The mirror judges where it loses clearly at the candidates that are particles almost
+    surely; then a candidate must show a share of their mean gap. Other molecules, which fit template and mirror image alike, do not.
     """
-    gap = (np.asarray(real) - np.asarray(mirrored)) / sigma
-    if len(gap) == 0 or gap[:BEST_PICKS].mean() < DECISIVE_GAP:
-        return np.ones(len(gap), dtype=bool)
-    return gap > GAP_SHARE * gap[:BEST_PICKS].mean()
+    n_sure = sure_ones(real, models)
+    if n_sure == 0:
+        return None
+    best = mirrored_scores(slice(0, n_sure))
+    expected = (np.asarray(real)[:n_sure] - best).mean()
+    if expected < DECISIVE_GAP * sigma:
+        return None
+    mirrored = np.r_[best, mirrored_scores(slice(n_sure, None))]
+    return np.asarray(real) - mirrored > GAP_SHARE * expected, mirrored
 
 
 def hand_of_tomogram(real: Pass, mirror: Pass, picks, mirrored_picks, distance_px: float, reach: int, median: float, sigma: float, threads: int = 1) -> dict:

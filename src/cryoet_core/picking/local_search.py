@@ -165,13 +165,6 @@ def _x_reversed(template: Template):
     return order[:, :, ::-1][template.inside]
 
 
-def mirrored_score(mirrored: Search, position_px, reach: int) -> float:
-    """Refined score of the mirrored template at its best place within ``reach`` voxels of ``position_px`` (z, y, x)."""
-    z, y, x = np.rint(position_px).astype(int)
-    peak = np.array([z, y, mirrored.filtered.matched.shape[2] - 1 - x])
-    return refine_peak(mirrored, *best_start(mirrored, peak, reach)).score
-
-
 def _mirror_x(filter_box):
     """G(-kx, ky, kz) of a real symmetric filter on the half-complex grid: G(kx, -ky, -kz)."""
     xp = array_namespace(filter_box)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -13,35 +13,48 @@ from cryoet_core.fourier import lowpass
 from cryoet_core.geometry import matrix_to_euler, point_group, so3_grid_for_step
 from cryoet_core.metadata import Particles, TiltSeries
 from cryoet_core.picking.background import phase_randomised
+from cryoet_core.picking.binned import (
+    FINE_STEP,
+    RESOLUTION_PX,
+    STEP_PER_RESOLUTION,
+    binned_mask,
+    binned_series,
+    binned_volume,
+    on_tomogram,
+    search_binning,
+    with_fine_scale,
+)
 from cryoet_core.picking.choice import (
     DEFAULT_SIGMA,
-    automatic,
     clear_of_mirror,
     compete,
     cutoff,
     expected_at,
     hand_of_tomogram,
+    mirror_may_judge,
 )
 from cryoet_core.picking.eigen import EigenTemplates, coefficients, eigen_templates
 from cryoet_core.picking.eman import STEP_DEG as EMAN_STEP_DEG
 from cryoet_core.picking.eman import full_size, match_like_eman2
-from cryoet_core.picking.local_search import Pick, Search, mirror_similarity, mirrored_score, mirrored_search
+from cryoet_core.picking.local_search import Pick, Search, mirror_similarity, mirrored_search
 from cryoet_core.picking.passes import (
     Pass,
     contested_peaks,
     mirror_pass,
+    mirrored_scores,
     random_phase_pass,
     refine_at,
     refined_peaks,
     run_pass,
+    with_template,
 )
 from cryoet_core.picking.peaks import robust_statistics, search_region
 from cryoet_core.picking.prepare import near_gold, searchable_tomogram
 from cryoet_core.picking.reference import particle_diameter_angst
-from cryoet_core.picking.scores import NO_SCORE, CoarseGrid, filter_tomogram
+from cryoet_core.picking.scores import NO_SCORE, CoarseGrid, FilteredTomogram, filter_tomogram
 from cryoet_core.picking.specimen import carbon, find_slab, given_mask, membranes, seen_share
-from cryoet_core.picking.template import make_template
-from cryoet_core.picking.transfer import match_filters
+from cryoet_core.picking.template import Template, make_template
+from cryoet_core.picking.transfer import MatchFilters, match_filters
 
 MASK_MARGIN = 1.1  # of the particle's radius
 MASK_EDGE_PX = 2.0
@@ -88,8 +101,8 @@ class MatchResult:
 def plan_match(reference, pixel_size_angst: float, config) -> MatchPlan:
     """Fill in what the config leaves automatic; see config/match_template.py."""
     diameter = config.particle_diameter_angst or particle_diameter_angst(asnumpy(reference), pixel_size_angst)
-    resolution = max(config.low_pass_angst or 2.4 * pixel_size_angst, 2 * pixel_size_angst)
-    step = config.angular_step_deg or min(15.0, float(np.rad2deg(1.3 * resolution / diameter)))
+    resolution = max(config.low_pass_angst or RESOLUTION_PX * pixel_size_angst, 2 * pixel_size_angst)
+    step = config.angular_step_deg or min(15.0, float(np.rad2deg(STEP_PER_RESOLUTION * resolution / diameter)))
     distance = config.min_distance_angst
     if distance is None or distance < 0:
         distance = 0.5 * diameter
@@ -118,8 +131,18 @@ def _check_reference(reference, pixel_size_angst, series: TiltSeries):
         raise UserInputError("E-PICK-03", "the reference is dark", field="import_reference.invert", fix="invert it")
 
 
-def _searchers(tomogram, reference, series, plan: MatchPlan, config, mask):
-    """(template, filters, filtered tomogram, gold, where to search) of a plan."""
+@dataclass(frozen=True)
+class _Material:
+    """What searches of a tomogram share at one voxel size: template, filters, filtered tomogram; where the gold is, bool (z, y, x) or None; the bright tomogram."""
+
+    template: Template
+    filters: MatchFilters
+    filtered: FilteredTomogram
+    gold: np.ndarray | None
+    bright: np.ndarray
+
+
+def _material(tomogram, reference, series, plan: MatchPlan, config) -> _Material:
     xp = array_namespace(tomogram)
     pixel = series.pixel_size_angst
     smooth = lowpass(xp.asarray(reference), plan.low_pass_angst, pixel, 3)
@@ -131,8 +154,13 @@ def _searchers(tomogram, reference, series, plan: MatchPlan, config, mask):
         bright, series, box, plan.mask_diameter_angst, plan.low_pass_angst, ctf=config.ctf,
         dose=config.dose_weighting, whitening=config.whitening,
     )
-    where = search_place(asnumpy(bright), gold, mask, plan, series, config)
-    return template, filters, filter_tomogram(bright, filters, radius, MASK_EDGE_PX), gold, where
+    return _Material(template, filters, filter_tomogram(bright, filters, radius, MASK_EDGE_PX), gold, bright)
+
+
+def _search(material: _Material, rotations, step_deg: float, rng) -> Search:
+    """An exhaustive search over ``rotations``."""
+    eigen = eigen_templates(material.template, rotations, material.filters, rng, ENERGY)
+    return Search(material.filtered, material.template, material.filters, eigen, rotations, step_deg)
 
 
 @dataclass(frozen=True)
@@ -202,34 +230,45 @@ def match_template(
     if config.preset == "eman2":
         return _eman2_result(tomogram, reference, series, config, report)
     plan = plan_match(reference, series.pixel_size_angst, config)
-    template, filters, filtered, gold, where = _searchers(tomogram, reference, series, plan, config, mask)
-    del tomogram  # its memory is needed for the scores, unless the caller keeps it
+    pixel, shape = series.pixel_size_angst, tomogram.shape
+    binning = search_binning(plan.step_deg, plan.diameter_angst, pixel)
     rotations = unique_rotations(plan.step_deg, config.symmetry)
-    eigen = eigen_templates(template, rotations, filters, rng, ENERGY)
-    use_eigen = not _uses_fft(config.method, eigen, len(rotations))
-    coarse = coarse_grid(template, eigen, rotations, plan, config) if use_eigen else None
-    search = Search(filtered, template, filters, eigen, rotations, plan.step_deg, coarse)
+    coarse_plan = replace(plan, low_pass_angst=max(plan.low_pass_angst, RESOLUTION_PX * binning * pixel))
+    coarse_series = binned_series(series, binning)
+    material = _material(binned_volume(tomogram, binning), binned_volume(reference, binning), coarse_series, coarse_plan, config)
+    gold, where = material.gold, search_place(asnumpy(material.bright), material.gold, binned_mask(mask, binning), plan, coarse_series, config)
+    search = _search(material, rotations, plan.step_deg, rng)
+    use_eigen = not _uses_fft(config.method, search.eigen, len(rotations))
+    if use_eigen:
+        search = replace(search, coarse=coarse_grid(search.template, search.eigen, rotations, plan, config))
+    fine = None
+    if binning > 1:
+        fine = _search(_material(tomogram, reference, series, plan, config), rotations, FINE_STEP * plan.step_deg, rng)
+    del tomogram, material  # their memory is needed for the scores, unless the caller keeps it
     similarity = mirror_similarity(search, rng)
     kinds = _controls(config.background, similarity)
     progress = _Progress(report, 1 + len(kinds))
     options = {"region": where.region, "allowed": where.allowed, "use_eigen": use_eigen, "threads": threads}
-    real = run_pass(search, report=progress.part(0), **options)
+    scales = _Scales(search, fine, binning, shape, pixel)
+    real = scales.whole(run_pass(search, report=progress.part(0), **options), fine, rng)
     controls = {
-        kind: _control(kind, search, reference, plan, series.pixel_size_angst, rng, options | {"report": progress.part(1 + i)})
+        kind: _control(kind, scales, reference, plan, rng, options | {"report": progress.part(1 + i)})
         for i, kind in enumerate(kinds)
     }
-    found = _choose(real, controls, plan, series.pixel_size_angst, config, threads)
+    found = _choose(real, controls, plan, pixel, config, threads)
     found["hand"]["mirror_similarity"] = similarity
     summary = {
         "n_rotations": len(rotations), "gold_voxels": 0 if gold is None else int(gold.sum()),
         "step_deg": plan.step_deg, "diameter_angst": plan.diameter_angst, "low_pass_angst": plan.low_pass_angst,
         "min_distance_angst": plan.min_distance_angst, "route": "low_rank" if use_eigen else "fft",
-        "search": "exhaustive" if coarse is None else "hierarchical", "rank": eigen.rank, "captured_energy": eigen.captured, "controls": list(controls), "searched": where.summary,
+        "search": "exhaustive" if search.coarse is None else "hierarchical", "search_pixel_angst": binning * pixel, "rank": search.eigen.rank,
+        "captured_energy": search.eigen.captured, "controls": list(controls), "searched": where.summary,
     } | {name: value for name, value in found.items() if name not in ("picks", "mirrored")}
-    particles = picked_particles(found["picks"], found["mirrored"], real.score.shape, series, found["score_median"], found["score_sigma"])
+    particles = picked_particles(found["picks"], found["mirrored"], shape, series, found["score_median"], found["score_sigma"])
     searched = real.score > NO_SCORE
     orientation = np.where(searched, real.orientation.astype(np.int32), -1)
-    return MatchResult(particles, np.where(searched, real.score, 0).astype(np.float32), summary, orientation, rotations)
+    scores = np.where(searched, real.score, 0).astype(np.float32)
+    return MatchResult(particles, on_tomogram(scores, binning, shape), summary, on_tomogram(orientation, binning, shape), rotations)
 
 
 def _eman2_result(tomogram, reference, series, config, report) -> MatchResult:
@@ -271,13 +310,31 @@ def _controls(background: str, similarity: float) -> list[str]:
     return {"none": [], "both": ["mirror", "random_phase"]}.get(background, [background])
 
 
-def _control(kind: str, search: Search, reference, plan: MatchPlan, pixel: float, rng, options: dict) -> Pass:
+@dataclass(frozen=True)
+class _Scales:
+    """The template's search, where it runs, and that of the tomogram (``shape``, ``pixel_angst``) its peaks are refined with: None where they are one."""
+
+    search: Search
+    fine: Search | None
+    binning: int
+    shape: tuple[int, int, int]
+    pixel_angst: float
+
+    def whole(self, found: Pass, fine: Search | None, rng) -> Pass:
+        """A pass with the search that its peaks are refined with, in the pass's frame."""
+        return found if fine is None else with_fine_scale(found, fine, self.binning, self.shape, rng)
+
+
+def _control(kind: str, scales: _Scales, reference, plan: MatchPlan, rng, options: dict) -> Pass:
+    search, fine = scales.search, scales.fine
     if kind == "mirror":
-        return mirror_pass(search, **options)
+        return scales.whole(mirror_pass(search, **options), fine and mirrored_search(fine), rng)
     xp = array_namespace(search.filtered.matched)
-    smooth = lowpass(xp.asarray(reference), plan.low_pass_angst, pixel, 3)
-    noise = phase_randomised(smooth, 2 * (search.template.half + 2), rng)
-    return random_phase_pass(search, noise, 0.5 * plan.mask_diameter_angst / pixel, MASK_EDGE_PX, ENERGY, rng, **options)
+    smooth = lowpass(xp.asarray(reference), plan.low_pass_angst, scales.pixel_angst, 3)
+    noise = phase_randomised(smooth, 2 * ((fine or search).template.half + 2), rng)
+    radius_px = 0.5 * plan.mask_diameter_angst / scales.pixel_angst
+    found = random_phase_pass(search, binned_volume(noise, scales.binning), radius_px / scales.binning, MASK_EDGE_PX, ENERGY, rng, **options)
+    return scales.whole(found, fine and with_template(fine, noise, radius_px, MASK_EDGE_PX, ENERGY, rng), rng)
 
 
 def coarse_grid(template, eigen: EigenTemplates, rotations, plan: MatchPlan, config) -> CoarseGrid | None:
@@ -294,22 +351,25 @@ def coarse_grid(template, eigen: EigenTemplates, rotations, plan: MatchPlan, con
 def _choose(real: Pass, controls: dict, plan: MatchPlan, pixel: float, config, threads: int) -> dict:
     """Candidates of all searches -> picks (best first), their mirrored scores, and the numbers for the summary."""
     distance = plan.min_distance_angst / pixel
-    radius = _cube_radius(distance)
-    median, sigma = real.level
+    radius = _cube_radius(distance / real.binning)
     contested = {kind: contested_peaks(control, real, radius, CONTROL_PEAKS) for kind, control in controls.items()}
-    lowest = _lowest([scores[-1] for _, scores in contested.values() if len(scores)], median, sigma, config)
+    lowest = _lowest([scores[-1] for _, scores in contested.values() if len(scores)], *real.level, config)
+    median, sigma = real.refined_level
     candidates = refined_peaks(real, radius, lowest, CANDIDATE_FACTOR * config.max_particles, threads)
     others = {kind: sorted(refine_at(controls[kind], peaks[scores >= lowest], threads), key=lambda pick: -pick.score)
               for kind, (peaks, scores) in contested.items()}
     game = compete(candidates, others, distance)
     scores = np.array([pick.score for pick in game.picks])
-    decided = cutoff(scores, game.models, median, sigma, config)
-    picks = [pick for pick in game.picks if pick.score >= decided["score"]]
-    mirrored = _mirrored_scores(real, controls.get("mirror"), picks, radius, threads)
-    if decided["rule"] != "max_false_picks" and (config.max_false_fraction is not None or automatic(config)):
-        clear = clear_of_mirror([pick.score for pick in picks], mirrored, sigma)
-        picks, mirrored = [pick for pick, good in zip(picks, clear, strict=True) if good], mirrored[clear]
-    picks, mirrored = picks[: config.max_particles], mirrored[: config.max_particles]
+
+    def judge(part):
+        return _mirrored_scores(real, controls.get("mirror"), game.picks[part], radius, threads)
+
+    judged = clear_of_mirror(scores, judge, game.models, sigma) if mirror_may_judge(config) else None
+    clear, mirrored = (np.ones(len(scores), dtype=bool), None) if judged is None else judged
+    decided = cutoff(scores[clear], game.models, median, sigma, config)
+    kept = np.flatnonzero(clear & (scores >= decided["score"]))[: config.max_particles]
+    picks = [game.picks[i] for i in kept]
+    mirrored = judge(slice(0, len(kept))) if mirrored is None else mirrored[kept]
     hand = {"verdict": "undecided", "n": 0}
     if "mirror" in controls:
         hand = hand_of_tomogram(real, controls["mirror"], candidates, others["mirror"], distance, radius, median, sigma, threads)
@@ -344,8 +404,7 @@ def _lowest(levels: list, median: float, sigma: float, config) -> float:
 def _mirrored_scores(real: Pass, mirror: Pass | None, picks, reach: int, threads: int):
     """Refined score of the mirrored template at its best place within ``reach`` voxels of every pick."""
     if mirror is None:
-        field = mirrored_search(real.search)
-        return np.array([mirrored_score(field, pick.position_px, reach) for pick in picks])
+        return mirrored_scores(real, [pick.position_px for pick in picks], reach)
     places = [mirror.best_near(pick.position_px, reach)[1] for pick in picks]
     return np.array([pick.score for pick in refine_at(mirror, places, threads)])
 

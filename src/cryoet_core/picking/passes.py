@@ -9,7 +9,7 @@ import numpy as np
 
 from cryoet_core.backend import array_namespace, asnumpy
 from cryoet_core.picking.eigen import coefficients, eigen_templates
-from cryoet_core.picking.local_search import Pick, Search, mirrored_search, refine_peak
+from cryoet_core.picking.local_search import Pick, Search, best_start, mirrored_search, refine_peak
 from cryoet_core.picking.peaks import local_maxima, robust_statistics
 from cryoet_core.picking.scores import NO_SCORE, score_map
 from cryoet_core.picking.template import make_template
@@ -18,10 +18,25 @@ FAR_AHEAD = 3.0  # sigma of the score map: refinement does not turn that round
 
 
 @dataclass(frozen=True)
+class FineScale:
+    """The tomogram itself, where the search ran in a binned one: what scores and poses are taken from in the end.
+
+    search : of the pass's own frame (x reversed for the mirror image), its step_deg that of the refinement. binning : of the search. shape (z, y, x),
+    level as of Pass, both of the unbinned tomogram.
+    """
+
+    search: Search
+    binning: int
+    shape: tuple[int, int, int]
+    level: tuple[float, float]
+
+
+@dataclass(frozen=True)
 class Pass:
     """search and its result in its own frame: score, orientation (z, y, x), NO_SCORE where nothing was searched.
 
     level : median and robust sigma of the score over all orientations. mirrored : the frame is the tomogram with x reversed, where the template is its own mirror image.
+    fine : where the search ran in the binned tomogram; else the frame is the tomogram's but for ``mirrored``.
     """
 
     search: Search
@@ -29,23 +44,62 @@ class Pass:
     orientation: np.ndarray
     level: tuple[float, float]
     mirrored: bool = False
+    fine: FineScale | None = None
 
-    def flipped(self, position):
-        """Positions (..., 3) z, y, x from the tomogram's frame to the pass's own or back."""
-        position = np.array(position, dtype=np.float64)
-        if self.mirrored:
-            position[..., 2] = self.score.shape[2] - 1 - position[..., 2]
-        return position
+    @property
+    def binning(self) -> int:
+        return 1 if self.fine is None else self.fine.binning
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of the tomogram."""
+        return self.score.shape if self.fine is None else self.fine.shape
+
+    @property
+    def refined_level(self) -> tuple[float, float]:
+        """Median and robust sigma of the score on the scale that picks are scored on."""
+        return self.level if self.fine is None else self.fine.level
+
+    def own(self, position):
+        """Positions (..., 3) z, y, x of the tomogram's frame in the pass's own."""
+        return x_reversed(rescaled(position, self.shape, self.score.shape, 1 / self.binning), self.score.shape, self.mirrored)
+
+    def in_tomogram(self, position):
+        """Positions (..., 3) z, y, x of the pass's own frame in the tomogram's."""
+        return rescaled(x_reversed(position, self.score.shape, self.mirrored), self.score.shape, self.shape, self.binning)
 
     def best_near(self, position, reach: int):
-        """(score, own voxel (z, y, x)) of the best voxel within ``reach`` along the axes of a position of the tomogram's frame."""
-        centre = np.rint(self.flipped(position)).astype(int)
+        """(score, own voxel (z, y, x)) of the best voxel within ``reach`` own voxels along the axes of a position of the tomogram's frame."""
+        centre = np.rint(self.own(position)).astype(int)
         start = np.maximum(centre - reach, 0)
         block = self.score[tuple(slice(a, c + reach + 1) for a, c in zip(start, centre, strict=True))]
         if block.size == 0:
             return NO_SCORE, centre
         place = np.unravel_index(int(np.argmax(block)), block.shape)
         return float(block[place]), start + np.array(place)
+
+    def refined(self, peak, rotation) -> Pick:
+        """Pick in the tomogram's frame from an own voxel (z, y, x) and an orientation of the grid."""
+        pick = refine_peak(self.search, peak, rotation)
+        place = self.in_tomogram(pick.position_px)
+        if self.fine is None:
+            return replace(pick, position_px=place)
+        start = np.rint(x_reversed(place, self.shape, self.mirrored)).astype(int)
+        pick = refine_peak(self.fine.search, start, pick.rotation)
+        return replace(pick, position_px=x_reversed(pick.position_px, self.shape, self.mirrored))
+
+
+def rescaled(position, shape, new_shape, factor: float):
+    """Positions (..., 3) z, y, x of a volume in one whose voxels are 1 / ``factor`` times as large, the centres (n//2) at the same point."""
+    return (np.asarray(position, dtype=np.float64) - np.array(shape) // 2) * factor + np.array(new_shape) // 2
+
+
+def x_reversed(position, shape, reverse: bool):
+    """Positions (..., 3) z, y, x of a volume with x reversed, if ``reverse``; float64."""
+    position = np.array(position, dtype=np.float64)
+    if reverse:
+        position[..., 2] = shape[2] - 1 - position[..., 2]
+    return position
 
 
 def run_pass(search: Search, region, allowed, use_eigen: bool, *, mirrored: bool = False, threads: int = 1, report=None) -> Pass:
@@ -70,14 +124,27 @@ def mirror_pass(search: Search, region, allowed, use_eigen: bool, threads: int =
     return run_pass(mirrored_search(search), region, allowed, use_eigen, mirrored=True, threads=threads, report=report)
 
 
-def random_phase_pass(search: Search, noise, radius_px: float, edge_px: float, energy: float, rng, **options) -> Pass:
-    """The same search with ``noise``, a map as from background.phase_randomised; options as of run_pass."""
-    template = make_template(noise, radius_px, edge_px)
+def with_template(search: Search, volume, radius_px: float, edge_px: float, energy: float, rng) -> Search:
+    """The same search for another bright map ``volume`` (n, n, n) of its voxel size."""
+    template = make_template(volume, radius_px, edge_px)
     eigen = eigen_templates(template, search.rotations, search.filters, rng, energy)
     coarse = search.coarse and replace(
         search.coarse, coefficients=coefficients(eigen.basis, eigen.norm_matrix, template, search.coarse.rotations)
     )
-    return run_pass(replace(search, template=template, eigen=eigen, coarse=coarse), **options)
+    return replace(search, template=template, eigen=eigen, coarse=coarse)
+
+
+def random_phase_pass(search: Search, noise, radius_px: float, edge_px: float, energy: float, rng, **options) -> Pass:
+    """The same search with ``noise``, a map as from background.phase_randomised; options as of run_pass."""
+    return run_pass(with_template(search, noise, radius_px, edge_px, energy, rng), **options)
+
+
+def mirrored_scores(real: Pass, positions, reach: int) -> np.ndarray:
+    """Refined scores (n,) of the mirrored template at its best places within ``reach`` voxels of the search of positions (n, 3; z, y, x) of the tomogram, where it was not searched."""
+    fine = real.fine and replace(real.fine, search=mirrored_search(real.fine.search))
+    turned = replace(real, search=mirrored_search(real.search), mirrored=not real.mirrored, fine=fine)
+    peaks = [np.rint(turned.own(position)).astype(int) for position in positions]
+    return np.array([turned.refined(*best_start(turned.search, peak, reach)).score for peak in peaks])
 
 
 def contested_peaks(control: Pass, real: Pass, radius_px: int, most: int):
@@ -89,7 +156,7 @@ def contested_peaks(control: Pass, real: Pass, radius_px: int, most: int):
     peaks = local_maxima(control.score, radius_px, NO_SCORE)
     kept = []
     for peak in peaks:
-        place = control.flipped(peak)
+        place = control.in_tomogram(peak)
         if real.best_near(place, radius_px)[0] < control.score[tuple(peak)] + FAR_AHEAD * real.level[1]:
             kept.append(peak)
         if len(kept) == most:
@@ -109,9 +176,7 @@ def refine_at(found: Pass, peaks, threads: int = 1) -> list[Pick]:
     """Refined picks at voxels ``peaks`` (k, 3) of the pass's own frame; positions in the tomogram's frame, in the same order."""
 
     def refine(peak):
-        start = found.search.rotations[found.orientation[tuple(peak)]]
-        pick = refine_peak(found.search, peak, start)
-        return replace(pick, position_px=found.flipped(pick.position_px))
+        return found.refined(peak, found.search.rotations[found.orientation[tuple(peak)]])
 
     if threads > 1 and array_namespace(found.search.filtered.matched) is np:
         with ThreadPoolExecutor(threads) as pool:

@@ -83,29 +83,47 @@ def filter_tomogram(bright, filters: MatchFilters, radius_px: float, edge_px: fl
     tiles = _tiles(tuple(slice(0, n) for n in bright.shape), tile_px)
     reach = int(np.ceil(radius_px + edge_px))
     halo = filters.box // 2 if len(tiles) == 1 else filters.box + reach
+    grid = None
     for tile in tiles:
         window = tuple(slice(a, b) for a, b in tile)
-        matched[window], variance[window] = _filter_part(smooth_part(bright, tile, halo, filters.box // 2), filters, radius_px, edge_px, halo)
+        part = smooth_part(bright, tile, halo, filters.box // 2)
+        shape = tuple(next_fast_len(n, real=axis == 2) for axis, n in enumerate(part.shape))
+        if grid is None or grid.shape != shape:  # most tiles share it
+            grid = _FilterGrid.of(filters, shape, radius_px, edge_px, xp)
+        matched[window], variance[window] = _filter_part(part, grid, halo)
     # ice without anything in it must not win by having no variance
     variance = xp.maximum(variance, LOWEST_VARIANCE * xp.median(variance))
     total = float(soft_sphere((2 * reach + 1,) * 3, radius_px, edge_px, xp).sum())
     return FilteredTomogram(matched, xp.sqrt(total * variance).astype(xp.float32))
 
 
-def _filter_part(part, filters: MatchFilters, radius_px: float, edge_px: float, halo: int):
+@dataclass(frozen=True)
+class _FilterGrid:
+    """Filters on the half-complex grid of ``shape``; sphere: the conjugate transform of the mask, total: its sum."""
+
+    shape: tuple[int, int, int]
+    whiten: object
+    expect: object
+    sphere: object
+    total: float
+
+    @classmethod
+    def of(cls, filters: MatchFilters, shape, radius_px: float, edge_px: float, xp) -> _FilterGrid:
+        return cls(shape, on_grid(filters.whiten, shape), on_grid(filters.expect, shape), *_sphere_transform(shape, radius_px, edge_px, xp))
+
+
+def _filter_part(part, grid: _FilterGrid, halo: int):
     """(matched filter's result, local variance of the whitened part) without the halo."""
     xp = array_namespace(part)
     fft = fft_module(xp)
     inner = tuple(slice(halo, n - halo) for n in part.shape)
-    shape = tuple(next_fast_len(n, real=axis == 2) for axis, n in enumerate(part.shape))
-    spectrum = fft.rfftn(part, s=shape)
-    spectrum *= on_grid(filters.whiten, shape)
-    white = fft.irfftn(spectrum, s=shape)
-    spectrum *= on_grid(filters.expect, shape)
-    matched = fft.irfftn(spectrum, s=shape)[inner]
-    kernel, total = _sphere_transform(shape, radius_px, edge_px, xp)
-    mean = fft.irfftn(fft.rfftn(white) * kernel, s=shape)[inner] / total
-    power = fft.irfftn(fft.rfftn(white * white) * kernel, s=shape)[inner] / total
+    spectrum = fft.rfftn(part, s=grid.shape)
+    spectrum *= grid.whiten
+    white = fft.irfftn(spectrum, s=grid.shape)
+    spectrum *= grid.expect
+    matched = fft.irfftn(spectrum, s=grid.shape)[inner]
+    mean = fft.irfftn(fft.rfftn(white) * grid.sphere, s=grid.shape)[inner] / grid.total
+    power = fft.irfftn(fft.rfftn(white * white) * grid.sphere, s=grid.shape)[inner] / grid.total
     return matched, xp.maximum(power - mean * mean, 0)
 
 

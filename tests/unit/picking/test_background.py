@@ -12,7 +12,7 @@ from cryoet_core.picking.background import (
     score_for_fraction,
     score_for_number,
 )
-from cryoet_core.picking.choice import clear_of_mirror, compete, cutoff, weighted_mean
+from cryoet_core.picking.choice import clear_of_mirror, compete, cutoff, mirror_may_judge, weighted_mean
 from cryoet_core.picking.local_search import Pick
 
 
@@ -143,10 +143,55 @@ def test_the_strictest_rule_decides():
     assert cutoff(scores, [], 0.15, 0.01, config(max_false_fraction=0.05))["score"] == pytest.approx(0.21)
 
 
-def test_picks_that_fit_the_mirror_go_only_where_the_mirror_decides():
+def judged(real, mirrored, models, sigma):
+    return clear_of_mirror(real, lambda part: mirrored[part], models, sigma)
+
+
+def test_candidates_that_fit_the_mirror_go_only_where_the_mirror_decides():
     real, mirrored = np.full(20, 0.5), np.r_[np.full(18, 0.3), 0.49, 0.5]
-    assert clear_of_mirror(real, mirrored, 0.02).sum() == 18
-    assert clear_of_mirror(real, mirrored, 0.2).all()
+    clear, scores = judged(real, mirrored, [], 0.02)
+    assert clear.sum() == 18 and not clear[18:].any()
+    np.testing.assert_array_equal(scores, mirrored)
+    assert judged(real, mirrored, [], 0.2) is None
+    assert judged(real[:0], mirrored[:0], [], 0.2) is None
+
+
+def test_what_is_false_by_its_score_does_not_say_how_far_particles_beat_their_mirror():
+    rng = np.random.default_rng(5)
+    models = [fit_false_picks(gaussian_peaks(300, rng))]
+    false = np.sort(gaussian_peaks(60, rng))[::-1]
+    real = np.r_[np.full(10, 0.6), false]
+    clear, _ = judged(real, np.r_[np.full(10, 0.4), false - 0.045], models, 0.02)  # the 60 best gaps have a mean of 3.4 sigma, the particles' is 10
+    assert clear[:10].all() and not clear[10:].any()
+    assert judged(false, false - 0.1, models, 0.02) is None  # nothing is sure
+
+
+def test_decoys_that_the_template_fits_better_are_not_counted_as_particles():
+    """Scores of a tomogram of 20 particles and two kinds of decoys (benchmarks/match_targets.py, seed 603, 1 e/A2): the template wins more of the decoys' places than its mirror image."""
+    scores = np.array([
+        0.576, 0.534, 0.53, 0.515, 0.513, 0.509, 0.502, 0.494, 0.49, 0.489, 0.487, 0.484, 0.482, 0.472, 0.469, 0.457, 0.452, 0.443, 0.442,
+        0.417, 0.251, 0.25, 0.233, 0.228, 0.218, 0.216, 0.212, 0.212, 0.205, 0.201, 0.199, 0.197, 0.194, 0.192, 0.189, 0.189, 0.188, 0.186,
+        0.186, 0.185, 0.182, 0.18, 0.18, 0.18, 0.178, 0.176, 0.176, 0.176, 0.175, 0.175, 0.175, 0.173, 0.172, 0.172, 0.171,
+    ])  # fmt: skip
+    gap_sigma = np.array([
+        10.75, 10.08, 6.55, 9.56, 8.94, 9.18, 7.5, 8.7, 7.71, 9.4, 6.18, 8.25, 5.03, 7.46, 9.31, 3.37, 4.72, 4.86, 5.12, 5.94, -0.07, -1.01, 1.63,
+        0.7, -0.72, -4.02, 1.04, 0.93, -0.51, 1.27, 0.36, 1.39, -1.39, 1.17, -1.32, 1.9, -0.32, -0.42, 1.33, 0.36, 0.5, 1.04, 1.35, 1.57, 1.89,
+        1.49, 0.26, -0.97, -0.09, 0.95, 0.89, 1.11, 2.59, 0.54, 1.72,
+    ])  # fmt: skip
+    control = [
+        0.203, 0.202, 0.199, 0.199, 0.198, 0.188, 0.187, 0.181, 0.18, 0.175, 0.172, 0.17, 0.169, 0.168, 0.168, 0.168, 0.167, 0.162, 0.162, 0.159,
+        0.157, 0.156, 0.155, 0.154, 0.154, 0.153, 0.153, 0.152, 0.152, 0.151, 0.149, 0.148, 0.148, 0.147, 0.146, 0.146, 0.145, 0.145, 0.145,
+        0.144, 0.143, 0.142, 0.142, 0.141, 0.14, 0.137, 0.134, 0.131, 0.13, 0.129, 0.129, 0.128, 0.125, 0.116, 0.115, 0.107, 0.103, 0.102,
+    ]  # fmt: skip
+    models, sigma = [fit_false_picks(control)], 0.0218
+    clear, _ = judged(scores, scores - sigma * gap_sigma, models, sigma)
+    assert (scores >= score_for_best_f1(models, scores, 0.2)).sum() > 40  # by the scores alone
+    assert (scores[clear] >= score_for_best_f1(models, scores[clear], 0.2)).sum() == 20
+
+
+def test_the_mirror_judges_where_no_number_was_promised():
+    assert mirror_may_judge(config()) and mirror_may_judge(config(max_false_fraction=0.05))
+    assert not mirror_may_judge(config(max_false_picks=5.0)) and not mirror_may_judge(config(n_sigma=6.0))
 
 
 def test_random_phases_keep_the_spectrum_and_lose_the_shape():

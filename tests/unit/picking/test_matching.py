@@ -130,6 +130,15 @@ def test_gold_and_slow_changes_are_removed_particles_stay():
     assert searchable_tomogram(tomogram, 8.0, erase_gold=False)[0][11, 11, 11] > 10
 
 
+def test_a_particle_of_little_noise_is_no_gold():
+    """Its darkest voxel may just pass the limit for gold; a bead passes it by far or with several voxels."""
+    noise = np.random.default_rng(3).standard_normal((30, 40, 50)).astype(np.float32)
+    for depth, size, gold in ((22, 1, False), (30, 1, True), (22, 2, True)):
+        tomogram = noise.copy()
+        tomogram[10 : 10 + size, 20 : 20 + size, 25 : 25 + size] = -depth
+        assert (searchable_tomogram(tomogram, 8.0)[1] is not None) == gold
+
+
 def test_borders_fade_without_a_step():
     volume = np.full((8, 9, 10), 3.0, dtype=np.float32)
     part = smooth_part(volume, ((0, 8), (0, 9), (0, 10)), 7, 6)

@@ -1,0 +1,74 @@
+"""A search in the binned tomogram: the same places in both, found particles posed as finely as by a search of the tomogram itself."""
+
+import numpy as np
+import pytest
+from scipy import ndimage
+from test_matching import PIXEL, chiral_particle, make_series, scene  # noqa: F401
+
+from cryoet_core.config.match_template import MatchTemplate
+from cryoet_core.geometry import angular_distance_deg
+from cryoet_core.picking.binned import binned_mask, binned_series, binned_volume, on_tomogram, search_binning
+from cryoet_core.picking.match import match_template
+from cryoet_core.picking.passes import rescaled
+from cryoet_core.picking.prepare import _blurred
+
+
+def test_binning_follows_from_what_the_step_resolves():
+    assert search_binning(15.0, 286.0, 10.0) == 2
+    assert search_binning(15.0, 303.0, 20.0) == 1
+    assert search_binning(15.0, 100.0, 10.0) == 1
+    for pixel in (3.0, 10.0, 14.0):  # the automatic step resolves what the tomogram holds
+        assert search_binning(np.rad2deg(1.3 * 2.4 * pixel / 250.0), 250.0, pixel) == 1
+
+
+@pytest.mark.parametrize("shape", [(24, 36, 40), (21, 35, 38)])
+def test_a_place_is_the_same_in_both(shape):
+    grids = np.indices(shape)
+    places = np.array([[10.0, 15.0, 20.0], [11.0, 22.0, 11.0]])
+    for place in places:
+        volume = np.exp(-sum((g - p) ** 2 for g, p in zip(grids, place, strict=True)) / (2 * 3.0**2)).astype(np.float32)
+        for binning in (2, 3):
+            small = binned_volume(volume, binning)
+            centroid = np.array([(g * small).sum() for g in np.indices(small.shape)]) / small.sum()
+            np.testing.assert_allclose(centroid, rescaled(place, shape, small.shape, 1 / binning), atol=0.02)
+            assert small.sum() * binning**3 == pytest.approx(volume.sum(), rel=0.01)
+            back = on_tomogram(small, binning, shape)
+            assert back.shape == shape
+            top = np.argwhere(back == back.max()).mean(axis=0)
+            assert np.abs(top - place).max() <= binning / 2 + 0.5
+            mask = binned_mask(volume > 0.5, binning)
+            assert mask.shape == small.shape and mask[tuple(np.rint(centroid).astype(int))]
+
+
+def test_series_of_the_binned_tomogram():
+    series = binned_series(make_series(np.arange(-60, 61, 5.0)), 2)
+    assert series.pixel_size_angst == 2 * PIXEL and series.image_size_px == (32, 32)
+
+
+def test_a_broad_background_is_the_same_on_a_coarser_grid():
+    z, y, x = np.indices((40, 61, 70)).astype(np.float32)
+    volume = 0.3 * x + 4 * np.cos(y / 9) + 3 * np.sin(z / 7 + x / 11)
+    exact = ndimage.gaussian_filter(volume, 26.0, mode="nearest")
+    assert np.abs(_blurred(volume, 26.0, ndimage, np) - exact).max() < 0.01 * np.ptp(exact)
+
+
+@pytest.mark.parametrize("background", ["auto", "none"])
+def test_particles_found_in_the_binned_tomogram_are_posed_in_the_tomogram(scene, background):  # noqa: F811
+    tomogram, series, positions, rotations = scene
+    odd = tomogram[1:, 1:, 1:]  # the centre stays at the same point
+    config = MatchTemplate(angular_step_deg=32, edge_margin_angst=40, max_particles=len(positions), low_pass_angst=45, background=background, max_false_fraction=1)
+    result = match_template(odd, chiral_particle(), PIXEL, series, config, np.random.default_rng(0))
+    assert result.summary["search_pixel_angst"] == 2 * PIXEL
+    truth = (positions - np.array(tomogram.shape) // 2)[:, ::-1] * PIXEL
+    distance = np.linalg.norm(result.particles.positions_angst[:, None] - truth, axis=2)
+    good = distance.min(axis=0) < PIXEL
+    assert good.sum() >= len(truth) - 1
+    error = angular_distance_deg(result.particles.rotations[distance.argmin(axis=0)[good]], rotations[good])
+    assert np.median(error) < 7
+    assert np.median(distance.min(axis=0)[good]) < 0.3 * PIXEL
+    table = result.particles.table
+    gap = (table["score"] - table["score_mirrored"]).to_numpy()[np.unique(distance.argmin(axis=0)[good])]
+    assert np.median(gap) > result.summary["score_sigma"]
+    assert result.scores.shape == result.orientation.shape == odd.shape
+    if background == "auto":
+        assert result.summary["hand"]["verdict"] == "right"
