@@ -11,6 +11,7 @@ from test_kernels import random_rotations, real, rng
 from cryoet_core.geometry import TiltGeometry
 from cryoet_core.geometry.local_deformation import LocalDeformation
 from cryoet_core.picking.background import phase_randomised
+from cryoet_core.picking.binned import binned_volume
 from cryoet_core.picking.eman import match_like_eman2
 from cryoet_core.picking.prepare import searchable_tomogram
 from cryoet_core.subtomo.extract import ExtractionSettings
@@ -72,6 +73,7 @@ FUNCTIONS = {
         to.device(real((9, 48, 40))), LocalDeformation(rng().normal(size=(9, 6, 2)) * [[10.0], [0.01], [0.01], [1e-5], [1e-5], [1e-5]]), 10.0
     ),
     "searchable_tomogram": lambda to: searchable_tomogram(to.device(blobs((32, 48, 48))), 8.0)[0],
+    "binned_volume": lambda to: binned_volume(to.device(blobs((21, 24, 30))), 2),
     "phase_randomised": lambda to: phase_randomised(to.device(blobs((20, 20, 20))), 16, rng()),
     "match_like_eman2": picked,
     "sum_views": particle_sums,
