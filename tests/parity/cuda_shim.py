@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import hashlib
 import re
 import subprocess
 import tempfile
 from pathlib import Path
 
 import numpy as np
-
-from cryoet_core.kernels import cuda
 
 HEADER = Path(__file__).with_name("cuda_shim.h")
 C_TYPES = {
@@ -37,18 +36,16 @@ def declarations(source: str) -> dict[str, list[str]]:
 
 
 @functools.cache
-def library(name: str):
-    """The compiled library of ``<name>.cu`` (kept in a temporary folder until the process ends)."""
-    source = cuda.source(name)
+def library(source: str):
+    """The compiled library of a CUDA source (kept in a temporary folder until the process ends) and its declarations."""
     wrappers = "".join(
         f'extern "C" void run_{k}(unsigned int b, unsigned int t, void** a) {{ run_all(&{k}, b, t, a); }}\n'
         for k in declarations(source)
     )
-    folder = _folder()
-    code = Path(folder.name) / f"{name}.cpp"
+    code = Path(_folder().name) / f"{hashlib.sha256(source.encode()).hexdigest()[:16]}.cpp"
     code.write_text(f'#include "{HEADER}"\n{source}\n{wrappers}', encoding="utf-8")
     built = code.with_suffix(".so")
-    command = ["g++", "-std=c++14", "-O1", "-Wall", "-Werror", "-Wno-unused-function", "-shared", "-fPIC"]
+    command = ["g++", "-std=c++14", "-O2", "-Wall", "-Werror", "-Wno-unused-function", "-shared", "-fPIC"]
     subprocess.run([*command, "-o", str(built), str(code)], check=True)
     return ctypes.CDLL(str(built)), declarations(source)
 
@@ -58,16 +55,15 @@ def _folder():
     return tempfile.TemporaryDirectory(prefix="cuda_shim_")
 
 
-def launch(name, function, n_threads, arguments):
-    """Stand-in for :func:`cryoet_core.kernels.cuda.launch` on host arrays; checks every argument's type."""
-    compiled, kernels = library(name)
+def run(source, function, n_blocks, n_threads, arguments):
+    """Launch ``function`` of a CUDA source on host arrays and NumPy scalars; checks every argument's type."""
+    compiled, kernels = library(source)
     expected = kernels[function]
     if len(expected) != len(arguments):
         raise TypeError(f"{function} takes {len(expected)} arguments, found {len(arguments)}")
     values = [_value(function, a, e) for a, e in zip(arguments, expected, strict=True)]
     pointers = (ctypes.c_void_p * len(values))(*[v.ctypes.data for v in values])
-    n_blocks = -(-int(n_threads) // cuda.THREADS)
-    getattr(compiled, f"run_{function}")(ctypes.c_uint(n_blocks), ctypes.c_uint(cuda.THREADS), pointers)
+    getattr(compiled, f"run_{function}")(ctypes.c_uint(n_blocks), ctypes.c_uint(n_threads), pointers)
 
 
 def _value(function, argument, expected):

@@ -1,17 +1,16 @@
-"""Where a kernel can run in a test: numba, the CUDA source under g++, a real GPU."""
+"""Where code can run in a test: the CPU, a stand-in for a GPU (CUDA sources under g++), a real GPU."""
 
 from __future__ import annotations
 
-import importlib
 import shutil
+import sys
 from contextlib import contextmanager
-from unittest import mock
+from pathlib import Path
 
-import cuda_shim
 import numpy as np
 import pytest
 
-from cryoet_core import backend, kernels
+from cryoet_core import backend
 from cryoet_core.kernels import cuda
 
 DEVICES = [
@@ -50,24 +49,31 @@ class Mover:
         return [self.device(a) if i < on_device else a for i, a in enumerate(args)]
 
 
+STAND_IN = Path(__file__).with_name("stand_in")
+GPU_MODULES = ("cupy", "cupyx")
+
+
 @contextmanager
 def on_device(device):
-    """Within the context every contract runs on ``device``; yields a :class:`Mover`."""
+    """Within the context code can run on ``device``; yields a :class:`Mover` to and from it."""
     if device != "cuda source":
         yield Mover(device == "gpu")
         return
-    with mock.patch.object(cuda, "launch", cuda_shim.launch):
-        patches = [_use_gpu_module(module) for module in sorted({k.module for k in kernels.KERNELS})]
-        try:
-            yield Mover(False)
-        finally:
-            for patch in patches:
-                patch.stop()
+    with stand_in_for_cupy():
+        yield Mover(True)
 
 
-def _use_gpu_module(name):
-    contract = importlib.import_module(f"cryoet_core.kernels.{name}")
-    gpu = importlib.import_module(f"cryoet_core.kernels.{name}_gpu")
-    patch = mock.patch.object(contract, f"{name}_cpu", gpu)
-    patch.start()
-    return patch
+@contextmanager
+def stand_in_for_cupy():
+    """``import cupy`` finds the stand-in of this folder, also where the real one is installed."""
+    others = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] in GPU_MODULES}
+    sys.path.insert(0, str(STAND_IN))
+    cuda._module.cache_clear()
+    try:
+        yield
+    finally:
+        sys.path.remove(str(STAND_IN))
+        cuda._module.cache_clear()
+        for name in [name for name in sys.modules if name.split(".")[0] in GPU_MODULES]:
+            del sys.modules[name]
+        sys.modules.update(others)

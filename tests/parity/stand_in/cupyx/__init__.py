@@ -1,0 +1,1 @@
+"""Stand-in for cupyx (see cupy beside it)."""
