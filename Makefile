@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 CORES ?= $(shell nproc)
 
-.PHONY: help demo test check docs bench clean setup
+.PHONY: help demo test gpu check docs bench clean setup
 
 help:
 	@echo "make demo    simulate two tilt series and process them from movies to an average (about 4 minutes on 2 cores)"
 	@echo "make test    run the tests"
+	@echo "make gpu     on a machine with a GPU and CuPy: the same tests of kernels and steps there, and its speed beside the CPU's"
 	@echo "make check   style, and generated files in sync with their source"
 	@echo "make docs    rewrite the generated files: config/README.md, config/schema.json, environment.yml"
 	@echo "make bench   benchmarks: speed ratios against plain code, measured in one run"
@@ -31,6 +32,12 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q tests/steps --device stand-in
+
+gpu: $(READY)
+	$(BIN)/python -m pytest -q tests/parity
+	$(BIN)/python -m pytest -q tests/steps --device cuda
+	$(BIN)/python benchmarks/bench_gpu.py
 
 check: $(READY)
 	$(BIN)/ruff check src tests workflow/scripts benchmarks tools
@@ -40,7 +47,7 @@ docs: $(READY)
 	$(BIN)/python tools/sync.py
 
 bench: $(READY)
-	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+	for script in benchmarks/bench_kernels.py benchmarks/bench_motion.py; do $(BIN)/python $$script || exit 1; done
 
 clean:
 	rm -rf results .snakemake

@@ -16,7 +16,6 @@ import argparse
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -27,13 +26,10 @@ import numpy as np
 from cryoet_core.geometry import TiltGeometry
 from cryoet_core.io.mrc import read_mrc, write_mrc
 from cryoet_core.kernels import back_project_aligned
+from cryoet_core.simulate import blobs
 from cryoet_core.tomogram.iterative import IterativeOptions, reconstruct_iteratively
 from cryoet_core.tomogram.reconstruct import reconstruct_tomogram
 from cryoet_core.tomogram.view_filters import FilterOptions
-
-sys.path.append(str(Path(__file__).parents[1] / "tests" / "unit" / "tomogram"))
-import slab_of_blobs as blobs  # noqa: E402
-from test_reconstruct import balanced_blobs, reprojected  # noqa: E402
 
 
 @numba.njit
@@ -107,7 +103,7 @@ def reprojection_slopes(volume, images, tilts, at) -> list[float]:
         t = np.deg2rad(abs(tilts[i]))
         width = int((half - 10) * np.cos(t) - volume.shape[0] / 2 * np.sin(t))
         inner = slice(half - width, half + width)
-        again, view = reprojected(volume, tilts[i])[:, inner], images[i][8:-8:3, inner]
+        again, view = blobs.sums_along_rays(volume, tilts[i])[:, inner], images[i][8:-8:3, inner]
         slopes.append(float((again * view).sum() / (view * view).sum()))
     return slopes
 
@@ -118,7 +114,7 @@ def wbp_quality(seed: int):
     for thickness, step, filling in ((32, 3.0, 0.75), (64, 3.0, 0.6), (64, 3.0, 0.9), (64, 1.0, 0.75), (128, 3.0, 0.75)):
         tilts, size = np.arange(-60, 60.1, step), (2 * (130 + thickness), 32, thickness)
         geometry = TiltGeometry.nominal(tilts, 0.0)
-        crowd = balanced_blobs(rng, 500, [size[0], 28, filling * thickness])
+        crowd = blobs.balanced_crowd(rng, 500, [size[0], 28, filling * thickness])
         images = blobs.views(*crowd, geometry, 1.0, (32, size[0]))
         at = np.linspace(0, len(tilts) - 1, 9).round().astype(int)
         truth, inner = blobs.volume(*crowd, size), slice(size[0] // 4, -(size[0] // 4))

@@ -175,13 +175,6 @@ def lowpass(x, resolution_angst: float, pixel_size_angst: float, ndim: int = 3, 
     return filter_real(x, window, ndim)
 
 
-def gaussian_lowpass(x, sigma_per_angst: float, pixel_size_angst: float, ndim: int = 2):
-    """Multiply the spectrum by exp(-k^2 / (2 sigma^2))."""
-    xp = array_namespace(x)
-    k = radial_frequency(x.shape[-ndim:], pixel_size_angst, xp)
-    return filter_real(x, xp.exp(-(k**2) / (2 * sigma_per_angst**2)), ndim)
-
-
 def highpass(x, resolution_angst: float, pixel_size_angst: float, ndim: int = 2):
     """Gaussian high-pass: 1 - exp(-k^2 / (2 k0^2)) with k0 = 1/resolution; the mean is removed."""
     xp = array_namespace(x)

@@ -43,14 +43,6 @@ def taper_window(shape, width_px: float, xp=np):
     return window.astype(xp.float32)
 
 
-def taper_edges(images, width_px: float):
-    """Fade images (..., h, w) to their own mean over ``width_px`` at the borders."""
-    xp = array_namespace(images)
-    window = taper_window(images.shape[-2:], width_px, xp)
-    mean = images.mean(axis=(-2, -1), keepdims=True, dtype=xp.float64).astype(images.dtype)
-    return (images - mean) * window + mean
-
-
 def mask_from_map(volume, threshold: float, dilate_px: float = 2.0, edge_px: float = 4.0):
     """Mask of the largest object above ``threshold``, dilated by ``dilate_px``, with a raised-cosine edge of ``edge_px``.
 

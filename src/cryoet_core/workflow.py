@@ -21,6 +21,7 @@ _GPU_STEPS = {
     "estimate_ctf",
     "align_tilt_series",
     "correct_ctf",
+    "preprocess_tilt_series",
     "reconstruct_tomogram",
     "match_template",
     "extract_subtomos",

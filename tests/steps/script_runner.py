@@ -17,6 +17,9 @@ class Names(SimpleNamespace):
         return iter(vars(self).values())
 
 
+DEVICE = "cpu"  # or "cuda": conftest sets it
+
+
 def run_script(name, inputs, outputs, config, ts="TS_01", seed=1, **params):
     """Outputs' folders are made first, as Snakemake does."""
     for path in outputs.values():
@@ -24,8 +27,8 @@ def run_script(name, inputs, outputs, config, ts="TS_01", seed=1, **params):
             continue
         Path(path).parent.mkdir(parents=True, exist_ok=True)
     snakemake = SimpleNamespace(
-        rule=name, input=Names(**inputs), output=Names(**outputs), wildcards=Names(ts=ts),
-        params=Names(config=config, seed=seed, **params), config={"seed": seed, "device": "cpu"}, threads=1,
-        resources=Names(gpu=0), log=[],
+        rule=name, input=Names(**inputs), output=Names(**outputs), wildcards=Names(ts=ts, round="first"),
+        params=Names(config=config, seed=seed, **params), config={"seed": seed, "device": DEVICE}, threads=1,
+        resources=Names(gpu=int(DEVICE == "cuda")), log=[],
     )
     runpy.run_path(str(SCRIPTS / f"{name}.py"), init_globals={"snakemake": snakemake})

@@ -1,14 +1,13 @@
 """The scripts of extraction, reconstruction, postprocessing and the RELION view on a small series, against truth."""
 
 import os
-import runpy
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 from phantom_series import draw_views, make_series, truth_map
+from script_runner import run_script
 
 from cryoet_core.config.extract_subtomos import ExtractSubtomos
 from cryoet_core.config.postprocess import Postprocess
@@ -29,35 +28,8 @@ from cryoet_core.subtomo.reconstruct import taper_to_sphere
 from cryoet_core.subtomo.refine_run import series_images, volume_images
 from cryoet_core.subtomo.stacks import ParticleVolumes, read_extracted
 
-SCRIPTS = Path(__file__).parents[2] / "workflow" / "scripts"
 EXTRACT = {"binning": 1, "box_px": 64, "crop_px": 32}
 SHAPE, PIXEL = (240, 240), 4.0
-
-
-class Names(SimpleNamespace):
-    """Named files, params or wildcards of a rule."""
-
-    def get(self, name, default=None):
-        return getattr(self, name, default)
-
-    def __iter__(self):
-        return iter(vars(self).values())
-
-
-def run_script(name, inputs, outputs, config, **params):
-    """Run workflow/scripts/<name>.py as Snakemake would."""
-    snakemake = SimpleNamespace(
-        rule=name,
-        input=Names(**inputs),
-        output=Names(**outputs),
-        wildcards=Names(round="first"),
-        params=Names(config=config, **params),
-        config={"seed": 1, "device": "cpu"},
-        threads=1,
-        resources=Names(gpu=0),
-        log=[],
-    )
-    runpy.run_path(str(SCRIPTS / f"{name}.py"), init_globals={"snakemake": snakemake})
 
 
 @pytest.fixture(scope="module")

@@ -40,10 +40,6 @@ class Kernel:
     def gpu(self) -> str:
         return f"cryoet_core.kernels.{self.module}_gpu"
 
-    @property
-    def cuda_source(self) -> str:
-        return f"{self.module}.cu"
-
 
 _CONTRACTS = (
     (back_project, "back_project"),

@@ -18,9 +18,9 @@ PAD = 2  # zero rows on either side: interpolation and rounding of the clipped r
 def back_project_aligned(rows, coefficients, weights, y_offset, hats, out, first_y):
     """See :func:`cryoet_core.kernels.back_project_aligned.back_project_aligned`; adds to ``out``."""
     factors = weights.astype(np.float32)
-    gather = gather_windowed_block if hats.any() else gather_block
+    gather, tables = (gather_windowed_block, (coefficients, factors, hats)) if hats.any() else (gather_block, (coefficients, factors))
     for_blocks(
-        lambda start, end: gather(rows, coefficients, factors, hats, start + first_y + y_offset, out, start, end),
+        lambda start, end: gather(rows, *tables, start + first_y + y_offset, out, start, end),
         spans(0, out.shape[1], BLOCK),
     )
 
@@ -70,8 +70,8 @@ def add_two(lines1, start1, step1, weight1, lines2, start2, step2, weight2, firs
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz"})
-def gather_block(rows, coefficients, weights, hats, first_row, out, y0, y1):
-    """Add all images to out[:, y0:y1]; ``hats`` are not used."""
+def gather_block(rows, coefficients, weights, first_row, out, y0, y1):
+    """Add all images to out[:, y0:y1]."""
     block = padded_block(rows, first_row, y1 - y0)
     n, wide = block.shape[:2]
     nx = out.shape[2]

@@ -104,11 +104,6 @@ class SeriesStack:
         pixel = self.pixel_size_angst * self.box / size
         return self.transfer.evaluate(rows, (size, size), pixel, xp)
 
-    def rows_of(self, particle: int) -> slice:
-        """Slice of the images of one particle (row of the particle table)."""
-        start, stop = np.searchsorted(self.particle, [particle, particle + 1])
-        return slice(int(start), int(stop))
-
     def to_device(self, device: str) -> SeriesStack:
         """The same stack with its images on ``device``; tables stay on the host."""
         values = dict(self.__dict__)
@@ -383,4 +378,3 @@ def _load_images(names, counts, read):
                 "E-STK-03", "the stack is shorter than the table says", file=path, found=len(parts[-1]), expected=count
             )
     return np.ascontiguousarray(np.concatenate(parts), dtype=np.float32)
-

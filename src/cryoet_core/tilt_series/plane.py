@@ -182,7 +182,7 @@ def _whiten(transform, frequency, amplitude, step, max_frequency):
         flat = transform[i] / level.reshape(frequency[i].shape)
         held = xp.clip(10 * (1 - frequency[i] / max_frequency) + 0.5, 0, 1)
         power = xp.sum(held * (flat.real**2 + flat.imag**2), dtype=xp.float64) / xp.sum(held, dtype=xp.float64)
-        out[i] = flat / xp.float32(xp.sqrt(power + 1e-30))
+        out[i] = flat / xp.sqrt(power + 1e-30).astype(xp.float32)
     return out
 
 

@@ -39,11 +39,11 @@ def scale_views(images, how: str = "none"):
     for view, image in zip(scaled, images, strict=True):  # one by one: 64-bit copies of a whole stack would cost more than the rest
         mean = image.mean(dtype=xp.float64)
         view[:] = image
-        view -= xp.float32(mean)
+        view -= mean.astype(xp.float32)
         if how == "sd":
-            view /= xp.float32(xp.maximum(image.std(dtype=xp.float64), 1e-12))
+            view /= xp.maximum(image.std(dtype=xp.float64), 1e-12).astype(xp.float32)
         elif how == "mean" and mean > 0:
-            view /= xp.float32(xp.maximum(mean, 1e-12))
+            view /= xp.maximum(mean, 1e-12).astype(xp.float32)
     return scaled
 
 

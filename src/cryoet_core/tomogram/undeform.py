@@ -34,5 +34,5 @@ def undeformed_views(images, deformation: LocalDeformation, pixel_size_angst: fl
     for i, image in enumerate(images):
         mean = image.mean(dtype=xp.float64)
         spectrum = fft.rfft2((image - mean).astype(xp.float32)) / rows[:, None] / columns
-        out[i] = warp_accumulate(fft.irfft2(spectrum, s=shape).astype(xp.float32), tables[i]) + xp.float32(mean)
+        out[i] = warp_accumulate(fft.irfft2(spectrum, s=shape).astype(xp.float32), tables[i]) + mean.astype(xp.float32)
     return out

@@ -87,7 +87,6 @@ def test_select_renumbers_particles(rng):
     assert part.series[1].particle.tolist() == [1, 1, 1, 2, 2, 2]
     np.testing.assert_array_equal(part.series[1].images, second.images[3:])
     np.testing.assert_allclose(part.series[1].ctf(), second.ctf()[3:])
-    assert part.series[1].rows_of(2) == slice(3, 6)
     assert len(stacks.select(np.arange(6) < 3).series) == 1
 
 

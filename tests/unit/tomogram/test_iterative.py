@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-import slab_of_blobs as blobs
 from test_reconstruct import blob_views, peak_position
 
 from cryoet_core.geometry import TiltGeometry
+from cryoet_core.simulate import blobs
 from cryoet_core.tomogram.iterative import IterativeOptions, padded_size, reconstruct_iteratively, view_subsets
 from cryoet_core.tomogram.reconstruct import reconstruct_tomogram
 from cryoet_core.tomogram.view_filters import FilterOptions

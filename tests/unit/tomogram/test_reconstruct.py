@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-import slab_of_blobs as blobs
-from scipy.ndimage import gaussian_filter, map_coordinates
+from scipy.ndimage import gaussian_filter
 
 from cryoet_core.errors import DataQualityError
 from cryoet_core.geometry import TiltGeometry
+from cryoet_core.simulate import blobs
 from cryoet_core.tomogram.frame import make_frame, to_frame
 from cryoet_core.tomogram.reconstruct import extended_view, reconstruct_tomogram
 from cryoet_core.tomogram.size import moved_specimen, size_in_movie_pixels, tomogram_size
@@ -63,32 +63,17 @@ def test_points_are_reconstructed_in_their_place(axis, x_tilt, shift, method):
         np.testing.assert_allclose(peak_position(volume, point), point, atol=0.1)
 
 
-def reprojected(volume, tilt_deg):
-    """(some rows, nx): sums along rays of a view at axis 0, by splines of SciPy in steps of half a pixel."""
-    nz, ny, nx = volume.shape
-    t, x, r = np.deg2rad(tilt_deg), np.arange(nx) - nx // 2, np.arange(-nx, nx + 1) * 0.5
-    along_x = x * np.cos(t) - r[:, None] * np.sin(t) + nx // 2
-    along_z = x * np.sin(t) + r[:, None] * np.cos(t) + nz // 2
-    return np.array([0.5 * map_coordinates(volume[:, y], [along_z, along_x], order=3).sum(axis=0) for y in range(8, ny - 8, 3)])
-
-
-def balanced_blobs(rng, count, box_px):
-    """Blobs with bright surroundings that cancel them: no slow densities, which a slab would not keep."""
-    points, masses, sigmas = blobs.crowd(rng, count, box_px)
-    return np.concatenate([points, points]), np.concatenate([masses, -masses / 8]), np.concatenate([0.7 * sigmas, 1.4 * sigmas])
-
-
 @pytest.mark.parametrize("weights", ["adjacent", "exact"])
 @pytest.mark.parametrize("super_sampling", [1, 2])
 def test_projections_of_the_reconstruction_are_the_views_again(weights, super_sampling):
     tilts = np.arange(-89.0, 90)
     geometry = TiltGeometry.nominal(tilts, 0.0)
-    crowd = balanced_blobs(np.random.default_rng(1), 100, [80, 30, 24])
+    crowd = blobs.balanced_crowd(np.random.default_rng(1), 100, [80, 30, 24])
     images = blobs.views(*crowd, geometry, PIXEL, (48, 160))
     options = FilterOptions(method="wbp", angular_weights=weights, radial_cutoff=0.5)
     volume = reconstruct_tomogram(images, geometry, PIXEL, (160, 48, 64), options, super_sampling=super_sampling)
     for i in (89, 64):
-        again, view = reprojected(volume, tilts[i])[:, 45:-45], images[i][8:-8:3, 45:-45]
+        again, view = blobs.sums_along_rays(volume, tilts[i])[:, 45:-45], images[i][8:-8:3, 45:-45]
         assert abs(float((again * view).sum() / (view * view).sum()) - 1) < 0.02
         assert np.corrcoef(again.ravel(), view.ravel())[0, 1] > 0.99
 
@@ -97,7 +82,7 @@ def test_projections_of_the_reconstruction_are_the_views_again(weights, super_sa
 @pytest.mark.parametrize("super_sampling", [1, 2])
 def test_densities_are_those_of_the_truth(axis, x_tilt, super_sampling):
     geometry = TiltGeometry.nominal(np.arange(-89.0, 90, 2.0), axis).replace(x_tilt_deg=x_tilt, x_shift_angst=17.0)
-    crowd = balanced_blobs(np.random.default_rng(2), 60, [50, 40, 20])
+    crowd = blobs.balanced_crowd(np.random.default_rng(2), 60, [50, 40, 20])
     images = blobs.views(*crowd, geometry, PIXEL, (120, 120))
     options = FilterOptions(method="wbp", radial_cutoff=0.5)
     volume = reconstruct_tomogram(images, geometry, PIXEL, (72, 60, 36), options, super_sampling=super_sampling)
@@ -185,7 +170,7 @@ def test_views_of_a_slab_come_back_at_the_ends_of_the_tilt_range_too():
     """Slope of re-projections against the views; rays are taken that cross the specimen from end to end."""
     tilts, thickness, half = np.arange(-60, 61, 4.0), 32, 100
     geometry = TiltGeometry.nominal(tilts, 0.0)
-    images = blobs.views(*balanced_blobs(np.random.default_rng(4), 250, [2 * half, 26, 24]), geometry, PIXEL, (40, 2 * half))
+    images = blobs.views(*blobs.balanced_crowd(np.random.default_rng(4), 250, [2 * half, 26, 24]), geometry, PIXEL, (40, 2 * half))
     slopes = {}
     for weights in ("adjacent", "exact"):
         options = FilterOptions("wbp", angular_weights=weights, radial_cutoff=0.5)
@@ -194,7 +179,7 @@ def test_views_of_a_slab_come_back_at_the_ends_of_the_tilt_range_too():
         for i in (0, 5, 10, 15, 30):
             t = np.deg2rad(abs(tilts[i]))
             inner = slice(half - (width := int((half - 10) * np.cos(t) - thickness / 2 * np.sin(t))), half + width)
-            again, view = reprojected(volume, tilts[i])[:, inner], images[i][8:-8:3, inner]
+            again, view = blobs.sums_along_rays(volume, tilts[i])[:, inner], images[i][8:-8:3, inner]
             slopes[weights].append(float((again * view).sum() / (view * view).sum()))
     assert np.abs(np.array(slopes["exact"]) - 1).max() < 0.03, slopes
     assert min(slopes["adjacent"]) < 0.8  # the figure above says something

@@ -106,10 +106,6 @@ class Axes:
         """True when the two volumes are mirror images: then orientations cannot be carried over."""
         return bool(np.linalg.det(self.matrix) < 0)
 
-    @property
-    def is_same(self) -> bool:
-        return bool(np.array_equal(self.matrix, np.eye(3)))
-
     def file_size(self, size_px) -> tuple[int, int, int]:
         """Size (x, y, z) of the file's volume, from ours."""
         return tuple(int(n) for n in np.abs(self.matrix.T) @ np.asarray(size_px))

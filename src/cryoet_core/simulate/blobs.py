@@ -1,6 +1,9 @@
-"""Gaussian blobs and their exact projections, from formulas of the tests' own."""
+"""A specimen of Gaussian blobs and its exact projections: formulas that share nothing with the code they test."""
+
+from __future__ import annotations
 
 import numpy as np
+from scipy.ndimage import map_coordinates
 
 
 def project(points_px, geometry, pixel):
@@ -40,3 +43,18 @@ def volume(points_px, masses, sigmas, size_px):
 def crowd(rng, count, box_px):
     """(points, masses, sigmas) of random blobs in a box (x, y, z)."""
     return rng.uniform(-0.5, 0.5, (count, 3)) * box_px, rng.uniform(0.5, 1.5, count), rng.uniform(1.3, 3.0, count)
+
+
+def balanced_crowd(rng, count, box_px):
+    """A :func:`crowd` with bright surroundings that cancel the blobs: no slow densities, which a slab would not keep."""
+    points, masses, sigmas = crowd(rng, count, box_px)
+    return np.concatenate([points, points]), np.concatenate([masses, -masses / 8]), np.concatenate([0.7 * sigmas, 1.4 * sigmas])
+
+
+def sums_along_rays(volume_zyx, tilt_deg):
+    """(every third row from 8 to ny - 8, nx): a view of (nz, ny, nx) at axis 0 deg, by splines of SciPy in steps of half a pixel."""
+    nz, ny, nx = volume_zyx.shape
+    t, x, r = np.deg2rad(tilt_deg), np.arange(nx) - nx // 2, np.arange(-nx, nx + 1) * 0.5
+    along_x = x * np.cos(t) - r[:, None] * np.sin(t) + nx // 2
+    along_z = x * np.sin(t) + r[:, None] * np.cos(t) + nz // 2
+    return np.array([0.5 * map_coordinates(volume_zyx[:, y], [along_z, along_x], order=3).sum(axis=0) for y in range(8, ny - 8, 3)])
