@@ -10,15 +10,15 @@ from cryoet_core.config.base import StepModel, key
 class InitialModel(StepModel):
     """Keys of the step; names and defaults as in RELION 5's initial model of the tutorial where it has them."""
 
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 6
     n_mini_batches: int | None = key(
-        None, meaning="steps of the stochastic optimisation; empty = as many as show every particle about three times per stage", ge=5
+        None, meaning="steps of the stochastic optimisation; empty = as many as show every particle about three times per stage (dim ones six times)", ge=5
     )
     mini_batch_size: int | None = key(
         None, meaning="particles of a mini-batch at the start; empty = automatic", ge=5
     )
     n_starts: int | None = key(
-        None, meaning="random starts that compete; empty = 2, and 6 where the particles are too dim for these to be clear", ge=1
+        None, meaning="random starts that compete; empty = 2, and 4 where the particles are too dim for these to be clear", ge=1
     )
     regularisation: float = key(4.0, meaning="factor on the signal-to-noise ratio of the map (as tau2_fudge)", gt=0)
     mask_diameter_angst: float = key(350.0, unit="A", meaning="diameter of the particle", gt=0)

@@ -10,7 +10,7 @@ from cryoet_core.config.base import StepModel, key
 class Refine(StepModel):
     """Keys of the step; names and defaults as in RELION 5's auto-refine of the tutorial."""
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     start: Literal["global", "given_poses"] = key(
         "global",
         meaning="global: search all orientations; given_poses: search only around the angles in the particle table "

@@ -50,8 +50,9 @@ from cryoet_core.subtomo.search import SearchPlan, expectation_of_all, translati
 
 _NEGLIGIBLE = 1e-5  # posterior weights below this are not inserted
 _START_SHELLS = 5.5  # cycles across the particle at the first resolution
-_STARTS_IF_DIM, _CLEAR_NATS = 6, 10.0  # starts; two are enough when the map beats a ball by so much per particle
+_STARTS_IF_DIM, _CLEAR_NATS = 4, 10.0  # starts; two, and half the steps, are enough when the map beats a ball by so much per particle
 _VISITS = 3.3  # of every particle between two comparisons of starts
+_CLEAR_POSE = 0.9  # probability of its best pose from which on a particle is only refined from there
 _BALL = 0.3  # prior probability that a particle is none, or cannot be told from a ball
 _TESTS = 8  # slices that the residuals are compared with
 _OFF_CENTRE_PX = 0.3  # a map is moved back when it is further off
@@ -127,14 +128,17 @@ class InitialModelSettings:
 
 @dataclass(frozen=True)
 class _Model:
-    """A map with the running sums of its two pseudo-halves and the noise of every series.
+    """A map with the running sums of its two halves and the noise of every series.
 
+    halves : the maps of particles of even and of odd rows alone; particles are only ever compared with the map of the other half, so
+    that their own noise is not in it. volume : the map of both.
     sigma2 : noise spectra; excess : factors on them by which scores vary more than they say (noise.score_excess). offsets_px
     (n, 3), rotations (n, 3, 3), evidence (n,): last poses and log evidence of all particles; evidence is NaN before the first
     visit; known (n,) bool: rotations are of use.
     """
 
     volume: np.ndarray
+    halves: tuple
     sums: tuple[Sums, Sums] | None
     sigma2: list
     excess: list
@@ -206,13 +210,14 @@ class _Scores:
 
 @dataclass
 class _Search:
-    """The stages of one initial model. subset : the particles by which models are compared."""
+    """The stages of one initial model. subset : the particles by which models are compared; dim : no start has shown orientations clearly."""
 
     series: list
     settings: InitialModelSettings
     subset: list
     out: InitialModel
     report: object
+    dim: bool = False
 
     @property
     def n(self) -> int:
@@ -220,7 +225,7 @@ class _Search:
 
     @property
     def steps(self) -> int:
-        return self.settings.n_explore(self.n)
+        return self.settings.n_explore(self.n) * (2 if self.dim else 1)
 
     def run(self, models, count, labels, advance, generators):
         """Advance every model; each has its own random numbers, so they may run side by side."""
@@ -256,7 +261,8 @@ class _Search:
             starts = [_random_start(self.series, spectra, settings, g) for g in own]
             models += self.run(starts, self.steps, [f"start {k + 1}" for k in chosen], _grid_step, own)
             scores = self.compared(models)
-            if settings.n_starts is None and scores.over_ball.max() > _CLEAR_NATS:
+            self.dim = settings.n_starts is None and scores.over_ball.max() < _CLEAR_NATS
+            if settings.n_starts is None and not self.dim:
                 break
         return models, scores.evidence
 
@@ -310,23 +316,29 @@ def _random_start(series, spectra, settings, rng):
     n = 1 + max(int(s.rows.max()) for s in series)
     excess = [np.ones(s.shape[1]) for s in spectra]
     poses = (np.zeros((n, 3)), np.tile(np.eye(3), (n, 1, 1)), np.full(n, np.nan), np.zeros(n, dtype=bool))
-    return _Model(volume, None, spectra, excess, *poses)
+    return _Model(volume, (volume, volume), None, spectra, excess, *poses)
 
 
 def _mirrored(model):
     """The same model of the other hand; its poses do not fit any more."""
     sums = tuple(replace(s, data=mirror(s.data), weight=mirror(s.weight)) for s in model.sums)
-    return replace(model, volume=mirror(model.volume), sums=sums)
+    return replace(model, volume=mirror(model.volume), halves=tuple(mirror(h) for h in model.halves), sums=sums)
 
 
 def _draw(series, size, rng):
-    """A random subset of all particles: list of (series number, SeriesImages)."""
+    """A random subset of all particles: list of (series number, SeriesImages), those of even and of odd rows apart."""
     counts = [len(s) for s in series]
     owner = np.repeat(np.arange(len(series)), counts)
     index = np.concatenate([np.arange(c) for c in counts])
     chosen = np.sort(rng.permutation(owner.size)[:size])
     parts = [(s, index[chosen[owner[chosen] == s]]) for s in range(len(series))]
+    parts = [(s, rows[series[s].rows[rows] % 2 == half]) for s, rows in parts for half in (0, 1)]
     return [(s, series[s].take(rows)) for s, rows in parts if rows.size]
+
+
+def _half(images):
+    """0 or 1: the half of the particles of one part of a batch."""
+    return int(images.rows[0] % 2)
 
 
 def _masked(volume, settings):
@@ -362,15 +374,15 @@ def _recentred(model, settings):
     shift = recentre(model.volume, _masked(xp.ones_like(model.volume), settings))
     if np.linalg.norm(shift) < _OFF_CENTRE_PX:
         return model
-    moved = _masked(resample(model.volume, np.eye(3), shift), settings)
-    return replace(model, volume=moved, sums=tuple(s.moved(shift) for s in model.sums))
+    volume, *halves = (_masked(resample(v, np.eye(3), shift), settings) for v in (model.volume, *model.halves))
+    return replace(model, volume=volume, halves=tuple(halves), sums=tuple(s.moved(shift) for s in model.sums))
 
 
 @dataclass(frozen=True)
 class _Expected:
     """What the expectation step of a mini-batch leaves.
 
-    halves : sums of two pseudo-halves. sigma2, excess : per series of the run, None where no particle was drawn. evidence, over_ball,
+    halves : sums of the two halves. sigma2, excess : per series of the run, None where no particle was drawn. evidence, over_ball,
     offsets_px : per part of the batch, (n,), (n,) and (n, 3); over_ball is the evidence against a ball.
     """
 
@@ -389,8 +401,9 @@ def _advance(model, found, shell, eta, batch, settings):
         sums = tuple(old * (1 - eta) + new * eta for old, new in zip(model.sums, sums, strict=True))
     maps = [_masked(s.reconstruct(max_shell=shell), settings) for s in sums]
     fsc = asnumpy(fourier_shell_correlation(*maps))
-    ssnr = ssnr_from_fsc(fsc, True, settings.regularisation)
-    volume = _masked((sums[0] + sums[1]).reconstruct(ssnr, shell), settings)
+    own, both = (ssnr_from_fsc(fsc, joined, settings.regularisation) for joined in (False, True))
+    halves = tuple(_masked(s.reconstruct(own, shell), settings) for s in sums)
+    volume = _masked((sums[0] + sums[1]).reconstruct(both, shell), settings)
     size = sum(len(images) for _, images in batch)
     numbers = {
         "shell": int(shell),
@@ -406,7 +419,7 @@ def _advance(model, found, shell, eta, batch, settings):
         return [old if new is None else 0.5 * (old + new) for old, new in zip(before, now, strict=True)]
 
     model = replace(model, sigma2=mixed(model.sigma2, found.sigma2), excess=mixed(model.excess, found.excess))
-    return replace(model, volume=volume, sums=sums), numbers
+    return replace(model, volume=volume, halves=halves, sums=sums), numbers
 
 
 def _grid_em(batch, model, noise, shell, grid, settings, rng=None, maximise=True) -> _Expected:
@@ -416,15 +429,15 @@ def _grid_em(batch, model, noise, shell, grid, settings, rng=None, maximise=True
     weight: the ball is one more orientation, of prior probability ``_BALL``, that nothing is inserted for.
     """
     xp = array_namespace(model.volume)
-    reference = Reference.of_map(model.volume)
+    references = [Reference.of_map(v) for v in model.halves]
     accumulators = [Accumulator(settings.box_px, xp=xp) for _ in range(2)]
-    n_series = len(model.sigma2)
-    out = _Expected(None, [None] * n_series, [None] * n_series, [])
+    out, measured = _Expected(None, [], [], []), [[] for _ in model.sigma2]
     plan = _plan(settings, shell)
     step = plan.shift_step(settings.box_px, shell)
     shifts = translation_grid(step, step)
     for number, images in batch:
-        offsets = model.offsets_px[images.rows]
+        half, offsets = _half(images), model.offsets_px[images.rows]
+        reference = references[1 - half]
         white = whiten(images, noise[number], shell, offsets)
         slices = reference.view_slices(white.view_rotations, grid, white.frequencies)
         ball = xp.broadcast_to(reference.spherical_slice(white.frequencies), slices[:1].shape)
@@ -445,14 +458,19 @@ def _grid_em(batch, model, noise, shell, grid, settings, rng=None, maximise=True
         shift, orientation = best // len(grid), best % len(grid)
         move = phases[shift] * shift_phases(white.frequencies, white.view_rotations, offsets, xp)
         tests = slices[rng.permutation(len(grid))[:_TESTS]]
-        measured = _batch_noise(images, slices[orientation], move, tests, model.sigma2[number], white.frequencies)
-        out.sigma2[number], out.excess[number] = measured
+        measured[number].append(_batch_noise(images, slices[orientation], move, tests, model.sigma2[number], white.frequencies))
         scores -= xp.asarray(evidence, dtype=xp.float32)[:, None, None]
         weights = xp.exp(scores, out=scores)[:, :, :-1]
-        for half in range(2):
-            _insert_marginal(accumulators[half], weights, rows, white, grid, slice(half, None, 2))
+        _insert_marginal(accumulators[half], weights, rows, white, grid)
         out.offsets_px.append(offsets + shifts[shift])
-    return replace(out, halves=tuple(a.sums() for a in accumulators))
+    sigma2, excess = _averaged(measured)
+    return replace(out, halves=tuple(a.sums() for a in accumulators), sigma2=sigma2, excess=excess)
+
+
+def _averaged(measured):
+    """(sigma2, excess) of every series from those of the parts of a batch, None where no particle was drawn."""
+    means = [[np.mean(v, axis=0) for v in zip(*parts, strict=True)] if parts else [None, None] for parts in measured]
+    return [m[0] for m in means], [m[1] for m in means]
 
 
 def _log_prior(offsets_px, step_px, sigma_px):
@@ -466,19 +484,15 @@ def _log_share(n):
     return np.log(np.append(np.full(n, (1 - _BALL) / n), _BALL))
 
 
-def _insert_marginal(accumulator, weights, rows, white, grid, part):
+def _insert_marginal(accumulator, weights, rows, white, grid):
     """Adjoint of the score: for every orientation the images weighted with the posterior, inserted as slices."""
     n, n_shifts, n_orientations = weights.shape
-    mine = weights[part]
-    if len(mine) == 0:
-        return
-    used = np.flatnonzero(asnumpy(mine.max(axis=(0, 1))) > _NEGLIGIBLE)
+    used = np.flatnonzero(asnumpy(weights.max(axis=(0, 1))) > _NEGLIGIBLE)
     if used.size == 0:
         return
-    mine = mine[:, :, used]
-    rows = rows.reshape(n, n_shifts, -1)[part]
+    mine = weights[:, :, used]
     data = mine.reshape(-1, used.size).T @ rows.reshape(-1, rows.shape[-1])  # (O, 2 F K)
-    weight = mine.sum(axis=1).T @ white.weight[part].reshape(len(mine), -1)
+    weight = mine.sum(axis=1).T @ white.weight.reshape(n, -1)
     n_views, k = white.weight.shape[1:]
     turned = (white.view_rotations @ grid[used][:, None]).reshape(-1, 3, 3)
     data = data.view(np.complex64).reshape(-1, k)
@@ -504,41 +518,43 @@ def _pose_step(series, model, number, count, settings, rng):
     """One mini-batch of the last stage: continuous poses, growing resolution."""
     shell = settings.finish_shell(number, count)
     batch = _draw(series, settings.batch_size(sum(len(s) for s in series)), rng)
-    reference = Reference.of_map(model.volume)
+    references = [Reference.of_map(v) for v in model.halves]
     xp = array_namespace(model.volume)
     accumulators = [Accumulator(settings.box_px, xp=xp, spread=series[0].is_3d) for _ in range(2)]
     rotations, offsets, known = model.rotations.copy(), model.offsets_px.copy(), model.known.copy()
-    evidence, noise, n_series = model.evidence.copy(), model.noise, len(model.sigma2)
-    parts, jobs = [], []
-    for series_number, images in batch:
+    evidence, noise, measured = model.evidence.copy(), model.noise, [[] for _ in model.sigma2]
+    parts, jobs, modes = [], [], [[] for _ in batch]
+    for place, (series_number, images) in enumerate(batch):
         seen = known[images.rows]
-        for part, range_deg in ((images.take(~seen), None), (images.take(seen), 0.0)):
-            if len(part):
-                start = Poses(np.arange(len(part)), rotations[part.rows], offsets[part.rows], np.zeros(len(part)))
+        for part, range_deg in ((np.flatnonzero(~seen), None), (np.flatnonzero(seen), 0.0)):
+            if part.size:
+                rows = images.rows[part]
+                start = Poses(np.arange(part.size), rotations[rows], offsets[rows], np.zeros(part.size))
                 plan = replace(_plan(settings, shell), range_deg=range_deg)
-                jobs.append((part, noise[series_number], reference, start, plan))
-                parts.append(part.rows)
-    for rows, posterior in zip(parts, expectation_of_all(jobs), strict=True):
+                jobs.append((images.take(part), noise[series_number], references[1 - _half(images)], start, plan))
+                parts.append((place, part, rows))
+    for (place, part, rows), posterior in zip(parts, expectation_of_all(jobs), strict=True):
         rotations[rows], offsets[rows] = posterior.best.rotations, posterior.best.shifts_px
-        known[rows] = True
+        known[rows] = posterior.max_probability > _CLEAR_POSE
         evidence[rows] = posterior.log_evidence
-    found = _Expected(None, [None] * n_series, [None] * n_series, [evidence[images.rows] for _, images in batch])
-    for series_number, images in batch:
-        every, frequencies = images.rows, images.frequencies.upto(shell)
+        poses = posterior.poses
+        modes[place].append((part[poses.particle], poses.rotations, poses.shifts_px, posterior.weight))
+    found = _Expected(None, [], [], [evidence[images.rows] for _, images in batch])
+    for (series_number, images), mine in zip(batch, modes, strict=True):
+        every, frequencies, half = images.rows, images.frequencies.upto(shell), _half(images)
+        reference = references[1 - half]
         slices = reference.view_slices(images.view_rotations, rotations[every], frequencies)
         phases = shift_phases(frequencies, images.view_rotations, offsets[every], xp)
         tests = reference.view_slices(images.view_rotations, random_rotations(_TESTS, rng), frequencies)
-        measured = _batch_noise(images, slices, phases, tests, model.sigma2[series_number], frequencies)
-        found.sigma2[series_number], found.excess[series_number] = measured
+        measured[series_number].append(_batch_noise(images, slices, phases, tests, model.sigma2[series_number], frequencies))
         ball = _ball_evidence(reference, images, noise[series_number], shell, offsets[every])
         found.over_ball.append(evidence[every] - ball)
         share = 1 / (1 + _BALL / (1 - _BALL) * np.exp(np.clip(ball - evidence[every], -50, 50)))
-        for half in range(2):
-            index = np.arange(half, len(images), 2)
-            poses = (rotations[every[index]], offsets[every[index]], share[index])
-            insert_particles(accumulators[half], images, noise[series_number], index, *poses)
+        index, turned, moved, weight = (np.concatenate(v) for v in zip(*mine, strict=True))
+        insert_particles(accumulators[half], images, noise[series_number], index, turned, moved, weight * share[index])
     model = replace(model, rotations=rotations, offsets_px=offsets, known=known, evidence=evidence)
-    found = replace(found, halves=tuple(a.sums() for a in accumulators))
+    sigma2, excess = _averaged(measured)
+    found = replace(found, halves=tuple(a.sums() for a in accumulators), sigma2=sigma2, excess=excess)
     return _advance(model, found, shell, 0.5, batch, settings)
 
 

@@ -7,7 +7,7 @@ expected error of the pose, so that no simulation of the accuracy is needed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -18,7 +18,9 @@ from cryoet_core.kernels.expand_poses import expand_poses
 from cryoet_core.subtomo.likelihood import image_shifts, log_sum_exp
 
 _MAX_TURN_DEG, _MAX_MOVE_PX = 10.0, 1.0  # largest Gauss-Newton step
+_GAIN = 0.005  # nats: a pose is not moved on for less (a tenth of its uncertainty)
 _SAME_DEG, _SAME_PX = 2.0, 0.5  # modes closer than this are one
+_TAIL, _PROPOSAL = 8, 1.3  # degrees of freedom and width, in a mode's own sigmas, of what samples of the posterior are drawn from
 _WIDEST = 2 * np.pi / (8 * np.pi**2) ** (2 / 3)  # curvature, 1/rad^2, of a Gaussian whose integral is that of all rotations
 
 
@@ -137,6 +139,13 @@ class _Expansion:
     gradient: np.ndarray
     hessian: np.ndarray
 
+    def take(self, index) -> _Expansion:
+        return _Expansion(self.value[index], self.gradient[index], self.hessian[index])
+
+    def put(self, index, other: _Expansion):
+        """Put ``other`` in the place of some poses."""
+        self.value[index], self.gradient[index], self.hessian[index] = other.value, other.gradient, other.hessian
+
 
 def _expand(images, reference, poses: Poses, prior) -> _Expansion:
     """Second-order expansion of the log posterior at every pose."""
@@ -192,7 +201,7 @@ def _damped_step(expansion: _Expansion, damping):
 
 
 def refine_poses(images, reference, poses: Poses, prior, n_steps=4, memory_mb=200.0):
-    """Climb the log posterior from every pose -> (Poses, Hessians (M, 6, 6)); a step that does not climb is taken back."""
+    """Climb the log posterior from every pose by ``n_steps`` at most -> (Poses, Hessians (M, 6, 6)); a step that does not climb is taken back."""
     bytes_per_pose = 8 * len(images.view_rotations) * (120 + len(images.frequencies) // 8)
     size = tile_size(len(poses.score), bytes_per_pose, memory_mb)
     parts = [poses.take(slice(s, s + size)) for s in range(0, len(poses.score), size)]
@@ -205,23 +214,21 @@ def refine_poses(images, reference, poses: Poses, prior, n_steps=4, memory_mb=20
 def _climb(images, reference, poses, prior, n_steps):
     best, damping = _expand(images, reference, poses, prior), np.full(len(poses.score), 1e-2)
     rotations, shifts = poses.rotations.copy(), poses.shifts_px.copy()
+    going = np.arange(len(poses.score))
     for _ in range(n_steps):
-        step = _damped_step(best, damping)
-        trial = Poses(
-            poses.particle,
-            rotation_vector_to_matrix(np.rad2deg(step[:, :3])) @ rotations,
-            shifts + step[:, 3:],
-            best.value,
-        )
+        step = _damped_step(best.take(going), damping[going])
+        worth = np.einsum("mi,mi->m", step, best.gradient[going]) > 2 * _GAIN
+        going, step = going[worth], step[worth]
+        if going.size == 0:
+            break
+        turned = rotation_vector_to_matrix(np.rad2deg(step[:, :3])) @ rotations[going]
+        trial = Poses(poses.particle[going], turned, shifts[going] + step[:, 3:], best.value[going])
         new = _expand(images, reference, trial, prior)
-        better = new.value > best.value
-        rotations[better], shifts[better] = trial.rotations[better], trial.shifts_px[better]
-        damping = np.where(better, damping * 0.2, damping * 10)
-        best = _Expansion(
-            np.where(better, new.value, best.value),
-            np.where(better[:, None], new.gradient, best.gradient),
-            np.where(better[:, None, None], new.hessian, best.hessian),
-        )
+        better = new.value > best.value[going]
+        rose = going[better]
+        rotations[rose], shifts[rose] = trial.rotations[better], trial.shifts_px[better]
+        damping[going] *= np.where(better, 0.2, 10)
+        best.put(rose, new.take(better))
     return Poses(poses.particle, rotations, shifts, best.value), best.hessian
 
 
@@ -258,6 +265,41 @@ def weigh_modes(
     weight = np.array(weight)
     best = keep[first]
     return Posterior(kept, weight, covariance[keep], kept.score[first], probability, turn[best], move[best], evidence)
+
+
+def mean_square_distance(images, reference, posterior: Posterior, prior, samples: int, rng):
+    """How far from its best mode a particle's pose lies on average under the true posterior, over what the mode's Gaussian says -> (P,).
+
+    The mean of the squared Mahalanobis distance over six, 1 for a Gaussian, by importance sampling of the log posterior around the mode. A
+    dim particle's log posterior is no parabola within its own width: distances over which slices turn by more than a radian of their finest
+    phases bring side maxima, and what lies in these is missing from the curvature at the maximum.
+    """
+    first = posterior.first
+    n, best, root = first.size, posterior.best, np.linalg.cholesky(posterior.covariance[first])
+    z = _PROPOSAL * rng.standard_normal((n, samples, 6)) * np.sqrt(_TAIL / rng.chisquare(_TAIL, (n, samples, 1)))
+    square = np.sum(z**2, axis=2)
+    steps = np.einsum("pij,pkj->pki", root, z).reshape(-1, 6)
+    particle = np.repeat(best.particle, samples)
+    rotations = rotation_vector_to_matrix(np.rad2deg(steps[:, :3])) @ np.repeat(best.rotations, samples, axis=0)
+    poses = Poses(particle, rotations, np.repeat(best.shifts_px, samples, axis=0) + steps[:, 3:], np.zeros(len(particle)))
+    value = refine_poses(images, reference, poses, prior, n_steps=0)[0].score.reshape(n, samples)
+    log_weight = value + (_TAIL + 6) / 2 * np.log1p(square / (_PROPOSAL**2 * _TAIL))
+    weight = np.exp(log_weight - log_weight.max(axis=1, keepdims=True))
+    return np.sum(weight * square, axis=1) / weight.sum(axis=1) / 6
+
+
+def best_of(posterior: Posterior, particles) -> Posterior:
+    """Only the best modes of ``particles`` (n,), which become 0 .. n-1."""
+    first, names = posterior.first[particles], ("log_likelihood", "max_probability", "angle_error_deg", "shift_error_px", "log_evidence")
+    poses = replace(posterior.poses.take(first), particle=np.arange(len(first)))
+    rows = {name: getattr(posterior, name)[particles] for name in names}
+    return Posterior(poses, np.ones(len(first)), posterior.covariance[first], **rows)
+
+
+def widened(posterior: Posterior, factor: float) -> Posterior:
+    """The same modes with ``factor`` times their covariance."""
+    errors = {name: getattr(posterior, name) * np.sqrt(factor) for name in ("angle_error_deg", "shift_error_px")}
+    return replace(posterior, covariance=posterior.covariance * factor, **errors)
 
 
 def _distinct(poses, order, symmetry):

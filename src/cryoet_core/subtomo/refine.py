@@ -37,7 +37,7 @@ from cryoet_core.subtomo.noise import (
     spectra,
 )
 from cryoet_core.subtomo.poses import Poses, Posterior
-from cryoet_core.subtomo.search import SearchPlan, expectation_of_all
+from cryoet_core.subtomo.search import SearchPlan, calibrated, expectation_of_all
 
 _DIFFUSE_PROBABILITY, _DIFFUSE_DEG = 0.3, 20.0
 _DIFFUSE_EVIDENCE = 3.0  # nats for a particle against none: odds of 20
@@ -236,6 +236,8 @@ def refine(
         if checkpoint is not None:
             save_refinement(checkpoint, state, groups, sigma2, references, iterations)
         iterations[-1].half1 = iterations[-1].half2 = None
+    for group, posterior in zip(groups, calibrated(jobs, [g.posterior for g in groups]), strict=True):
+        group.posterior = posterior
     joined = (sums[0] + sums[1]).reconstruct(ssnr_from_fsc(fsc, True, settings.regularisation)) * mask
     half1, half2, joined = (asnumpy(v) for v in (*halves, joined))
     return Refined(**_particle_poses(groups), half1=half1, half2=half2, map=joined, fsc=fsc, iterations=iterations, converged=state.converged)

@@ -22,13 +22,25 @@ from cryoet_core.backend import array_namespace, asnumpy, is_gpu_array, tile_siz
 from cryoet_core.geometry import angular_distance_deg, local_rotations, so3_grid
 from cryoet_core.kernels.threads import for_blocks
 from cryoet_core.subtomo.likelihood import SeriesImages, WhitenedImages, log_likelihoods, shift_phases, whiten
-from cryoet_core.subtomo.poses import PosePrior, Poses, Posterior, join_posteriors, refine_poses, weigh_modes
+from cryoet_core.subtomo.poses import (
+    PosePrior,
+    Poses,
+    Posterior,
+    best_of,
+    join_posteriors,
+    mean_square_distance,
+    refine_poses,
+    weigh_modes,
+    widened,
+)
 
 _RUNG = 1.5  # ratio of the resolutions of two rungs of the ladder
 _MODES = 6  # poses of one particle that may enter the map
 _SIGNIFICANT = 1e-6  # modes below this posterior weight do not reach the next rung
 _FEW_SHIFTS = 60
 _MARGIN_NATS, _MARGIN_SHARE = 12.0, 0.4  # grid points so far below the best (or by this share of it) are no candidates
+_SAMPLED, _SAMPLES = 64, 16  # particles whose posterior is sampled to know how wide it is, and samples of each
+_LAST_STEPS = 12  # of continuous refinement at the finest resolution; most poses need two or three, a few of a hundred more than four
 _CHUNK = 64  # particles of one parallel job; fixed, so that results do not depend on the number of threads
 
 
@@ -117,7 +129,7 @@ def expectation(
     for shell, keep in plan.ladder(coarse):
         found, hessians = refine_poses(_whitened(images, sigma2, shell, plan), reference, found, prior, 2)
         found = weigh_modes(found, hessians, len(images), keep, _SIGNIFICANT, plan.symmetry).poses
-    refined, hessians = refine_poses(_whitened(images, sigma2, plan.max_shell, plan), reference, found, prior, 4)
+    refined, hessians = refine_poses(_whitened(images, sigma2, plan.max_shell, plan), reference, found, prior, _LAST_STEPS)
     return weigh_modes(refined, hessians, len(images), _MODES, 0.01, plan.symmetry, prior.log_volume)
 
 
@@ -161,6 +173,29 @@ def expectation_of_all(jobs) -> list[Posterior]:
         with threadpool_limits(1, user_api="blas"):
             for_blocks(work, chunks)
     return [join_posteriors([done[key] for key in sorted(done) if key[0] == j]) for j in range(len(jobs))]
+
+
+def calibrated(jobs, posteriors) -> list[Posterior]:
+    """The posteriors that :func:`expectation_of_all` gave for ``jobs``, as wide as samples of some particles' posteriors say.
+
+    One factor for the covariances of all modes: the mean of :func:`.poses.mean_square_distance` over particles with a clear pose, spread over
+    all jobs.
+    """
+    counts = np.array([p.log_likelihood.size for p in posteriors])
+    clear = np.flatnonzero(np.concatenate([p.max_probability for p in posteriors]) > 0.5)
+    if clear.size == 0:
+        return list(posteriors)
+    chosen = clear[np.unique(np.linspace(0, clear.size - 1, _SAMPLED).astype(np.int64))]
+    first, rng, distances = np.cumsum(counts) - counts, np.random.default_rng(0), []
+    for (images, sigma2, reference, _, plan, *expected), posterior, f, n in zip(jobs, posteriors, first, counts, strict=True):
+        mine = chosen[(chosen >= f) & (chosen < f + n)] - f
+        if mine.size:
+            centres = [r[mine] for r in expected if r is not None]
+            white = _whitened(images.take(mine), sigma2, plan.max_shell, plan)
+            prior = _prior(np.zeros((mine.size, 3)), plan, *centres)
+            distances.append(mean_square_distance(white, reference, best_of(posterior, mine), prior, _SAMPLES, rng))
+    factor = float(np.mean(np.concatenate(distances)))
+    return [widened(p, factor) for p in posteriors]
 
 
 def _global_candidates(images, sigma2, reference, start, plan, coarse, prior):

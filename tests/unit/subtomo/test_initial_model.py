@@ -1,9 +1,12 @@
 """A map from nothing: right structure, right hand, same bits for the same seed."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from blob_phantom import Blobs, chiral_blobs, simulate_series
 
+import cryoet_core.subtomo.initial_model as steps
 from cryoet_core.fsc import fourier_shell_correlation
 from cryoet_core.geometry import random_rotations
 from cryoet_core.subtomo.evaluate import align_map_to, mirror, resample
@@ -62,6 +65,24 @@ def test_binning_of_the_round_does_not_matter():
     a, b = (Reference.of_map(m).slices(np.eye(3)[None], FrequencyList.of_box(24))[0] for m in maps)
     assert np.abs(a - b).max() < 0.1 * np.abs(b).max()  # the masks' edges differ: 3 px
     assert abs(np.vdot(a, b)) > 0.995 * np.linalg.norm(a) * np.linalg.norm(b)
+
+
+def test_a_particle_is_never_compared_with_a_map_of_its_own_half(images):
+    """What the images of odd rows show does not reach the even half's sums until the step after next."""
+    few = images[0].take(np.arange(12))
+    changed = few.masked.copy()
+    changed[1::2] *= -1
+    whole = settings(n_starts=1, mini_batch_size=12)
+    start = steps._random_start([few], [np.ones((few.masked.shape[1], BOX // 2 + 1))], whole, np.random.default_rng(2))
+    sums = []
+    for series in (few, replace(few, masked=changed, unmasked=changed)):
+        model, _ = steps._grid_step([series], start, 0, 2, whole, np.random.default_rng(3))
+        sums.append(model.sums)
+    assert np.array_equal(sums[0][0].data, sums[1][0].data) and not np.array_equal(sums[0][1].data, sums[1][1].data)
+    # from then on even rows meet the odd half's map
+    again = [steps._grid_step([few], replace(start, halves=h), 1, 2, whole, np.random.default_rng(4))[0].sums[0].data for h in
+             ((model.halves[0], start.volume), (start.volume, start.volume), (start.volume, model.halves[1]))]
+    assert np.array_equal(again[0], again[1]) and not np.array_equal(again[0], again[2])
 
 
 def test_moved_sums_are_those_of_the_moved_map(images):

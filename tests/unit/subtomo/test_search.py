@@ -16,7 +16,14 @@ from cryoet_core.geometry import (
 from cryoet_core.subtomo.likelihood import whiten
 from cryoet_core.subtomo.mstep import Reference
 from cryoet_core.subtomo.poses import PosePrior, Poses, refine_poses, weigh_modes
-from cryoet_core.subtomo.search import SearchPlan, asymmetric_unit, expectation, translation_grid
+from cryoet_core.subtomo.search import (
+    SearchPlan,
+    asymmetric_unit,
+    calibrated,
+    expectation,
+    expectation_of_all,
+    translation_grid,
+)
 
 BOX, PIXEL, N = 20, 25.0, 16
 TILTS = tuple(range(-60, 61, 8))
@@ -189,6 +196,25 @@ def test_covariances_belong_to_their_modes(data, reference):
     assert posterior.covariance.shape == (len(posterior.weight), 6, 6)
     expected = np.mean(data.offsets_px**2)
     assert 0.5 * expected < posterior.mean_square_offset_px2() < 2 * expected
+
+
+def test_expected_errors_of_dim_particles_are_the_real_ones(reference):
+    ratios, n = [], 64
+    for noise in (0.002, 0.008):
+        data = simulate_series(
+            chiral_blobs(), n, box=BOX, pixel_angst=PIXEL, tilts_deg=TILTS, noise_sigma=noise, offset_sigma_px=1.0
+        )
+        jobs = [(data.images, data.sigma2, reference, start(n, data.rotations, data.offsets_px), plan(range_deg=0.0))]
+        (before,) = expectation_of_all(jobs)
+        (after,) = calibrated(jobs, [before])
+        error = angular_distance_deg(before.best.rotations, data.rotations)
+        ratios.append([np.sqrt(np.mean(error**2) / np.mean(p.angle_error_deg**2)) for p in (before, after)])
+        factor = (after.angle_error_deg / before.angle_error_deg) ** 2
+        assert np.allclose(after.covariance, before.covariance * factor[0])
+        assert np.array_equal(after.poses.rotations, before.poses.rotations)
+    # clear particles: Laplace's approximation holds and is left; dim ones: it is too narrow, and is mended
+    assert ratios[0][0] / ratios[0][1] < 1.08
+    assert ratios[1][0] > 1.1 and 0.92 < ratios[1][1] < 1.08
 
 
 def test_duplicates_of_a_mode_are_merged():
