@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from cryoet_core.picking.background import FalsePickModel
+from cryoet_core.picking.peaks import robust_statistics
 from cryoet_core.report.figures import MEASURED, OTHER, TRUE, new_figure, orthogonal_slices, show
 from cryoet_core.report.page import Section
 from cryoet_core.report.results import Results
@@ -89,7 +90,7 @@ def _score_figure(results, ts, picks, summary):
     show(axes[0, 0], scores.max(axis=0), "score map, largest along z", 1, 99.9)
     _mark_picks(axes[0, 0], picks, scores.shape, pixel)
     _orientation_panel(axes[0, 1], results, ts, depth, scores.max(axis=0))
-    _histogram_panel(axes[1, 0], scores[scores != 0], summary)
+    _histogram_panel(axes[1, 0], scores[scores != 0], summary, pixel)
     _false_picks_panel(axes[1, 1], summary)
     return figure
 
@@ -118,17 +119,21 @@ def _orientation_panel(ax, results, ts, depth, highest):
     ax.set_title("best orientation there: one colour, one direction", fontsize=9)
 
 
-def _histogram_panel(ax, values, summary):
+def _histogram_panel(ax, values, summary, pixel):
+    """Scores of the search. Where it ran in coarser voxels than the tomogram's, the cut-off is on another scale and not drawn."""
+    searched = summary.get("search_pixel_angst", pixel)
+    binned = searched > 1.01 * pixel
     counts, edges = np.histogram(values, bins=120)
     ax.stairs(counts, edges, color=OTHER, fill=True, alpha=0.5, label="voxels")
     ax.set_yscale("log")
     centres = 0.5 * (edges[1:] + edges[:-1])
-    median, sigma = summary["score_median"], summary["score_sigma"]
+    median, sigma = robust_statistics(values) if binned else (summary["score_median"], summary["score_sigma"])
     gaussian = len(values) * (edges[1] - edges[0]) / (sigma * np.sqrt(2 * np.pi)) * np.exp(-0.5 * ((centres - median) / sigma) ** 2)
     ax.plot(centres, np.maximum(gaussian, 0.3), "--", color=MEASURED, label="Gaussian of the robust sigma")
     ax.set_ylim(0.5, None)
-    _draw_cutoff(ax, summary)
-    ax.set(xlabel="score of all voxels", ylabel="voxels")
+    if not binned:
+        _draw_cutoff(ax, summary)
+    ax.set(xlabel=f"score of all voxels, searched at {searched:.0f} A/px" if binned else "score of all voxels", ylabel="voxels")
     ax.legend(fontsize=8)
 
 
@@ -159,7 +164,8 @@ def _draw_cutoff(ax, summary):
 def _match_text(summary: dict) -> str:
     """The search, the cut-off and the hand in words."""
     hand, expected = summary["hand"], summary.get("expected_false")
-    text = f"{summary['n_rotations']} orientations of {summary['step_deg']:.1f} degrees, {summary.get('search', 'exhaustive')} search ({summary['route']})."
+    text = f"{summary['n_rotations']} orientations of {summary['step_deg']:.1f} degrees, {summary.get('search', 'exhaustive')} search ({summary['route']})"
+    text += f" in voxels of {summary['search_pixel_angst']:.3g} A." if "search_pixel_angst" in summary else "."
     if expected is not None:
         text += f" False picks expected above the cut-off: {expected:.2g}."
     if hand.get("n", 0) >= 5:
