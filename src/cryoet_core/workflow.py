@@ -42,11 +42,7 @@ class Run:
         self.rounds = [entry.name for entry in config.averaging]
         if len(set(self.rounds)) != len(self.rounds):
             raise UserInputError("E-CFG-04", "two averaging rounds have one name", field="averaging", found=self.rounds)
-        if config.averaging and config.averaging[0].reference == "previous":
-            raise UserInputError(
-                "E-CFG-08", "the first averaging round has no previous one", field="averaging.0.reference",
-                found="previous", expected="initial_model or template",
-            )
+        self._check_rounds()
         self._check_picks()
         needed = config.match_template.picks is None or any(entry.reference == "template" for entry in config.averaging)
         if not self.simulated and config.data.reference is None and needed:
@@ -62,6 +58,24 @@ class Run:
                 found=f"{config.reconstruct_tomogram.ctf_3d}, {config.correct_ctf.mode}", expected="one of them none",
                 fix="set correct_ctf.mode: none for 3-D correction while the tomogram is made",
             )
+
+    def _check_rounds(self):
+        """Every round must have a reference, in the frame of the angles it starts from."""
+        frame = "the template"
+        for number, entry in enumerate(self.config.averaging):
+            if number == 0 and entry.reference == "previous":
+                raise UserInputError(
+                    "E-CFG-08", "the first averaging round has no previous one", field="averaging.0.reference",
+                    found="previous", expected="initial_model or template",
+                )
+            frames = {"previous": frame, "template": "the template", "initial_model": f"the initial model of {entry.name}"}
+            if entry.refine.start == "given_poses" and frames[entry.reference] != frame:
+                raise UserInputError(
+                    "E-CFG-14", "the angles that this round starts from belong to another map, which is turned otherwise than its reference",
+                    field=f"averaging.{number}.refine.start", found=f"given_poses relative to {frame}, reference: {entry.reference}",
+                    expected="global", fix="set start: global, or reference: previous",
+                )
+            frame = frames[entry.reference]
 
     # ---- paths and series -------------------------------------------------------------------------------------
 

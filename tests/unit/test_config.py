@@ -119,6 +119,29 @@ def test_what_only_the_whole_config_can_tell(tmp_path):
         Run(load_config({"data": {"simulate": True}, "averaging": [{"name": "a"}, {"name": "a"}]}))
 
 
+@pytest.mark.parametrize(
+    ("references", "start", "fits"),
+    [
+        (["template"], "given_poses", True),
+        (["initial_model"], "given_poses", False),
+        (["initial_model", "previous"], "given_poses", True),
+        (["initial_model", "template"], "given_poses", False),
+        (["initial_model", "previous", "template"], "given_poses", False),
+        (["initial_model", "template"], "global", True),
+        (["template", "previous", "template"], "given_poses", True),
+    ],
+)
+def test_angles_and_reference_of_a_round_are_in_one_frame(references, start, fits):
+    rounds = [{"name": f"r{i}", "reference": kind} for i, kind in enumerate(references)]
+    rounds[-1]["refine"] = {"start": start}
+    config = load_config({"data": {"simulate": True}, "averaging": rounds})
+    if fits:
+        Run(config)
+        return
+    with pytest.raises(UserInputError, match="E-CFG-14"):
+        Run(config)
+
+
 def test_mdocs_of_one_series_are_joined_by_their_names(tmp_path):
     for name in ("TS_01_001.tif.mdoc", "TS_01_002.tif.mdoc", "TS_02_001.tif.mdoc"):
         (tmp_path / name).write_text("")
