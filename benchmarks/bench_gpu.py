@@ -17,6 +17,7 @@ from pathlib import Path
 import numba
 import numpy as np
 import scipy.fft
+from bench_kernels import RNG, noise, turns
 from match_speed import blob_template, series
 from refine_memory import BINNING, BOX, PIXEL, write_data
 
@@ -30,17 +31,7 @@ from cryoet_core.subtomo.refine_run import refine_stacks
 from cryoet_core.subtomo.stacks import read_stacks
 from cryoet_core.tomogram.reconstruct import reconstruct_tomogram
 
-RNG = np.random.default_rng(0)
 TILTS = np.linspace(-60.0, 60.0, 41)
-
-
-def noise(*shape):
-    return RNG.standard_normal(shape, dtype=np.float32)
-
-
-def turns(n):
-    q = np.linalg.qr(RNG.normal(size=(n, 3, 3)))[0]
-    return q * np.linalg.det(q)[:, None, None]
 
 
 def transform(n):

@@ -16,7 +16,7 @@ from cupy._array import anywhere, device_only, ndarray, on_device
 
 TYPES = ("bool_", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64", "complex64", "complex128")
 CONSTANTS = ("newaxis", "pi", "inf", "nan", "e")
-# Functions of CuPy 14 that the library calls; a new one is added here once CuPy is seen to have it, with the same keywords.
+# Functions that CuPy 14 has; a new one is added here once CuPy is seen to have it, with the same keywords.
 FUNCTIONS = """
 abs all any arange argmax argmin argpartition argsort ascontiguousarray asarray array atleast_2d bincount broadcast_arrays broadcast_to
 clip concatenate conj cos count_nonzero cumsum deg2rad diagonal dot einsum empty empty_like exp eye flatnonzero flip floor full full_like

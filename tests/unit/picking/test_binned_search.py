@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
+from matching_scene import PIXEL, chiral_particle, make_series
 from scipy import ndimage
-from test_matching import PIXEL, chiral_particle, make_series, scene  # noqa: F401
 
 from cryoet_core.config.match_template import MatchTemplate
 from cryoet_core.geometry import angular_distance_deg
@@ -53,7 +53,7 @@ def test_a_broad_background_is_the_same_on_a_coarser_grid():
 
 
 @pytest.mark.parametrize("background", ["auto", "none"])
-def test_particles_found_in_the_binned_tomogram_are_posed_in_the_tomogram(scene, background):  # noqa: F811
+def test_particles_found_in_the_binned_tomogram_are_posed_in_the_tomogram(scene, background):
     tomogram, series, positions, rotations = scene
     odd = tomogram[1:, 1:, 1:]  # the centre stays at the same point
     config = MatchTemplate(angular_step_deg=32, edge_margin_angst=40, max_particles=len(positions), low_pass_angst=45, background=background, max_false_fraction=1)
