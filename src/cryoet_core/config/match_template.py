@@ -18,7 +18,7 @@ PicksFormatName = Literal[
 class MatchTemplate(StepModel):
     """Keys of the step; max_particles, n_sigma, min_distance_angst, symmetry as in the tutorial's picker."""
 
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     preset: Literal["tiltline", "eman2"] = key(
         "tiltline",
         meaning="eman2 = as the tutorial's picker e2spt_tempmatch: 30 degrees, no wedge, no CTF, regions above n_sigma (6), for comparison; of the other "

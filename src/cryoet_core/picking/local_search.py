@@ -15,6 +15,7 @@ from cryoet_core.picking.template import Template, rotated_rows
 from cryoet_core.picking.transfer import MatchFilters
 
 REACH = 2  # voxels that a peak may move
+APART = 3.0  # steps of the refinement between two orientations that it starts from
 
 
 @dataclass(frozen=True)
@@ -43,14 +44,14 @@ class Pick:
 
 
 class Neighbourhoods:
-    """Views into a filtered tomogram: what the template's mask sees at the shifted positions around a peak."""
+    """Views into a filtered tomogram: what the template's mask sees around a peak, at all ``spacing``-th positions within ``reach`` of them along each axis."""
 
-    def __init__(self, filtered: FilteredTomogram, template: Template, reach: int = REACH):
+    def __init__(self, filtered: FilteredTomogram, template: Template, reach: int = REACH, spacing: int = 1):
         self.xp = array_namespace(filtered.matched)
-        self.matched, self.norm, self.half, self.reach = filtered.matched, filtered.norm, template.half, reach
+        self.matched, self.norm, self.half, self.reach, self.spacing = filtered.matched, filtered.norm, template.half, reach * spacing, spacing
         side = 2 * template.half + 1
         self.inside = template.inside
-        self.offsets = np.stack(np.meshgrid(*[np.arange(-reach, reach + 1)] * 3, indexing="ij"), -1).reshape(-1, 3)
+        self.offsets = spacing * np.stack(np.meshgrid(*[np.arange(-reach, reach + 1)] * 3, indexing="ij"), -1).reshape(-1, 3)
         self.side = side
 
     def patches(self, peak):
@@ -60,7 +61,7 @@ class Neighbourhoods:
         """
         xp, grow = self.xp, self.half + self.reach
         block = _block(self.matched, peak, grow, 0.0)
-        norms = _block(self.norm, peak, self.reach, np.inf)
+        norms = _block(self.norm, peak, self.reach, np.inf)[:: self.spacing, :: self.spacing, :: self.spacing]
         result = xp.empty((len(self.offsets), int(self.inside.sum())), dtype=xp.float32)
         for i, (z, y, x) in enumerate(self.offsets + self.reach):
             result[i] = block[z : z + self.side, y : y + self.side, x : x + self.side][self.inside]
@@ -85,21 +86,35 @@ def _approximate_norms(rows, eigen: EigenTemplates):
     return (inner * energy) ** 0.5
 
 
-def refine_peak(search: Search, peak, rotation, reach: int = REACH) -> Pick:
-    """Best orientation on three ever finer local grids (down to step/8) and position within ``reach`` voxels of ``peak``."""
-    template, xp = search.template, array_namespace(search.filtered.matched)
+def refine_peak(search: Search, starts, reach: int = REACH) -> Pick:
+    """Best orientation on three ever finer local grids (down to step/8) and position within ``reach`` voxels.
+
+    starts : of pairs (voxel (z, y, x), rotation (3, 3)); the one whose first grid fits best is followed.
+    """
+    template = search.template
     near = Neighbourhoods(search.filtered, template, reach)
-    patches, norms = near.patches(peak)
-    best = rotation
-    for size in (search.step_deg, search.step_deg / 2, search.step_deg / 4):
-        candidates = local_rotations(size, size / 2) @ best
-        rows = rotated_rows(template, candidates)
-        table = (rows / _approximate_norms(rows, search.eigen)[:, None]) @ patches.T / norms
-        best = candidates[int(xp.argmax(table)) // table.shape[1]]
-    row = rotated_rows(template, best[None])
+    fits = []
+    for peak, rotation in starts:
+        seen = near.patches(peak)
+        score, best = _best_rotation(search, seen, rotation, search.step_deg)
+        fits.append((score, best, seen, peak))
+    _, best, seen, peak = max(fits, key=lambda fit: fit[0])
+    for size in (search.step_deg / 2, search.step_deg / 4):
+        best = _best_rotation(search, seen, best, size)[1]
+    row, (patches, norms) = rotated_rows(template, best[None]), seen
     line = asnumpy(row @ patches.T / (template_norms(row, template, search.filters)[:, None] * norms))[0]
     offset, score = _sub_voxel(line.reshape((2 * reach + 1,) * 3))
     return Pick(np.asarray(peak, dtype=np.float64) + offset - reach, best, score)
+
+
+def _best_rotation(search: Search, seen, rotation, size_deg: float):
+    """(score, rotation) of the best of the orientations within ``size_deg`` of ``rotation``, half of it apart, at any of the places ``seen`` (patches, norms)."""
+    patches, norms = seen
+    candidates = local_rotations(size_deg, size_deg / 2) @ rotation
+    rows = rotated_rows(search.template, candidates)
+    table = (rows / _approximate_norms(rows, search.eigen)[:, None]) @ patches.T / norms
+    place = int(table.argmax())
+    return float(table.reshape(-1)[place]), candidates[place // table.shape[1]]
 
 
 def _sub_voxel(cube):
@@ -113,14 +128,19 @@ def _sub_voxel(cube):
     return offset, float(cube[tuple(top)])
 
 
-def best_start(search: Search, peak, reach: int):
-    """(voxel (z, y, x), orientation of the grid) that fit best within ``reach`` voxels of ``peak`` along each axis."""
-    xp, eigen = array_namespace(search.filtered.matched), search.eigen
-    near = Neighbourhoods(search.filtered, search.template, reach)
+def best_starts(search: Search, peak, reach: int, spacing: int = 1, most: int = 1) -> list:
+    """Pairs (voxel (z, y, x), orientation of the grid) that fit best, within ``reach`` times ``spacing`` voxels of ``peak`` along each axis; best first, orientations apart."""
+    eigen, near = search.eigen, Neighbourhoods(search.filtered, search.template, reach, spacing)
     patches, norms = near.patches(peak)
     scores = (eigen.coefficients @ (eigen.basis @ patches.T)) / norms
-    rotation, place = divmod(int(xp.argmax(scores)), scores.shape[1])
-    return np.asarray(peak) + near.offsets[place], search.rotations[rotation]
+    places, highest = asnumpy(scores.argmax(axis=1)), asnumpy(scores.max(axis=1))
+    widest, chosen = 1 + 2 * np.cos(np.deg2rad(APART * search.step_deg)), []
+    for i in np.argsort(-highest, kind="stable"):
+        if all((search.rotations[i] * search.rotations[k]).sum() < widest for k in chosen):
+            chosen.append(i)
+        if len(chosen) == most:
+            break
+    return [(np.asarray(peak) + near.offsets[places[i]], search.rotations[i]) for i in chosen]
 
 
 def mirrored_search(search: Search) -> Search:

@@ -61,10 +61,10 @@ MASK_EDGE_PX = 2.0
 EMAN_EDGE_PX = 32
 GOLD_DISTANCE = 0.75  # particle diameters from a gold bead within which nothing is picked
 ENERGY = 0.95  # of the templates in the eigen-templates; candidates are scored again with the whole template
-CANDIDATE_FACTOR = 2  # peaks that are refined, per particle asked for
+CANDIDATE_FACTOR = 3  # peaks that are refined, per particle asked for
 COARSENING = 2.0  # of the first grid of a hierarchical search
 HIERARCHICAL_FROM = 1000  # rotations
-CONTROL_PEAKS = 500  # contested peaks of a control that are refined: they measure the false picks, and peaks of the template are refined down to the same score
+CONTROL_PEAKS = 500  # contested peaks of a control that are refined: they measure the false picks, and peaks of the template are refined down to the same score; of a binned search, whose scores say less, as many as of the template
 ACHIRAL = 0.92  # similarity to its mirror image from which a template cannot tell false picks by it
 FFT_ROUTE_RANK = 350  # more eigen-templates than this are slower than one FFT per orientation (measured on a CPU)
 
@@ -352,10 +352,12 @@ def _choose(real: Pass, controls: dict, plan: MatchPlan, pixel: float, config, t
     """Candidates of all searches -> picks (best first), their mirrored scores, and the numbers for the summary."""
     distance = plan.min_distance_angst / pixel
     radius = _cube_radius(distance / real.binning)
-    contested = {kind: contested_peaks(control, real, radius, CONTROL_PEAKS) for kind, control in controls.items()}
+    most = CANDIDATE_FACTOR * config.max_particles
+    n_control = CONTROL_PEAKS if real.fine is None else max(CONTROL_PEAKS, most)
+    contested = {kind: contested_peaks(control, real, radius, n_control) for kind, control in controls.items()}
     lowest = _lowest([scores[-1] for _, scores in contested.values() if len(scores)], *real.level, config)
     median, sigma = real.refined_level
-    candidates = refined_peaks(real, radius, lowest, CANDIDATE_FACTOR * config.max_particles, threads)
+    candidates = refined_peaks(real, radius, lowest, most, threads)
     others = {kind: sorted(refine_at(controls[kind], peaks[scores >= lowest], threads), key=lambda pick: -pick.score)
               for kind, (peaks, scores) in contested.items()}
     game = compete(candidates, others, distance)

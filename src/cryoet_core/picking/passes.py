@@ -9,11 +9,12 @@ import numpy as np
 
 from cryoet_core.backend import array_namespace, asnumpy
 from cryoet_core.picking.eigen import coefficients, eigen_templates
-from cryoet_core.picking.local_search import Pick, Search, best_start, mirrored_search, refine_peak
+from cryoet_core.picking.local_search import REACH, Pick, Search, best_starts, mirrored_search, refine_peak
 from cryoet_core.picking.peaks import local_maxima, robust_statistics
 from cryoet_core.picking.scores import NO_SCORE, score_map
 from cryoet_core.picking.template import make_template
 
+FINE_STARTS = 3  # poses of the whole grid that a peak of a binned search is refined from, besides its own: that is often another, at a place some voxels away
 FAR_AHEAD = 3.0  # sigma of the score map: refinement does not turn that round
 
 
@@ -68,6 +69,10 @@ class Pass:
         """Positions (..., 3) z, y, x of the pass's own frame in the tomogram's."""
         return rescaled(x_reversed(position, self.score.shape, self.mirrored), self.score.shape, self.shape, self.binning)
 
+    def in_fine(self, position):
+        """Positions (..., 3) z, y, x of the pass's own frame in that of its fine search."""
+        return x_reversed(self.in_tomogram(position), self.shape, self.mirrored)
+
     def best_near(self, position, reach: int):
         """(score, own voxel (z, y, x)) of the best voxel within ``reach`` own voxels along the axes of a position of the tomogram's frame."""
         centre = np.rint(self.own(position)).astype(int)
@@ -80,12 +85,12 @@ class Pass:
 
     def refined(self, peak, rotation) -> Pick:
         """Pick in the tomogram's frame from an own voxel (z, y, x) and an orientation of the grid."""
-        pick = refine_peak(self.search, peak, rotation)
-        place = self.in_tomogram(pick.position_px)
+        pick = refine_peak(self.search, [(peak, rotation)])
         if self.fine is None:
-            return replace(pick, position_px=place)
-        start = np.rint(x_reversed(place, self.shape, self.mirrored)).astype(int)
-        pick = refine_peak(self.fine.search, start, pick.rotation)
+            return replace(pick, position_px=self.in_tomogram(pick.position_px))
+        there, fine = [np.rint(self.in_fine(place)).astype(int) for place in (pick.position_px, peak)], self.fine.search
+        starts = [(there[0], pick.rotation), *best_starts(fine, there[1], REACH, self.binning, FINE_STARTS)]
+        pick = refine_peak(fine, starts)
         return replace(pick, position_px=x_reversed(pick.position_px, self.shape, self.mirrored))
 
 
@@ -144,7 +149,7 @@ def mirrored_scores(real: Pass, positions, reach: int) -> np.ndarray:
     fine = real.fine and replace(real.fine, search=mirrored_search(real.fine.search))
     turned = replace(real, search=mirrored_search(real.search), mirrored=not real.mirrored, fine=fine)
     peaks = [np.rint(turned.own(position)).astype(int) for position in positions]
-    return np.array([turned.refined(*best_start(turned.search, peak, reach)).score for peak in peaks])
+    return np.array([turned.refined(*best_starts(turned.search, peak, reach)[0]).score for peak in peaks])
 
 
 def contested_peaks(control: Pass, real: Pass, radius_px: int, most: int):
