@@ -7,6 +7,10 @@ from cryoet_core.geometry import random_rotations
 from cryoet_core.kernels.forward_project import forward_project
 from cryoet_core.kernels.rotate_volume import rotate_volume
 from cryoet_core.metadata import TiltSeries
+from cryoet_core.picking.prepare import searchable_tomogram
+from cryoet_core.picking.scores import filter_tomogram
+from cryoet_core.picking.template import make_template
+from cryoet_core.picking.transfer import match_filters
 from cryoet_core.tomogram.reconstruct import reconstruct_tomogram
 
 PIXEL = 20.0
@@ -52,3 +56,11 @@ def make_scene():
     images = -forward_project(density, geometry.rotation, np.zeros((len(geometry), 2)), (64, 64))
     images += rng.normal(0, 1.0, images.shape).astype(np.float32)
     return reconstruct_tomogram(images, geometry, PIXEL, (64, 64, 32)), series, positions, rotations
+
+
+def setup(tomogram, series, **options):
+    """(template, filters, filtered tomogram) of a search for the particle."""
+    template = make_template(chiral_particle(), 7.5)
+    bright, _ = searchable_tomogram(tomogram, 12.0)
+    filters = match_filters(bright, series, 28, 150.0, 2 * PIXEL, **options)
+    return template, filters, filter_tomogram(bright, filters, 7.5)

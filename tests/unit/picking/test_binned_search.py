@@ -2,14 +2,16 @@
 
 import numpy as np
 import pytest
-from matching_scene import PIXEL, chiral_particle, make_series
+from matching_scene import PIXEL, chiral_particle, make_series, setup
 from scipy import ndimage
 
 from cryoet_core.config.match_template import MatchTemplate
-from cryoet_core.geometry import angular_distance_deg
+from cryoet_core.geometry import angular_distance_deg, rotation_vector_to_matrix, so3_grid_for_step
 from cryoet_core.picking.binned import binned_mask, binned_series, binned_volume, on_tomogram, search_binning
+from cryoet_core.picking.eigen import eigen_templates
+from cryoet_core.picking.local_search import Search, mirrored_search, refine_peak
 from cryoet_core.picking.match import match_template
-from cryoet_core.picking.passes import rescaled
+from cryoet_core.picking.passes import FineScale, Pass, rescaled
 from cryoet_core.picking.prepare import _blurred
 
 
@@ -72,3 +74,26 @@ def test_particles_found_in_the_binned_tomogram_are_posed_in_the_tomogram(scene,
     assert result.scores.shape == result.orientation.shape == odd.shape
     if background == "auto":
         assert result.summary["hand"]["verdict"] == "right"
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_peak_with_a_wrong_pose_some_voxels_away_is_still_posed_in_the_tomogram(scene, mirrored):
+    tomogram, series, positions, rotations = scene
+    if mirrored:
+        tomogram, positions = tomogram[:, :, ::-1], (positions - [0, 0, 63]) * [1, 1, -1]
+    template, filters, filtered = setup(tomogram, series)
+    grid, half = so3_grid_for_step(24.0), tuple(n // 2 for n in tomogram.shape)
+    search = Search(filtered, template, filters, eigen_templates(template, grid, filters, np.random.default_rng(0), 0.95), grid, 12.0)
+    search = mirrored_search(search) if mirrored else search
+    # of the search in the binned tomogram nothing but the peak is of use here: its own refinement, in the wrong volume, gives a wrong pose
+    found = Pass(search, np.zeros(half, dtype=np.float32), np.zeros(half, dtype=int), (0, 1), mirrored, FineScale(search, 2, tomogram.shape, (0, 1)))
+    wrong = rotation_vector_to_matrix([0, 0, 100.0])
+    right, alone = [], []
+    for position, rotation in zip(positions, rotations, strict=True):
+        peak = np.rint(found.own(position)).astype(int) + [1, -1, 1]  # 1 to 3 voxels of the tomogram along each axis
+        pick = found.refined(peak, wrong @ rotation)
+        right.append(np.abs(pick.position_px - position).max() < 1 and angular_distance_deg(pick.rotation, rotation) < 8)
+        lost = refine_peak(search, [(np.rint(found.in_fine(peak)).astype(int), wrong @ rotation)])
+        alone.append(angular_distance_deg(lost.rotation, rotation) < 8)
+    assert sum(right) >= len(positions) - 1
+    assert not any(alone)

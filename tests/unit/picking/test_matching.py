@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from matching_scene import PIXEL, chiral_particle, make_series
+from matching_scene import PIXEL, chiral_particle, make_series, setup
 from scipy.ndimage import gaussian_filter
 
 from cryoet_core.config.match_template import MatchTemplate
@@ -19,16 +19,9 @@ from cryoet_core.picking.match import MatchPlan, coarse_grid, match_template, un
 from cryoet_core.picking.peaks import local_maxima, robust_statistics
 from cryoet_core.picking.prepare import near_gold, searchable_tomogram, smooth_part
 from cryoet_core.picking.scores import TileCorrelator, filter_tomogram, score_map
-from cryoet_core.picking.template import make_template, rotated_rows
+from cryoet_core.picking.template import rotated_rows
 from cryoet_core.picking.transfer import match_filters, on_grid, patch_power, signal_transfer
 from cryoet_core.tomogram.reconstruct import reconstruct_tomogram
-
-
-def setup(tomogram, series, **options):
-    template = make_template(chiral_particle(), 7.5)
-    bright, _ = searchable_tomogram(tomogram, 12.0)
-    filters = match_filters(bright, series, 28, 150.0, 2 * PIXEL, **options)
-    return template, filters, filter_tomogram(bright, filters, 7.5)
 
 
 def test_transfer_is_empty_in_the_missing_wedge_and_follows_the_axis():
