@@ -245,7 +245,7 @@ def match_template(
     if binning > 1:
         fine = _search(_material(tomogram, reference, series, plan, config), rotations, FINE_STEP * plan.step_deg, rng)
     del tomogram, material  # their memory is needed for the scores, unless the caller keeps it
-    similarity = mirror_similarity(search, rng)
+    similarity = mirror_similarity(fine or search, rng)
     kinds = _controls(config.background, similarity)
     progress = _Progress(report, 1 + len(kinds))
     options = {"region": where.region, "allowed": where.allowed, "use_eigen": use_eigen, "threads": threads}
