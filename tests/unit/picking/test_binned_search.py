@@ -97,3 +97,11 @@ def test_a_peak_with_a_wrong_pose_some_voxels_away_is_still_posed_in_the_tomogra
         alone.append(angular_distance_deg(lost.rotation, rotation) < 8)
     assert sum(right) >= len(positions) - 1
     assert not any(alone)
+
+
+def test_the_hand_is_told_where_only_the_tomogram_itself_shows_it(scene):
+    tomogram, series, *_ = scene
+    config = MatchTemplate(angular_step_deg=48, edge_margin_angst=40, low_pass_angst=45)
+    summary = match_template(tomogram, chiral_particle(), PIXEL, series, config, np.random.default_rng(0)).summary
+    assert summary["search_pixel_angst"] == 3 * PIXEL  # four voxels across: its own mirror image
+    assert summary["controls"] == ["mirror"] and summary["hand"]["verdict"] == "right"
