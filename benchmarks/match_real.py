@@ -135,6 +135,7 @@ def main():
     parser.add_argument("--maps", type=Path, help="folder of the control's map")
     parser.add_argument("--control", default="20S_proteasome_3j9i_10A.mrc")
     parser.add_argument("--control-diameter", type=float, default=160.0, help="A")
+    parser.add_argument("--control-step", type=float, default=23.0, help="degrees; with the smaller diameter as coarse in A as the template's 15, or the search would not be binned at 10 A/px and take hours")
     parser.add_argument("--slab", type=float, default=2400.0, help="A")
     parser.add_argument("--picture")
     parser.add_argument("--halves", choices=["views", "noise"], default="views")
@@ -153,7 +154,7 @@ def main():
         compare_halves(args, whole.particles, reference, pixel, options)
     if "control" in args.parts and args.maps:
         control = read_map(args.maps / args.control, pixel)
-        result, seconds = search(args.results, args.series, "", control, pixel, **options | {"particle_diameter_angst": args.control_diameter})
+        result, seconds = search(args.results, args.series, "", control, pixel, **options | {"particle_diameter_angst": args.control_diameter, "angular_step_deg": args.control_step})
         print("control", json.dumps(row(result, seconds), default=float), flush=True)
 
 
