@@ -2,8 +2,8 @@
 
     python benchmarks/match_real.py RESULTS --series TS_254 --maps MAPS [--control 20S_proteasome_3j9i_10A.mrc] [--picture picks.png] [--halves views] [--parts template control]
 
-RESULTS is the results folder of a run (config/empiar10499.yaml makes one): its reconstruct_tomogram/<series>/<series>.mrc with _even and _odd, its
-<series>.star, preprocess_tilt_series/<series>/<series>.mrc, and resize_reference/reference.mrc are read. MAPS holds the control's map, a particle that is not expected in these cells in such
+RESULTS is the results folder of a run (config/empiar10499.yaml makes one): its match_template/<series>/, reconstruct_tomogram/<series>/<series>.mrc with _even
+and _odd, its <series>.star, preprocess_tilt_series/<series>/<series>.mrc, and resize_reference/reference.mrc are read. MAPS holds the control's map, a particle that is not expected in these cells in such
 numbers. Nobody knows the true picks of a real tomogram. What can be measured: whether template and mirror image differ, whether
 independent halves of the data agree, how many picks a template gives that should give few. --halves views: two tomograms from every second
 view in the order of their tilts; noise: the tomograms of the counting noise split in two, each with all views.
@@ -26,7 +26,7 @@ from cryoet_core.config.reconstruct_tomogram import ReconstructTomogram
 from cryoet_core.fourier import centre_crop_or_pad, fourier_crop
 from cryoet_core.geometry import angular_distance_deg
 from cryoet_core.io.mrc import read_header, read_mrc
-from cryoet_core.metadata import read_tilt_series
+from cryoet_core.metadata import read_particles, read_tilt_series
 from cryoet_core.picking.match import match_template
 from cryoet_core.report.figures import new_figure
 from cryoet_core.tomogram.from_series import reconstruct_series
@@ -79,8 +79,15 @@ def top(particles, n: int):
     return particles.select(np.arange(len(particles)) < n)
 
 
-def row(result, seconds: float) -> dict:
-    s, table = result.summary, result.particles.table
+def picks_of_run(results: Path, name: str):
+    """(particles, summary) of the run's match_template."""
+    folder = results / "match_template" / name
+    return read_particles(folder / "particles.star"), json.loads((folder / "summary.json").read_text())
+
+
+def row(particles, s: dict) -> dict:
+    """What the picks and the summary of a search say."""
+    table = particles.table
     gap = (table["score"] - table["score_mirrored"]) / s["score_sigma"]
     mirror = np.array(s["control_scores"].get("mirror", []))
     threshold = np.inf if s["score_threshold"] is None else s["score_threshold"]
@@ -88,7 +95,7 @@ def row(result, seconds: float) -> dict:
         "picks": len(table), "rule": s["threshold_rule"], "threshold": s["score_threshold"], "expected_false": s["expected_false"],
         "places_won_by_mirror_above_threshold": int((mirror >= threshold).sum()), "median_score": float(table["score"].median()) if len(table) else None,
         "median_mirrored": float(table["score_mirrored"].median()) if len(table) else None, "median_gap_sigma": float(gap.median()) if len(table) else None,
-        "best_60_gap_sigma": float(gap[:60].mean()) if len(table) else None, "hand": s["hand"]["verdict"], "best_score_sigma": float(table["score_sigma"].max()) if len(table) else None, "cpu_s": round(seconds),
+        "best_60_gap_sigma": float(gap[:60].mean()) if len(table) else None, "hand": s["hand"]["verdict"], "best_score_sigma": float(table["score_sigma"].max()) if len(table) else None,
     }
 
 
@@ -139,23 +146,22 @@ def main():
     parser.add_argument("--slab", type=float, default=2400.0, help="A")
     parser.add_argument("--picture")
     parser.add_argument("--halves", choices=["views", "noise"], default="views")
-    parser.add_argument("--parts", nargs="+", choices=["template", "halves", "control"], default=["template", "halves", "control"], help="halves: needs template too")
+    parser.add_argument("--parts", nargs="+", choices=["template", "halves", "control"], default=["template", "halves", "control"], help="template: the run's picks; halves: how many of them both find again")
     args = parser.parse_args()
     folder = args.results / "reconstruct_tomogram" / args.series
     reference, pixel = read_mrc(args.results / "resize_reference" / "reference.mrc")
-    options = {"angular_step_deg": 15, "slab_thickness_angst": args.slab, "max_particles": 400}
-    whole = None
+    whole, summary = picks_of_run(args.results, args.series)
+    options = {"angular_step_deg": summary["step_deg"], "slab_thickness_angst": args.slab}
     if "template" in args.parts:
-        whole, seconds = search(args.results, args.series, "", reference, pixel, **options)
-        print("template", json.dumps(row(whole, seconds), default=float), flush=True)
+        print("template", json.dumps(row(whole, summary), default=float), flush=True)
         if args.picture:
-            picture(read_mrc(folder / f"{args.series}.mrc")[0], whole.particles, pixel, args.picture)
-    if "halves" in args.parts and whole is not None:
-        compare_halves(args, whole.particles, reference, pixel, options)
+            picture(read_mrc(folder / f"{args.series}.mrc")[0], whole, pixel, args.picture)
+    if "halves" in args.parts:
+        compare_halves(args, whole, reference, pixel, options)
     if "control" in args.parts and args.maps:
         control = read_map(args.maps / args.control, pixel)
-        result, seconds = search(args.results, args.series, "", control, pixel, **options | {"particle_diameter_angst": args.control_diameter, "angular_step_deg": args.control_step})
-        print("control", json.dumps(row(result, seconds), default=float), flush=True)
+        result, seconds = search(args.results, args.series, "", control, pixel, **options | {"particle_diameter_angst": args.control_diameter, "angular_step_deg": args.control_step, "max_particles": max(len(whole), 1)})
+        print("control", json.dumps(row(result.particles, result.summary), default=float), f"{seconds:.0f} s CPU", flush=True)
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ MASK_EDGE_PX = 2.0
 EMAN_EDGE_PX = 32
 GOLD_DISTANCE = 0.75  # particle diameters from a gold bead within which nothing is picked
 ENERGY = 0.95  # of the templates in the eigen-templates; candidates are scored again with the whole template
-CANDIDATE_FACTOR = 3  # peaks that are refined, per particle asked for
+CANDIDATE_FACTOR = 2  # peaks that are refined, per particle asked for
 COARSENING = 2.0  # of the first grid of a hierarchical search
 HIERARCHICAL_FROM = 1000  # rotations
 CONTROL_PEAKS = 500  # contested peaks of a control that are refined: they measure the false picks, and peaks of the template are refined down to the same score; of a binned search, whose scores say less, as many as of the template
@@ -247,7 +247,8 @@ def match_template(
     del tomogram, material  # their memory is needed for the scores, unless the caller keeps it
     similarity = mirror_similarity(fine or search, rng)
     kinds = _controls(config.background, similarity)
-    progress = _Progress(report, 1 + len(kinds))
+    n_searches = 1 + len(kinds)
+    progress = _Progress(report, n_searches if fine is None else 2 * n_searches + 1)  # the refinement of many peaks takes as long as a binned search
     options = {"region": where.region, "allowed": where.allowed, "use_eigen": use_eigen, "threads": threads}
     scales = _Scales(search, fine, binning, shape, pixel)
     real = scales.whole(run_pass(search, report=progress.part(0), **options), fine, rng)
@@ -255,7 +256,8 @@ def match_template(
         kind: _control(kind, scales, reference, plan, rng, options | {"report": progress.part(1 + i)})
         for i, kind in enumerate(kinds)
     }
-    found = _choose(real, controls, plan, pixel, config, threads)
+    refining = iter([None if fine is None else progress.part(n_searches + i) for i in range(n_searches + 1)])
+    found = _choose(real, controls, plan, pixel, config, threads, refining)
     found["hand"]["mirror_similarity"] = similarity
     summary = {
         "n_rotations": len(rotations), "gold_voxels": 0 if gold is None else int(gold.sum()),
@@ -348,8 +350,11 @@ def coarse_grid(template, eigen: EigenTemplates, rotations, plan: MatchPlan, con
     return CoarseGrid(coarse, coefficients(eigen.basis, eigen.norm_matrix, template, coarse), np.array(nearest))
 
 
-def _choose(real: Pass, controls: dict, plan: MatchPlan, pixel: float, config, threads: int) -> dict:
-    """Candidates of all searches -> picks (best first), their mirrored scores, and the numbers for the summary."""
+def _choose(real: Pass, controls: dict, plan: MatchPlan, pixel: float, config, threads: int, reports) -> dict:
+    """Candidates of all searches -> picks (best first), their mirrored scores, and the numbers for the summary.
+
+    reports : iterator of report(done, total) or None for the peaks of the template, of every control, and for the mirrored template at the candidates.
+    """
     distance = plan.min_distance_angst / pixel
     radius = _cube_radius(distance / real.binning)
     most = CANDIDATE_FACTOR * config.max_particles
@@ -357,14 +362,15 @@ def _choose(real: Pass, controls: dict, plan: MatchPlan, pixel: float, config, t
     contested = {kind: contested_peaks(control, real, radius, n_control) for kind, control in controls.items()}
     lowest = _lowest([scores[-1] for _, scores in contested.values() if len(scores)], *real.level, config)
     median, sigma = real.refined_level
-    candidates = refined_peaks(real, radius, lowest, most, threads)
-    others = {kind: sorted(refine_at(controls[kind], peaks[scores >= lowest], threads), key=lambda pick: -pick.score)
+    candidates = refined_peaks(real, radius, lowest, most, threads, next(reports))
+    others = {kind: sorted(refine_at(controls[kind], peaks[scores >= lowest], threads, next(reports)), key=lambda pick: -pick.score)
               for kind, (peaks, scores) in contested.items()}
     game = compete(candidates, others, distance)
-    scores = np.array([pick.score for pick in game.picks])
+    scores, report = np.array([pick.score for pick in game.picks]), next(reports)
 
     def judge(part):
-        return _mirrored_scores(real, controls.get("mirror"), game.picks[part], radius, threads)
+        progress = report and (lambda done, _: report(part.start + done, len(scores)))
+        return _mirrored_scores(real, controls.get("mirror"), game.picks[part], radius, threads, progress)
 
     judged = clear_of_mirror(scores, judge, game.models, sigma) if mirror_may_judge(config) else None
     clear, mirrored = (np.ones(len(scores), dtype=bool), None) if judged is None else judged
@@ -403,12 +409,12 @@ def _lowest(levels: list, median: float, sigma: float, config) -> float:
     return min(levels)
 
 
-def _mirrored_scores(real: Pass, mirror: Pass | None, picks, reach: int, threads: int):
+def _mirrored_scores(real: Pass, mirror: Pass | None, picks, reach: int, threads: int, report):
     """Refined score of the mirrored template at its best place within ``reach`` voxels of every pick."""
     if mirror is None:
-        return mirrored_scores(real, [pick.position_px for pick in picks], reach)
+        return mirrored_scores(real, [pick.position_px for pick in picks], reach, threads, report)
     places = [mirror.best_near(pick.position_px, reach)[1] for pick in picks]
-    return np.array([pick.score for pick in refine_at(mirror, places, threads)])
+    return np.array([pick.score for pick in refine_at(mirror, places, threads, report)])
 
 
 def picked_particles(picks, mirrored, shape, series: TiltSeries, median: float, sigma: float) -> Particles:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -144,12 +145,15 @@ def random_phase_pass(search: Search, noise, radius_px: float, edge_px: float, e
     return run_pass(with_template(search, noise, radius_px, edge_px, energy, rng), **options)
 
 
-def mirrored_scores(real: Pass, positions, reach: int) -> np.ndarray:
+def mirrored_scores(real: Pass, positions, reach: int, threads: int = 1, report=None) -> np.ndarray:
     """Refined scores (n,) of the mirrored template at its best places within ``reach`` voxels of the search of positions (n, 3; z, y, x) of the tomogram, where it was not searched."""
     fine = real.fine and replace(real.fine, search=mirrored_search(real.fine.search))
     turned = replace(real, search=mirrored_search(real.search), mirrored=not real.mirrored, fine=fine)
-    peaks = [np.rint(turned.own(position)).astype(int) for position in positions]
-    return np.array([turned.refined(*best_starts(turned.search, peak, reach)[0]).score for peak in peaks])
+
+    def score(position):
+        return turned.refined(*best_starts(turned.search, np.rint(turned.own(position)).astype(int), reach)[0]).score
+
+    return np.array(_each(score, positions, real, threads, report))
 
 
 def contested_peaks(control: Pass, real: Pass, radius_px: int, most: int):
@@ -170,20 +174,25 @@ def contested_peaks(control: Pass, real: Pass, radius_px: int, most: int):
     return kept, control.score[tuple(kept.T)]
 
 
-def refined_peaks(found: Pass, radius_px: int, lowest: float, most: int, threads: int = 1) -> list[Pick]:
+def refined_peaks(found: Pass, radius_px: int, lowest: float, most: int, threads: int = 1, report=None) -> list[Pick]:
     """Peaks of a pass at or above ``lowest``, at most ``most``, refined; positions in the tomogram's frame, best first."""
     peaks = local_maxima(found.score, radius_px, np.nextafter(np.float32(lowest), np.float32(-2)))[:most]
-    picks = refine_at(found, peaks, threads)
+    picks = refine_at(found, peaks, threads, report)
     return sorted(picks, key=lambda pick: -pick.score)
 
 
-def refine_at(found: Pass, peaks, threads: int = 1) -> list[Pick]:
-    """Refined picks at voxels ``peaks`` (k, 3) of the pass's own frame; positions in the tomogram's frame, in the same order."""
+def refine_at(found: Pass, peaks, threads: int = 1, report=None) -> list[Pick]:
+    """Refined picks at voxels ``peaks`` (k, 3) of the pass's own frame; positions in the tomogram's frame, in the same order. report(done, total): progress."""
+    return _each(lambda peak: found.refined(peak, found.search.rotations[found.orientation[tuple(peak)]]), peaks, found, threads, report)
 
-    def refine(peak):
-        return found.refined(peak, found.search.rotations[found.orientation[tuple(peak)]])
 
-    if threads > 1 and array_namespace(found.search.filtered.matched) is np:
-        with ThreadPoolExecutor(threads) as pool:
-            return list(pool.map(refine, peaks))
-    return [refine(peak) for peak in peaks]
+def _each(function, items, found: Pass, threads: int, report) -> list:
+    """[function(item), ...], on several threads where the pass is on a CPU."""
+    pool = ThreadPoolExecutor(threads) if threads > 1 and array_namespace(found.search.filtered.matched) is np else None
+    results = []
+    with pool or nullcontext():
+        for result in (pool.map if pool else map)(function, items):
+            results.append(result)
+            if report is not None:
+                report(len(results), len(items))
+    return results
