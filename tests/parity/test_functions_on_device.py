@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 from blob_phantom import chiral_blobs, simulate_series
 from devices import DEVICES, on_device
+from matching_scene import PIXEL, chiral_particle, make_scene
 from test_kernels import random_rotations, real, rng
 
+from cryoet_core.config.match_template import MatchTemplate
 from cryoet_core.geometry import TiltGeometry
 from cryoet_core.geometry.local_deformation import LocalDeformation
 from cryoet_core.picking.background import phase_randomised
 from cryoet_core.picking.binned import binned_volume
 from cryoet_core.picking.eman import match_like_eman2
+from cryoet_core.picking.match import match_template
 from cryoet_core.picking.prepare import searchable_tomogram
 from cryoet_core.subtomo.extract import ExtractionSettings
 from cryoet_core.subtomo.refine import RefineSettings, half_sets, refine
@@ -49,6 +52,15 @@ def picked(to):
     return np.concatenate([found.sigma_map.ravel(), found.position_px.ravel()])
 
 
+def picked_in_binned_voxels(to):
+    """Places and scores of a search in the binned tomogram, refined in the tomogram."""
+    tomogram, series, *_ = make_scene()
+    config = MatchTemplate(angular_step_deg=32, edge_margin_angst=40, low_pass_angst=45, max_particles=6, max_false_fraction=1)
+    found = match_template(to.device(tomogram), to.device(chiral_particle()), PIXEL, series, config, rng())
+    assert found.summary["search_pixel_angst"] == 2 * PIXEL
+    return np.c_[found.particles.positions_angst, 100 * found.particles.table[["score", "score_mirrored"]].to_numpy()]
+
+
 def refined(to, likelihood):
     """Map after two iterations from a low-passed truth."""
     data = simulate_series(chiral_blobs(), 12, box=16, pixel_angst=30.0, tilts_deg=range(-60, 61, 12), noise_sigma=0.002)
@@ -76,6 +88,7 @@ FUNCTIONS = {
     "binned_volume": lambda to: binned_volume(to.device(blobs((21, 24, 30))), 2),
     "phase_randomised": lambda to: phase_randomised(to.device(blobs((20, 20, 20))), 16, rng()),
     "match_like_eman2": picked,
+    "match_template_binned": picked_in_binned_voxels,
     "sum_views": particle_sums,
     "refine_exact": lambda to: refined(to, "exact"),
     "refine_relion": lambda to: refined(to, "relion"),
