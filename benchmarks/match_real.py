@@ -142,6 +142,7 @@ def main():
     parser.add_argument("--maps", type=Path, help="folder of the control's map")
     parser.add_argument("--control", default="20S_proteasome_3j9i_10A.mrc")
     parser.add_argument("--control-diameter", type=float, default=160.0, help="A")
+    parser.add_argument("--step", type=float, default=15.0, help="degrees, of the run")
     parser.add_argument("--control-step", type=float, default=23.0, help="degrees; with the smaller diameter as coarse in A as the template's 15, or the search would not be binned at 10 A/px and take hours")
     parser.add_argument("--slab", type=float, default=2400.0, help="A")
     parser.add_argument("--picture")
@@ -150,17 +151,18 @@ def main():
     args = parser.parse_args()
     folder = args.results / "reconstruct_tomogram" / args.series
     reference, pixel = read_mrc(args.results / "resize_reference" / "reference.mrc")
-    whole, summary = picks_of_run(args.results, args.series)
-    options = {"angular_step_deg": summary["step_deg"], "slab_thickness_angst": args.slab}
+    options = {"angular_step_deg": args.step, "slab_thickness_angst": args.slab}
     if "template" in args.parts:
-        print("template", json.dumps(row(whole, summary), default=float), flush=True)
+        particles, summary = picks_of_run(args.results, args.series)
+        print("template", json.dumps(row(particles, summary), default=float), flush=True)
         if args.picture:
-            picture(read_mrc(folder / f"{args.series}.mrc")[0], whole, pixel, args.picture)
+            picture(read_mrc(folder / f"{args.series}.mrc")[0], particles, pixel, args.picture)
     if "halves" in args.parts:
-        compare_halves(args, whole, reference, pixel, options)
+        compare_halves(args, picks_of_run(args.results, args.series)[0], reference, pixel, options)
     if "control" in args.parts and args.maps:
         control = read_map(args.maps / args.control, pixel)
-        result, seconds = search(args.results, args.series, "", control, pixel, **options | {"particle_diameter_angst": args.control_diameter, "angular_step_deg": args.control_step, "max_particles": max(len(whole), 1)})
+        own = {"particle_diameter_angst": args.control_diameter, "angular_step_deg": args.control_step, "max_particles": 400}
+        result, seconds = search(args.results, args.series, "", control, pixel, **options | own)
         print("control", json.dumps(row(result.particles, result.summary), default=float), f"{seconds:.0f} s CPU", flush=True)
 
 
