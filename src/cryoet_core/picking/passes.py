@@ -89,9 +89,9 @@ class Pass:
         pick = refine_peak(self.search, [(peak, rotation)])
         if self.fine is None:
             return replace(pick, position_px=self.in_tomogram(pick.position_px))
-        there, fine = [np.rint(self.in_fine(place)).astype(int) for place in (pick.position_px, peak)], self.fine.search
-        starts = [(there[0], pick.rotation), *best_starts(fine, there[1], REACH, self.binning, FINE_STARTS)]
-        pick = refine_peak(fine, starts)
+        fine = self.fine.search
+        place, peak = (np.rint(self.in_fine(own)).astype(int) for own in (pick.position_px, peak))
+        pick = refine_peak(fine, [(place, pick.rotation), *best_starts(fine, peak, REACH, self.binning, FINE_STARTS)])
         return replace(pick, position_px=x_reversed(pick.position_px, self.shape, self.mirrored))
 
 
