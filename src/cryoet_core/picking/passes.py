@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,6 +12,7 @@ from cryoet_core.picking.local_search import REACH, Pick, Search, best_starts, m
 from cryoet_core.picking.peaks import local_maxima, robust_statistics
 from cryoet_core.picking.scores import NO_SCORE, score_map
 from cryoet_core.picking.template import make_template
+from cryoet_core.picking.threads import each
 
 FINE_STARTS = 3  # poses of the whole grid that a peak of a binned search is refined from, besides its own: that is often another, at a place some voxels away
 FAR_AHEAD = 3.0  # sigma of the score map: refinement does not turn that round
@@ -153,7 +152,7 @@ def mirrored_scores(real: Pass, positions, reach: int, threads: int = 1, report=
     def score(position):
         return turned.refined(*best_starts(turned.search, np.rint(turned.own(position)).astype(int), reach)[0]).score
 
-    return np.array(_each(score, positions, real, threads, report))
+    return np.array(each(score, positions, _cpu_threads(real, threads), report))
 
 
 def contested_peaks(control: Pass, real: Pass, radius_px: int, most: int):
@@ -183,16 +182,9 @@ def refined_peaks(found: Pass, radius_px: int, lowest: float, most: int, threads
 
 def refine_at(found: Pass, peaks, threads: int = 1, report=None) -> list[Pick]:
     """Refined picks at voxels ``peaks`` (k, 3) of the pass's own frame; positions in the tomogram's frame, in the same order. report(done, total): progress."""
-    return _each(lambda peak: found.refined(peak, found.search.rotations[found.orientation[tuple(peak)]]), peaks, found, threads, report)
+    return each(lambda peak: found.refined(peak, found.search.rotations[found.orientation[tuple(peak)]]), peaks, _cpu_threads(found, threads), report)
 
 
-def _each(function, items, found: Pass, threads: int, report) -> list:
-    """[function(item), ...], on several threads where the pass is on a CPU."""
-    pool = ThreadPoolExecutor(threads) if threads > 1 and array_namespace(found.search.filtered.matched) is np else None
-    results = []
-    with pool or nullcontext():
-        for result in (pool.map if pool else map)(function, items):
-            results.append(result)
-            if report is not None:
-                report(len(results), len(items))
-    return results
+def _cpu_threads(found: Pass, threads: int) -> int:
+    """``threads`` where the pass is on a CPU, else one."""
+    return threads if array_namespace(found.search.filtered.matched) is np else 1

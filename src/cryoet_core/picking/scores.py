@@ -17,12 +17,10 @@ FINE_SHARE of voxels are: a true peak is among them long before it is a pick. It
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.fft import next_fast_len
-from threadpoolctl import threadpool_limits
 
 from cryoet_core.backend import array_namespace, fft_module
 from cryoet_core.fourier import half_complex_multiplicity
@@ -31,6 +29,7 @@ from cryoet_core.masks import soft_sphere
 from cryoet_core.picking.eigen import EigenTemplates
 from cryoet_core.picking.prepare import smooth_part
 from cryoet_core.picking.template import Template, embed, rotated_rows
+from cryoet_core.picking.threads import each
 from cryoet_core.picking.transfer import MatchFilters, on_grid
 
 FINE_SHARE = 0.04
@@ -318,13 +317,7 @@ def score_map(
         score[window], orientation[window] = best, index
         progress.of(number)(1)
 
-    if threads > 1 and xp is np:
-        # each thread multiplies its own tile; a threaded BLAS below would fight it for the cores
-        with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
-            list(pool.map(search, range(len(tiles))))
-    else:
-        for number in range(len(tiles)):
-            search(number)
+    each(search, range(len(tiles)), threads if xp is np else 1)
     return ScoreMap(score, orientation, None if samples[0] is None else xp.concatenate(samples))
 
 
