@@ -34,7 +34,7 @@ from cryoet_core.subtomo.noise import residual_sums, spectra
 from cryoet_core.subtomo.poses import PosePrior, Poses, refine_poses
 from cryoet_core.subtomo.refine import RefineSettings, half_sets, refine
 from cryoet_core.subtomo.refine_run import volume_images
-from cryoet_core.subtomo.search import SearchPlan, calibrated, expectation_of_all, grid_search
+from cryoet_core.subtomo.search import SearchPlan, calibrated, expectation_of_all, grid_search, translation_grid
 from cryoet_core.subtomo.stacks import ParticleVolumes
 from cryoet_core.subtomo.volumes import sum_views, view_noise
 
@@ -475,8 +475,6 @@ def rate(args):
             data = simulate(chiral_molecule(), 64, pixel=pixel, box=box, crowd=0)
             reference = Reference.of_map(data.truth)
             white = whiten(data.images, noise_spectra(data, reference), shell)
-            from cryoet_core.subtomo.search import translation_grid
-
             shifts, grid = translation_grid(5, 2), so3_grid(2)
             centre = np.zeros((64, 3))
             prior, plan = PosePrior(centre, 2.5), plan_of(data, shell=shell)

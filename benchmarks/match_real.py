@@ -152,13 +152,14 @@ def main():
     folder = args.results / "reconstruct_tomogram" / args.series
     reference, pixel = read_mrc(args.results / "resize_reference" / "reference.mrc")
     options = {"angular_step_deg": args.step, "slab_thickness_angst": args.slab}
-    if "template" in args.parts:
+    if {"template", "halves"} & {*args.parts}:
         particles, summary = picks_of_run(args.results, args.series)
+    if "template" in args.parts:
         print("template", json.dumps(row(particles, summary), default=float), flush=True)
         if args.picture:
             picture(read_mrc(folder / f"{args.series}.mrc")[0], particles, pixel, args.picture)
     if "halves" in args.parts:
-        compare_halves(args, picks_of_run(args.results, args.series)[0], reference, pixel, options)
+        compare_halves(args, particles, reference, pixel, options)
     if "control" in args.parts and args.maps:
         control = read_map(args.maps / args.control, pixel)
         own = {"particle_diameter_angst": args.control_diameter, "angular_step_deg": args.control_step, "max_particles": 400}

@@ -14,7 +14,7 @@ import numpy as np
 from cryoet_core.backend import array_namespace, asnumpy
 from cryoet_core.fourier import bin_images, binned_shape, centre_crop_or_pad, fourier_crop
 from cryoet_core.picking.local_search import Neighbourhoods, Search
-from cryoet_core.picking.passes import FineScale, Pass, rescaled, x_reversed
+from cryoet_core.picking.passes import FineScale, Pass, rescaled
 from cryoet_core.picking.peaks import robust_statistics
 from cryoet_core.picking.scores import NO_SCORE
 
@@ -76,10 +76,9 @@ def with_fine_scale(found: Pass, search: Search, binning: int, shape, rng) -> Pa
     """A pass in the binned tomogram whose peaks are refined with ``search``, that of the tomogram ``shape`` in the pass's frame."""
     allowed = np.argwhere(found.score > NO_SCORE)
     some = allowed[rng.choice(len(allowed), min(LEVEL_SAMPLE, len(allowed)), replace=False)]
-    places = rescaled(x_reversed(some, found.score.shape, found.mirrored), found.score.shape, shape, binning)
-    places = x_reversed(places, shape, found.mirrored)
-    places = np.clip(np.rint(places).astype(int), 0, np.array(shape) - 1)
-    return replace(found, fine=FineScale(search, binning, tuple(shape), sampled_level(search, places)))
+    fine = FineScale(search, binning, tuple(shape), (np.nan, np.nan))
+    places = np.clip(np.rint(replace(found, fine=fine).in_fine(some)).astype(int), 0, np.array(shape) - 1)
+    return replace(found, fine=replace(fine, level=sampled_level(search, places)))
 
 
 def sampled_level(search: Search, places) -> tuple[float, float]:

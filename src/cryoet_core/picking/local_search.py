@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cryoet_core.backend import array_namespace, asnumpy
-from cryoet_core.geometry import local_rotations, random_rotations
+from cryoet_core.geometry import angular_distance_deg, local_rotations, random_rotations
 from cryoet_core.picking.eigen import EigenTemplates, norm_matrix, normalised
 from cryoet_core.picking.peaks import parabola_offset
 from cryoet_core.picking.scores import CoarseGrid, FilteredTomogram, template_norms
@@ -134,10 +134,10 @@ def best_starts(search: Search, peak, reach: int, spacing: int = 1, most: int = 
     patches, norms = near.patches(peak)
     scores = (eigen.coefficients @ (eigen.basis @ patches.T)) / norms
     places, highest = asnumpy(scores.argmax(axis=1)), asnumpy(scores.max(axis=1))
-    widest, chosen = 1 + 2 * np.cos(np.deg2rad(APART * search.step_deg)), []
+    chosen = []
     for i in np.argsort(-highest, kind="stable"):
-        if all((search.rotations[i] * search.rotations[k]).sum() < widest for k in chosen):
-            chosen.append(i)
+        if (angular_distance_deg(search.rotations[chosen], search.rotations[i]) > APART * search.step_deg).all():
+            chosen.append(int(i))
         if len(chosen) == most:
             break
     return [(np.asarray(peak) + near.offsets[places[i]], search.rotations[i]) for i in chosen]

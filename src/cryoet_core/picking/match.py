@@ -248,16 +248,16 @@ def match_template(
     similarity = mirror_similarity(fine or search, rng)
     kinds = _controls(config.background, similarity)
     n_searches = 1 + len(kinds)
-    progress = _Progress(report, n_searches if fine is None else 2 * n_searches + 1)  # the refinement of many peaks takes as long as a binned search
+    n_refinements = 0 if fine is None else n_searches + 1  # of the many peaks of a binned search; each takes as long as a search
+    reports = _split(report, n_searches + n_refinements) + [None] * (n_searches + 1 - n_refinements)
     options = {"region": where.region, "allowed": where.allowed, "use_eigen": use_eigen, "threads": threads}
     scales = _Scales(search, fine, binning, shape, pixel)
-    real = scales.whole(run_pass(search, report=progress.part(0), **options), fine, rng)
+    real = scales.whole(run_pass(search, report=reports[0], **options), fine, rng)
     controls = {
-        kind: _control(kind, scales, reference, plan, rng, options | {"report": progress.part(1 + i)})
-        for i, kind in enumerate(kinds)
+        kind: _control(kind, scales, reference, plan, rng, options | {"report": part})
+        for kind, part in zip(kinds, reports[1:n_searches], strict=True)
     }
-    refining = iter([None if fine is None else progress.part(n_searches + i) for i in range(n_searches + 1)])
-    found = _choose(real, controls, plan, pixel, config, threads, refining)
+    found = _choose(real, controls, plan, pixel, config, threads, reports[n_searches:])
     found["hand"]["mirror_similarity"] = similarity
     summary = {
         "n_rotations": len(rotations), "gold_voxels": 0 if gold is None else int(gold.sum()),
@@ -293,16 +293,13 @@ def _eman2_result(tomogram, reference, series, config, report) -> MatchResult:
     return MatchResult(particles, scores, summary, full_size(found.orientation, found.shrink, tomogram.shape), found.rotations)
 
 
-class _Progress:
-    """Splits one report(done, total) among several searches of the same length."""
+def _split(report, n_parts: int) -> list:
+    """One report(done, total) or None for each of several parts of the same length."""
 
-    def __init__(self, report, n_parts: int):
-        self.report, self.n_parts = report, n_parts
+    def part(number: int):
+        return lambda done, total: report(number * total + done, n_parts * total)
 
-    def part(self, number: int):
-        if self.report is None:
-            return None
-        return lambda done, total: self.report(number * total + done, self.n_parts * total)
+    return [None if report is None else part(number) for number in range(n_parts)]
 
 
 def _controls(background: str, similarity: float) -> list[str]:
@@ -353,8 +350,9 @@ def coarse_grid(template, eigen: EigenTemplates, rotations, plan: MatchPlan, con
 def _choose(real: Pass, controls: dict, plan: MatchPlan, pixel: float, config, threads: int, reports) -> dict:
     """Candidates of all searches -> picks (best first), their mirrored scores, and the numbers for the summary.
 
-    reports : iterator of report(done, total) or None for the peaks of the template, of every control, and for the mirrored template at the candidates.
+    reports : report(done, total) or None for the peaks of the template, of every control, and for the mirrored template at the candidates.
     """
+    of_template, *of_controls, of_mirror = reports
     distance = plan.min_distance_angst / pixel
     radius = _cube_radius(distance / real.binning)
     most = CANDIDATE_FACTOR * config.max_particles
@@ -362,14 +360,14 @@ def _choose(real: Pass, controls: dict, plan: MatchPlan, pixel: float, config, t
     contested = {kind: contested_peaks(control, real, radius, n_control) for kind, control in controls.items()}
     lowest = _lowest([scores[-1] for _, scores in contested.values() if len(scores)], *real.level, config)
     median, sigma = real.refined_level
-    candidates = refined_peaks(real, radius, lowest, most, threads, next(reports))
-    others = {kind: sorted(refine_at(controls[kind], peaks[scores >= lowest], threads, next(reports)), key=lambda pick: -pick.score)
-              for kind, (peaks, scores) in contested.items()}
+    candidates = refined_peaks(real, radius, lowest, most, threads, of_template)
+    others = {kind: sorted(refine_at(controls[kind], peaks[scores >= lowest], threads, report), key=lambda pick: -pick.score)
+              for (kind, (peaks, scores)), report in zip(contested.items(), of_controls, strict=True)}
     game = compete(candidates, others, distance)
-    scores, report = np.array([pick.score for pick in game.picks]), next(reports)
+    scores = np.array([pick.score for pick in game.picks])
 
     def judge(part):
-        progress = report and (lambda done, _: report(part.start + done, len(scores)))
+        progress = of_mirror and (lambda done, _: of_mirror(part.start + done, len(scores)))
         return _mirrored_scores(real, controls.get("mirror"), game.picks[part], radius, threads, progress)
 
     judged = clear_of_mirror(scores, judge, game.models, sigma) if mirror_may_judge(config) else None
