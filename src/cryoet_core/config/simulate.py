@@ -78,6 +78,23 @@ class Simulate(StepModel):
         _D.ice_structure_factor, meaning="S(k) of the ice's density noise; water 0.06 to 0.1; 0 = smooth ice", ge=0
     )
 
+    n_vesicles: int = key(_D.n_vesicles, meaning="lipid vesicles in the untilted field; the same density around it", ge=0)
+    vesicle_radius_min_angst: float = key(_D.vesicle_radius_min_angst, unit="A", meaning="radius of the smallest vesicles", gt=0)
+    vesicle_radius_max_angst: float = key(
+        _D.vesicle_radius_max_angst, unit="A", meaning="radius of the largest vesicles (at most what the slab holds)", gt=0
+    )
+    n_gold_beads: int = key(_D.n_gold_beads, meaning="gold beads in and on the slab, in the untilted field", ge=0)
+    gold_diameter_angst: float = key(_D.gold_diameter_angst, unit="A", meaning="diameter of the gold beads", gt=0)
+    crowding_mg_per_ml: float = key(
+        _D.crowding_mg_per_ml, unit="mg/ml", meaning="proteins of 50 to 500 kDa and many shapes that fill the slab; cells have 100 to 300", ge=0, le=400
+    )
+    defocus_step_angst: float = key(
+        _D.defocus_step_angst, unit="A", meaning="spacing of the defoci at which the background is computed; an object between two has their mean", gt=0
+    )
+    fast_counting: bool = key(
+        _D.fast_counting, meaning="Poisson counts from tables (other random numbers, 20 times as fast) instead of NumPy's"
+    )
+
     n_dead_pixels: int = key(_D.n_dead_pixels, meaning="pixels that count nothing (gain 0)", ge=0)
     n_hot_pixels: int = key(_D.n_hot_pixels, meaning="pixels with 25 to 90 extra counts in each frame", ge=0)
     xrays_per_tilt: float = key(_D.xrays_per_tilt, meaning="mean number of X-ray hits of 1 to 12 px per tilt", ge=0)
@@ -100,6 +117,8 @@ class Simulate(StepModel):
     def _ordered(self):
         if self.drift_max_angst < self.drift_min_angst:
             raise ValueError("drift_max_angst is smaller than drift_min_angst")
+        if self.vesicle_radius_max_angst < self.vesicle_radius_min_angst:
+            raise ValueError("vesicle_radius_max_angst is smaller than vesicle_radius_min_angst")
         if self.n_dark_views > 2 * int(self.max_tilt_deg / self.tilt_step_deg):
             raise ValueError("more dark views than tilted views")
         return self

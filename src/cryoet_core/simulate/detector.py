@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, zoom
 
 from cryoet_core.simulate.acquisition import View
+from cryoet_core.simulate.counting import count_electrons
 from cryoet_core.simulate.settings import SimulationSettings, generator
 
 MAX_COUNT = 127
@@ -28,7 +29,7 @@ def make_camera(settings: SimulationSettings, seed: int) -> Camera:
     height, width = settings.image_shape
     columns = 1 + 0.04 * rng.standard_normal(width)
     blocks = np.repeat(1 + 0.03 * rng.standard_normal(-(-width // 60)), 60)[:width]
-    slope = gaussian_filter(rng.standard_normal((height, width)), 0.15 * min(height, width), mode="nearest")
+    slope = _gentle_slope((height, width), rng)
     slope = 1 + 0.02 * slope / slope.std()
     gain = columns * blocks * slope * (1 + 0.03 * rng.standard_normal((height, width)))
     gain = np.clip(gain, 0.6, 1.6)
@@ -39,6 +40,14 @@ def make_camera(settings: SimulationSettings, seed: int) -> Camera:
     hot = np.zeros((height, width), np.float32)
     hot.flat[hot_at] = rng.uniform(25, 90, len(hot_at))
     return Camera(gain.astype(np.float32), hot)
+
+
+def _gentle_slope(shape, rng) -> np.ndarray:
+    """(h, w) smooth random surface; of a large camera it is made on every eighth or sixteenth pixel."""
+    coarse = max(1, min(shape) // 2048 * 8)
+    small = [-(-n // coarse) for n in shape]
+    surface = gaussian_filter(rng.standard_normal(small), 0.15 * min(shape) / coarse, mode="nearest")
+    return surface if coarse == 1 else zoom(surface, coarse, order=1, mode="nearest", grid_mode=True)[: shape[0], : shape[1]]
 
 
 def grid_bar(shape, rng) -> np.ndarray:
@@ -57,6 +66,7 @@ def add_xrays(counts: np.ndarray, mean_hits: float, rng) -> list[dict]:
     Returns the hits: x_px, y_px (index), frame (0-based), n_pixels, counts (all pixels together).
     """
     frames, height, width = counts.shape
+    most = np.iinfo(counts.dtype).max
     hits = []
     for _ in range(int(rng.poisson(mean_hits))):
         frame, y, x = int(rng.integers(frames)), int(rng.integers(height)), int(rng.integers(width))
@@ -71,7 +81,7 @@ def add_xrays(counts: np.ndarray, mean_hits: float, rng) -> list[dict]:
         added = np.rint(peak * rng.uniform(0.4, 1.0, size)).astype(counts.dtype)
         added[0] = round(peak)
         for (py, px), value in zip(pixels, added, strict=True):
-            counts[frame, py, px] += value
+            counts[frame, py, px] = min(int(counts[frame, py, px]) + int(value), most)
         hits.append({"x_px": x, "y_px": y, "frame": frame, "n_pixels": size, "counts": int(added.sum())})
     return hits
 
@@ -79,7 +89,7 @@ def add_xrays(counts: np.ndarray, mean_hits: float, rng) -> list[dict]:
 def expose(intensity: np.ndarray, view: View, camera: Camera, settings: SimulationSettings, rng):
     """Counts of a movie.
 
-    intensity (frames, h, w): relative to the incident beam. Returns (raw (frames, h, w) uint8 counts, X-ray hits).
+    intensity: frames (h, w), a sequence, relative to the incident beam. Returns (raw (frames, h, w) uint8 counts, X-ray hits).
     A pixel of gain g sees 1/g of the electrons, so raw * gain is on average dose * pixel^2 * intensity.
     """
     per_frame = settings.dose_per_tilt_e_per_a2 * settings.pixel_size_angst**2 / len(intensity)
@@ -87,8 +97,10 @@ def expose(intensity: np.ndarray, view: View, camera: Camera, settings: Simulati
     scale = np.float32(per_frame * view.brightness) * sensitivity
     if view.dark:
         scale = scale * grid_bar(camera.gain.shape, rng)
-    counts = np.empty(intensity.shape, np.int32)
+    counts = np.empty((len(intensity), *scale.shape), np.uint8)
     for frame in range(len(intensity)):
-        counts[frame] = rng.poisson(np.maximum(intensity[frame], 0) * scale + camera.hot)
+        mean = np.maximum(intensity[frame], 0) * scale + camera.hot
+        drawn = count_electrons(mean, rng) if settings.fast_counting else rng.poisson(mean)
+        counts[frame] = np.minimum(drawn, MAX_COUNT)
     hits = add_xrays(counts, settings.xrays_per_tilt, rng)
-    return np.minimum(counts, MAX_COUNT).astype(np.uint8), hits
+    return np.minimum(counts, MAX_COUNT, out=counts), hits

@@ -8,6 +8,7 @@ The work grid is larger than the camera, so nothing wraps round into the picture
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import scipy.fft
@@ -17,12 +18,21 @@ from cryoet_core.simulate.acquisition import View
 from cryoet_core.simulate.geometry import euler_matrix, mid_plane_depth, view_matrix
 from cryoet_core.simulate.settings import SimulationSettings
 from cryoet_core.simulate.specimen import Specimen
-from cryoet_core.simulate.splat import gaussian_table, project_beads, splat_blobs
-
-DEFOCUS_STEP_ANGST = 400.0
-"""Spacing of the defocus copies of the background; an object between two has their weighted mean, 1 % off at 1/8 A."""
+from cryoet_core.simulate.splat import gaussian_table, project_beads, splat_blobs, splat_discs
 
 BATCH = 32
+
+LEAFLET_ANGST, LEAFLET_SIGMA_ANGST = 18.0, 6.0
+LEAFLET_V_ANGST = 40.0
+"""A bilayer: heads 18 A from its middle; each leaflet's excess potential per area, with the proteins in it, V A^3 per A^2."""
+
+GOLD_POTENTIAL_V = 24.0
+"""Mean inner potential of gold over that of vitreous ice, V (28 - 4)."""
+
+GOLD_AMPLITUDE_CONTRAST = 0.35
+"""Most electrons that gold scatters miss the aperture: a bead of 100 A is black."""
+
+PROFILE_STEP_ANGST = 1.0
 
 
 def _even_fast_length(least: float) -> int:
@@ -51,6 +61,7 @@ class Microscope:
         reach = max(m.reach_angst for m in specimen.species) + 4 * settings.bead_sigma_angst
         self.patch = _even_fast_length(2 * (reach + delocalised) / self.pixel)
         self.table = gaussian_table(settings.bead_sigma_angst / self.pixel)
+        self.membranes = [vesicle_profile(radius) for radius in specimen.vesicles[:, 3]]
 
     def _delocalisation(self) -> float:
         """How far (A) the CTF spreads detail at 1/10 A: lambda z k at the strongest defocus."""
@@ -86,27 +97,39 @@ class Microscope:
         dose = view.pre_exposure_e_per_a2 + 0.5 * view.exposure_e_per_a2
         field = self._background(view, dose, rng)
         self._add_particles(field, view, dose)
+        self._add_gold(field, view)
         return field
 
     def _background(self, view: View, dose: float, rng) -> np.ndarray:
-        """Ice and small proteins under the local defocus: a few defocus copies blended along the gradient."""
+        """Ice, membranes and small proteins under the local defocus: a few defocus copies blended along the gradient.
+
+        An object between two copies has their weighted mean: of copies 400 A apart it is at most 2 % off at 1/8 A.
+        """
         base, slope, env, damage = self.optics(self.shape, view, dose)
         transform = scipy.fft.rfft2(self._crowders(view)) * damage
         transform += self._ice(view, rng)
+        step = self.settings.defocus_step_angst
         defocus = self.settings.handedness * self._plane_depth(view)
-        first = math.floor(defocus.min() / DEFOCUS_STEP_ANGST)
-        last = math.ceil(defocus.max() / DEFOCUS_STEP_ANGST)
+        first = math.floor(defocus.min() / step)
+        last = math.ceil(defocus.max() / step)
         field = np.zeros(self.shape, np.float32)
         for level in range(first, last + 1):
-            weight = 1 - np.abs(defocus / np.float32(DEFOCUS_STEP_ANGST) - np.float32(level))
+            weight = 1 - np.abs(defocus / np.float32(step) - np.float32(level))
             rows = np.flatnonzero((weight > 0).any(axis=1))
             if not len(rows):
                 continue
-            copy = physics.apply_ctf(transform, base, slope, level * DEFOCUS_STEP_ANGST, env)
-            copy = scipy.fft.irfft2(copy, s=self.shape, overwrite_x=True)
+            copy = physics.apply_ctf(transform, base, slope, level * step, env)
             part = slice(rows[0], rows[-1] + 1)
-            field[part] += np.maximum(weight[part], 0) * copy[part]
+            field[part] += np.maximum(weight[part], 0) * self._rows_back(copy, part)
         return field
+
+    def _rows_back(self, transform: np.ndarray, rows: slice) -> np.ndarray:
+        """``rows`` of the inverse transform, float32; overwrites ``transform``."""
+        height, width = self.shape
+        columns = scipy.fft.ifft(transform, axis=0, norm="forward", overwrite_x=True)
+        part = scipy.fft.irfft(columns[rows], n=width, axis=1, norm="forward", overwrite_x=True)
+        part *= np.float32(1 / (height * width))
+        return part
 
     def _plane_depth(self, view: View) -> np.ndarray:
         """Depth (A) of the mid plane under every pixel of the work grid, float32."""
@@ -116,11 +139,14 @@ class Microscope:
         return mid_plane_depth(turned, u, v).astype(np.float32)
 
     def _crowders(self, view: View) -> np.ndarray:
-        """Phase (rad) of the small proteins, projected."""
+        """Phase (rad) of the small proteins and of the membranes, projected."""
         image = np.zeros(self.shape, np.float32)
         points, _ = self.positions(self.specimen.crowder_position, view)
         weights = self.specimen.crowder_potential * (self.rad_per_v_angst / self.pixel**2)
         splat_blobs(image, points, weights, self.specimen.crowder_sigma / self.pixel)
+        points, _ = self.positions(self.specimen.vesicles[:, :3], view)
+        for point, profile in zip(points, self.membranes, strict=True):
+            splat_discs(image, point, profile * np.float32(self.rad_per_v_angst), self.pixel / PROFILE_STEP_ANGST)
         return image
 
     def path_angst(self, view: View) -> float:
@@ -162,21 +188,68 @@ class Microscope:
                     transforms[i] = physics.apply_ctf(transforms[i], base, slope, dz, env)
                 _add_patches(field, scipy.fft.irfft2(transforms, s=(size, size)), near[who].astype(np.int64) - half)
 
-    def frames(self, view: View, rng) -> np.ndarray:
-        """(frames, h, w) float32: expected intensity of every frame relative to the incident beam.
+    def _add_gold(self, field: np.ndarray, view: View) -> None:
+        """Solid spheres of gold, each through the CTF of its own depth with the amplitude contrast of gold; no damage."""
+        if not len(self.specimen.gold):
+            return
+        size, half = self.patch, self.patch // 2
+        points, depth = self.positions(self.specimen.gold, view)
+        near = np.floor(points + 0.5)
+        touches = np.all((near > -half) & (near < np.array(self.shape[::-1]) + half), axis=1)
+        base, slope, env, _ = self.optics((size, size), view, 0.0)
+        base += np.float32(math.asin(GOLD_AMPLITUDE_CONTRAST) - math.asin(self.lens.amplitude_contrast))
+        ky, kx = physics.frequencies_per_angst((size, size), self.pixel)
+        sphere = physics.sphere_transform(np.hypot(ky, kx), 0.5 * self.settings.gold_diameter_angst)
+        sphere = sphere * (GOLD_POTENTIAL_V * self.rad_per_v_angst / self.pixel**2)
+        for bead in np.flatnonzero(touches):
+            x, y = (points[bead] - near[bead] + half) * self.pixel
+            transform = (sphere * np.exp(-2j * np.pi * (ky * y + kx * x))).astype(np.complex64)
+            transform = physics.apply_ctf(transform, base, slope, self.settings.handedness * depth[bead], env)
+            patch = scipy.fft.irfft2(transform, s=(size, size))
+            _add_patches(field, patch[None], near[bead][None].astype(np.int64) - half)
 
-        The content of frame f lies ``view.frame_shifts_angst[f]`` away from its place in the mean frame.
-        """
+    def frames(self, view: View, rng) -> Frames:
+        """Expected intensity of every frame relative to the incident beam, made when asked for."""
         relative = np.maximum(1 - 2 * self.contrast(view, rng), np.float32(0.05))
         passed = math.exp(-self.path_angst(view) / self.settings.inelastic_mean_free_path_angst)
-        transform = scipy.fft.rfft2(relative * np.float32(passed))
-        ky, kx = physics.frequencies_per_angst(self.shape, self.pixel)
-        out = np.empty((len(view.frame_shifts_angst), *self.settings.image_shape), np.float32)
-        for frame, (dx, dy) in enumerate(view.frame_shifts_angst):
-            ramp_y = np.exp(-2j * np.pi * ky * dy).astype(np.complex64)
-            ramp_x = np.exp(-2j * np.pi * kx * dx).astype(np.complex64)
-            out[frame] = self.camera(scipy.fft.irfft2(transform * ramp_y * ramp_x, s=self.shape, overwrite_x=True))
-        return out
+        return Frames(self, scipy.fft.rfft2(relative * np.float32(passed)), view.frame_shifts_angst)
+
+
+@dataclass(frozen=True)
+class Frames:
+    """A sequence of frames (h, w) float32, one in memory at a time.
+
+    The content of frame f lies ``shifts_angst[f]`` away from its place in the mean frame, whose ``transform`` is given.
+    """
+
+    microscope: Microscope
+    transform: np.ndarray
+    shifts_angst: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.shifts_angst)
+
+    def __getitem__(self, frame: int) -> np.ndarray:
+        dx, dy = self.shifts_angst[frame]
+        scope = self.microscope
+        ky, kx = physics.frequencies_per_angst(scope.shape, scope.pixel)
+        moved = self.transform * np.exp(-2j * np.pi * ky * dy).astype(np.complex64)
+        moved *= np.exp(-2j * np.pi * kx * dx).astype(np.complex64)
+        (y, x), (height, width) = scope.first, scope.settings.image_shape
+        return scope._rows_back(moved, slice(y, y + height))[:, x : x + width]
+
+
+def vesicle_profile(radius_angst: float) -> np.ndarray:
+    """Projected potential (V A) of a spherical bilayer at 0, 1, 2, ... A from its centre, float32.
+
+    Two leaflets of Gaussian section about ``radius_angst``, summed along the beam in steps of 1 A.
+    """
+    end = radius_angst + LEAFLET_ANGST + 5 * LEAFLET_SIGMA_ANGST
+    across = np.arange(0.0, end + 1, PROFILE_STEP_ANGST)[:, None]
+    along = np.arange(0.5, end + 1)[None, :]
+    from_middle = np.abs(np.hypot(across, along) - radius_angst) - LEAFLET_ANGST
+    height = LEAFLET_V_ANGST / (math.sqrt(2 * math.pi) * LEAFLET_SIGMA_ANGST)
+    return (2 * height * np.exp(-0.5 * (from_middle / LEAFLET_SIGMA_ANGST) ** 2)).sum(axis=1).astype(np.float32)
 
 
 def _add_patches(field: np.ndarray, patches: np.ndarray, corners: np.ndarray) -> None:

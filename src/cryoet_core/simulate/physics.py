@@ -102,6 +102,12 @@ def envelope(shape, pixel_size_angst, b_factor_angst2: float):
     return np.exp(-0.25 * b_factor_angst2 * (ky**2 + kx**2)).astype(np.float32)
 
 
+def sphere_transform(k_per_angst, radius_angst: float):
+    """Integral of exp(-2 pi i k x) over a solid sphere at |k| (1/A), A^3: the transform of its projection."""
+    x = np.maximum(2 * np.pi * radius_angst * np.asarray(k_per_angst, dtype=np.float64), 1e-3)
+    return 4 * np.pi * radius_angst**3 * (np.sin(x) - x * np.cos(x)) / x**3
+
+
 def ice_phase_psd(thickness_angst: float, structure_factor: float, voltage_kv: float) -> float:
     """Power density (rad^2 A^2) of the phase noise of amorphous ice: density x thickness x molecule^2 x S(k).
 

@@ -44,7 +44,7 @@ def simulate_series(settings: SimulationSettings, series: str, seed: int, folder
     write_tilt_series(true_series(series, views, settings, str(frames_dir)), truth_dir / f"{series}.star")
     write_particles(true_particles(series, specimen, settings), truth_dir / "particles.star")
     write_particles(true_particles(series, specimen, settings, inside=False), truth_dir / "outside.star")
-    write_summary(truth_dir / "truth.json", true_facts(views, hits, camera, settings, seed))
+    write_summary(truth_dir / "truth.json", true_facts(views, hits, camera, specimen, settings, seed))
     write_text(frames_dir / f"{series}.mdoc", mdoc_text(series, views, settings, means))
     return {
         "n_views": len(views),
@@ -52,6 +52,8 @@ def simulate_series(settings: SimulationSettings, series: str, seed: int, folder
         "n_decoys": int((specimen.inside & (specimen.kind > 0)).sum()),
         "n_outside_field": int((~specimen.inside).sum()),
         "n_crowders": len(specimen.crowder_position),
+        "n_vesicles": len(specimen.vesicles),
+        "n_gold_beads": len(specimen.gold),
         "n_xrays": sum(map(len, hits.values())),
         "dark_tilt_ids": [view.tilt_id for view in views if view.dark],
         "mean_counts_per_px": means,

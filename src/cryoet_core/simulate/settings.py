@@ -49,6 +49,16 @@ class SimulationSettings:
     thickness_angst: float = 900.0
     bead_sigma_angst: float = 2.5
     ice_structure_factor: float = 0.1
+    # what a cell has besides; none in the demo
+    n_vesicles: int = 0
+    vesicle_radius_min_angst: float = 300.0
+    vesicle_radius_max_angst: float = 900.0
+    n_gold_beads: int = 0
+    gold_diameter_angst: float = 100.0
+    crowding_mg_per_ml: float = 0.0
+    # how closely large images are computed
+    defocus_step_angst: float = 400.0
+    fast_counting: bool = False
     # camera and faults
     n_dead_pixels: int = 14
     n_hot_pixels: int = 10

@@ -98,10 +98,29 @@ def true_particles(series: str, specimen: Specimen, settings: SimulationSettings
     return Particles(table=table, optics=optics, are_2d_stacks=False)
 
 
-def true_facts(views: list[View], hits: dict, camera: Camera, settings: SimulationSettings, seed: int) -> dict:
-    """What has no place in a table: frame shifts, X-rays, camera defects (indices y, x), dark views, hand, seed."""
+def _cell_facts(specimen: Specimen, settings: SimulationSettings) -> dict:
+    """Vesicles and gold beads, also those beyond the untilted field; nothing where there are none."""
+    half = np.array(field_half_sizes(settings))
+    facts = {}
+    for name, rows, columns in (
+        ("vesicles", specimen.vesicles, ("x_angst", "y_angst", "z_angst", "radius_angst")),
+        ("gold_beads", specimen.gold, ("x_angst", "y_angst", "z_angst")),
+    ):
+        if len(rows):
+            facts[name] = [
+                dict(zip(columns, row.tolist(), strict=True)) | {"in_field": bool((abs(row[:2]) < half).all())}
+                for row in rows
+            ]
+    return facts | ({"gold_diameter_angst": settings.gold_diameter_angst} if len(specimen.gold) else {})
+
+
+def true_facts(
+    views: list[View], hits: dict, camera: Camera, specimen: Specimen, settings: SimulationSettings, seed: int
+) -> dict:
+    """What has no place in a table: frame shifts, X-rays, camera defects (indices y, x), dark views, hand, seed, vesicles
+    and gold."""
     pixel = settings.pixel_size_angst
-    return {
+    return _cell_facts(specimen, settings) | {
         "seed": seed,
         "handedness": settings.handedness,
         "dark_tilt_ids": sorted(view.tilt_id for view in views if view.dark),

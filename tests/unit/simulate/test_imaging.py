@@ -180,7 +180,7 @@ def test_frames_move_the_content_by_the_drift(clean, view, beads_at):
     settings = replace(clean, amplitude_contrast=1.0, bead_sigma_angst=7.0)  # well sampled: no ringing
     microscope = Microscope(beads_at([0, 0, 0]), settings)
     shifts = np.array([[-6.0, 2.0], [0.0, 0.0], [6.0, -2.0]])
-    frames = 1 - microscope.frames(view(frame_shifts_angst=shifts), np.random.default_rng(0)).astype(np.float64)
+    frames = 1 - np.array(list(microscope.frames(view(frame_shifts_angst=shifts), np.random.default_rng(0))), np.float64)
     y, x = np.mgrid[:96, :128]
     for frame, (dx, dy) in zip(frames, shifts, strict=True):
         frame = frame * ((np.abs(x - 64) < 12) & (np.abs(y - 48) < 12))
