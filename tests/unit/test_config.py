@@ -167,3 +167,11 @@ def test_ctf_correction_twice_is_refused_before_anything_runs():
     with pytest.raises(UserInputError, match="E-CFG-13"):
         Run(load_config(sections))
     Run(load_config({**sections, "correct_ctf": {"mode": "none"}}))
+
+
+def test_the_simulated_tutorial_is_processed_as_the_real_one():
+    real, simulated = (load_config(yaml.safe_load((ROOT / "config" / name).read_text())) for name in ("chlamy.yaml", "simulated_tutorial.yaml"))
+    own = {"results_dir", "seed", "data", "simulate"}
+    assert simulated.model_dump(exclude=own) == real.model_dump(exclude=own)
+    assert simulated.simulate.pixel_size_angst == real.import_tilt_series.pixel_size_angst
+    assert simulated.simulate.nominal_axis_deg == real.import_tilt_series.tilt_axis_deg

@@ -120,10 +120,10 @@ class Microscope:
                 continue
             copy = physics.apply_ctf(transform, base, slope, level * step, env)
             part = slice(rows[0], rows[-1] + 1)
-            field[part] += np.maximum(weight[part], 0) * self._rows_back(copy, part)
+            field[part] += np.maximum(weight[part], 0) * self.rows_back(copy, part)
         return field
 
-    def _rows_back(self, transform: np.ndarray, rows: slice) -> np.ndarray:
+    def rows_back(self, transform: np.ndarray, rows: slice) -> np.ndarray:
         """``rows`` of the inverse transform, float32; overwrites ``transform``."""
         height, width = self.shape
         columns = scipy.fft.ifft(transform, axis=0, norm="forward", overwrite_x=True)
@@ -236,7 +236,7 @@ class Frames:
         moved = self.transform * np.exp(-2j * np.pi * ky * dy).astype(np.complex64)
         moved *= np.exp(-2j * np.pi * kx * dx).astype(np.complex64)
         (y, x), (height, width) = scope.first, scope.settings.image_shape
-        return scope._rows_back(moved, slice(y, y + height))[:, x : x + width]
+        return scope.rows_back(moved, slice(y, y + height))[:, x : x + width]
 
 
 def vesicle_profile(radius_angst: float) -> np.ndarray:
