@@ -61,6 +61,6 @@ def make_scene():
 def setup(tomogram, series, **options):
     """(template, filters, filtered tomogram) of a search for the particle."""
     template = make_template(chiral_particle(), 7.5)
-    bright, _ = searchable_tomogram(tomogram, 12.0)
+    bright = searchable_tomogram(tomogram, 12.0)[:, :, :]
     filters = match_filters(bright, series, 28, 150.0, 2 * PIXEL, **options)
     return template, filters, filter_tomogram(bright, filters, 7.5)

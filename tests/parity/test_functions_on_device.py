@@ -84,7 +84,7 @@ FUNCTIONS = {
     "undeformed_views": lambda to: undeformed_views(
         to.device(real((9, 48, 40))), LocalDeformation(rng().normal(size=(9, 6, 2)) * [[10.0], [0.01], [0.01], [1e-5], [1e-5], [1e-5]]), 10.0
     ),
-    "searchable_tomogram": lambda to: searchable_tomogram(to.device(blobs((32, 48, 48))), 8.0)[0],
+    "searchable_tomogram": lambda to: searchable_tomogram(to.device(blobs((32, 48, 48))), 8.0)[:, :, :],
     "binned_volume": lambda to: binned_volume(to.device(blobs((21, 24, 30))), 2),
     "phase_randomised": lambda to: phase_randomised(to.device(blobs((20, 20, 20))), 16, rng()),
     "match_like_eman2": picked,

@@ -8,6 +8,7 @@ import pandas as pd
 from cryoet_core.config.match_template import MatchTemplate
 from cryoet_core.geometry import matrix_to_euler
 from cryoet_core.io.mrc import read_header, read_mrc, write_mrc
+from cryoet_core.io.mrc_volume import MrcVolume
 from cryoet_core.io.star import write_star
 from cryoet_core.metadata import read_tilt_series, write_particles
 from cryoet_core.picking.exchange import export_picks, import_picks
@@ -15,17 +16,20 @@ from cryoet_core.picking.match import match_template
 from cryoet_core.step import step
 
 
-class Tenths:
-    """Logs every tenth of a search; called by any number of threads, as often as they like."""
+class Phases:
+    """Logs how far each phase of the search is; called by any number of threads, as often as they like."""
 
     def __init__(self, log):
-        self.log, self.last, self.start = log, 0, time.monotonic()
+        self.log, self.what, self.last, self.start = log, None, 0.0, 0.0
 
-    def __call__(self, done: int, total: int):
-        tenth = 10 * done // max(total, 1)
-        if tenth > self.last:
-            self.last = tenth
-            self.log.info("%d %% of the search, %.0f s", 10 * tenth, time.monotonic() - self.start)
+    def __call__(self, what: str, done: float, total: float):
+        now = time.monotonic()
+        if what != self.what:
+            self.what, self.last, self.start = what, now, now
+            self.log.info("%s", what)
+        elif now - self.last > 5 and done:
+            self.last = now
+            self.log.info("%s: %.0f %%, %.0f s, %.0f s left", what, 100 * done / total, now - self.start, (now - self.start) * (total / done - 1))
 
 
 def imported(s, series, config):
@@ -42,9 +46,9 @@ def matched(s, series, config):
     reference, pixel = read_mrc(s.input.reference)
     mask = read_mrc(s.input.search_mask)[0] if s.input.get("search_mask") else None
     result = match_template(
-        s.to_device(read_mrc(s.input.tomogram)[0]), s.to_device(reference), pixel, series, config, s.rng("eigen-templates"),
-        mask=mask, threads=s.threads, report=Tenths(s.log),
-    )
+        MrcVolume(s.input.tomogram), s.to_device(reference), pixel, series, config, s.rng("eigen-templates"), mask=mask, threads=s.threads,
+        to_device=s.to_device, report=Phases(s.log), log=lambda sentence: s.log.info("%s: %s", series.name, sentence),
+    )  # fmt: skip
     hand = result.summary["hand"]["verdict"]
     summary = result.summary
     s.log.info(
@@ -56,8 +60,14 @@ def matched(s, series, config):
             "%s: the mirrored reference fits better: tomogram or reference has the wrong hand. Fix: check the reference, or "
             "add 180 to import_tilt_series.tilt_axis_deg", series.name,
         )
-    write_mrc(s.output.scores, result.scores, series.pixel_size_angst)
-    write_mrc(s.output.orientations, result.orientation.astype(np.float32), series.pixel_size_angst)
+    if summary["expected_false"] is not None and summary["expected_false"] > 0.5 * max(summary["n_picks"], 1) and summary["n_picks"]:
+        s.log.warning(
+            "%s: most of the picks are expected to be false (%.0f of %d): an average of them shows something else. Fix: leave n_sigma and "
+            "max_false_fraction empty, so that the cut-off is decided by what the control finds", series.name, summary["expected_false"],
+            summary["n_picks"],
+        )  # fmt: skip
+    write_mrc(s.output.scores, result.scores, result.map_pixel_angst)
+    write_mrc(s.output.orientations, result.orientation.astype(np.float32), result.map_pixel_angst)
     rot, tilt, psi = matrix_to_euler(result.rotations).T
     write_star(s.output.orientation_list, {"orientations": pd.DataFrame({"rlnAngleRot": rot, "rlnAngleTilt": tilt, "rlnAnglePsi": psi})})
     return result.particles, result.summary

@@ -18,7 +18,7 @@ PicksFormatName = Literal[
 class MatchTemplate(StepModel):
     """Keys of the step; max_particles, n_sigma, min_distance_angst, symmetry as in the tutorial's picker."""
 
-    version: ClassVar[int] = 6
+    version: ClassVar[int] = 7
     preset: Literal["tiltline", "eman2"] = key(
         "tiltline",
         meaning="eman2 = as the tutorial's picker e2spt_tempmatch: 30 degrees, no wedge, no CTF, regions above n_sigma (6), for comparison; of the other "
@@ -27,8 +27,8 @@ class MatchTemplate(StepModel):
     max_particles: int = key(800, meaning="at most this many particles per tomogram", ge=1)
     n_sigma: float | None = key(
         None, ge=0,
-        meaning="a pick's score is at least this many robust standard deviations above the median score of the map (the tutorial's rule); "
-        "given alone it decides alone; empty = decided automatically (see max_false_fraction)",
+        meaning="a pick's score is at least this many robust standard deviations above the median score of the map (the tutorial's rule, for "
+        "EMAN2's score: on ours 6 keeps many false picks in a large tomogram); given alone it decides alone; empty = decided automatically (see max_false_fraction)",
     )
     max_false_fraction: float | None = key(
         None, gt=0, le=1,
@@ -51,11 +51,10 @@ class MatchTemplate(StepModel):
     symmetry: str = key("C1", meaning="point group of the reference")
     angular_step_deg: float | None = key(
         None, unit="deg", gt=0, le=60,
-        meaning="step of the first search over orientations; the peaks are refined to an eighth of it; "
-        "empty = 1.3 x resolution / diameter (Crowther), at most 15; where the step is too coarse for the tomogram's voxels, the binned tomogram is searched "
-        "and its peaks are scored and refined in the tomogram",
+        meaning="step of the first search over orientations; the peaks are refined to an eighth of it and finer; empty = the coarsest from 15 on that "
+        "sees enough of the particle; the tomogram is searched in voxels as coarse as the step, and its peaks are scored and refined in finer ones",
     )
-    low_pass_angst: float | None = key(None, unit="A", meaning="resolution of the search; empty = 2.4 tomogram pixels", gt=0)
+    low_pass_angst: float | None = key(None, unit="A", meaning="finest detail that is searched and scored; empty = 2.4 voxels of each", gt=0)
     whitening: bool = key(True, meaning="give all frequencies of the tomogram equal noise power")
     ctf: Literal["auto", "phase_flip", "multiply", "none", "ignore"] = key(
         "auto", meaning="how correct_ctf treated the views (none = not at all); auto = from the table; ignore = expect no CTF"
@@ -79,7 +78,7 @@ class MatchTemplate(StepModel):
         meaning="no picks that fewer than this share of the views hold with edge_margin_angst around them: with most views missing a particle looks different from what is searched for",
     )
     method: Literal["auto", "fft", "low_rank"] = key(
-        "auto", meaning="one FFT per orientation, or eigen-templates and matrix products; auto = the cheaper"
+        "auto", meaning="one FFT per orientation, or eigen-templates and matrix products (much cheaper); auto = FFT only where there are few orientations"
     )
     search: Literal["hierarchical", "exhaustive"] = key(
         "hierarchical",

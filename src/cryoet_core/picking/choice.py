@@ -108,7 +108,7 @@ def clear_of_mirror(real, mirrored_scores, models, sigma: float):
     expected = (np.asarray(real)[:n_sure] - best).mean()
     if expected < DECISIVE_GAP * sigma:
         return None
-    mirrored = np.r_[best, mirrored_scores(slice(n_sure, None))]
+    mirrored = np.r_[best, mirrored_scores(slice(n_sure, len(real)))]
     return np.asarray(real) - mirrored > GAP_SHARE * expected, mirrored
 
 

@@ -11,8 +11,10 @@ from cryoet_core.fourier import half_complex_multiplicity
 from cryoet_core.geometry import random_rotations
 from cryoet_core.picking.template import Template, embed, rotated_rows
 
-MAX_RANK = 400
-TRAINING, HELD_OUT = 1500, 200
+MAX_RANK = 1600
+HELD_OUT = 200
+FIRST_RANK = 400  # that is tried; then twice as many, until the energy is reached
+TRAINING = 3.75  # rotations per eigen-template, that it is made from
 
 
 @dataclass(frozen=True)
@@ -35,23 +37,37 @@ class EigenTemplates:
 def eigen_basis(template: Template, rng, energy: float = 0.98, max_rank: int = MAX_RANK):
     """Orthonormal basis (rank, n_voxels) that holds ``energy`` of random rotations, and the energy of held-out ones.
 
-    Randomised range finder with two power iterations (Halko, Martinsson & Tropp 2011). The rank is chosen on rotations that
-    did not take part in making the basis.
+    The rank is chosen on rotations that did not take part in making the basis; at most ``max_rank``.
     """
-    training = rotated_rows(template, random_rotations(TRAINING, rng))
+    rank = min(FIRST_RANK, max_rank)
+    while True:
+        basis, cumulative = _range_of_rotations(template, rng, rank)
+        if cumulative[-1] >= energy or rank == max_rank:
+            break
+        rank = min(2 * rank, max_rank)
+    rank = min(int(np.searchsorted(cumulative, energy)) + 1, len(basis))
+    xp = array_namespace(basis)
+    return xp.ascontiguousarray(basis[:rank]), float(cumulative[rank - 1])
+
+
+def _range_of_rotations(template: Template, rng, rank: int):
+    """(basis (rank, n_voxels), share of the energy of held-out rotations in its first 1, 2, ... rows).
+
+    Randomised range finder with two power iterations (Halko, Martinsson & Tropp 2011).
+    """
+    n_training = int(TRAINING * rank)
+    training = rotated_rows(template, random_rotations(n_training, rng))
     held_out = rotated_rows(template, random_rotations(HELD_OUT, rng))
     xp = array_namespace(training)
-    start = xp.asarray(rng.standard_normal((TRAINING, min(max_rank + 20, TRAINING))), dtype=xp.float32)
+    start = xp.asarray(rng.standard_normal((n_training, min(rank + 20, n_training))), dtype=xp.float32)
     basis = training.T @ start
     for _ in range(2):
         basis = training.T @ (training @ xp.linalg.qr(basis)[0])
     basis = xp.linalg.qr(basis)[0]
     _, vectors = xp.linalg.eigh(((training @ basis).T @ (training @ basis)).astype(xp.float64))
-    basis = (basis @ vectors[:, ::-1].astype(xp.float32)).T[:max_rank]
+    basis = (basis @ vectors[:, ::-1].astype(xp.float32)).T[:rank]
     held = (held_out @ basis.T) ** 2
-    cumulative = asnumpy(held.sum(axis=0, dtype=xp.float64).cumsum() / (held_out**2).sum(dtype=xp.float64))
-    rank = min(int(np.searchsorted(cumulative, energy)) + 1, len(basis))
-    return xp.ascontiguousarray(basis[:rank]), float(cumulative[rank - 1])
+    return basis, asnumpy(held.sum(axis=0, dtype=xp.float64).cumsum() / (held_out**2).sum(dtype=xp.float64))
 
 
 def norm_matrix(basis, template: Template, filters):
@@ -69,9 +85,11 @@ def norm_matrix(basis, template: Template, filters):
     return (spectra @ spectra.T).astype(xp.float64)
 
 
-def eigen_templates(template: Template, rotations, filters, rng, energy: float = 0.98) -> EigenTemplates:
+def eigen_templates(
+    template: Template, rotations, filters, rng, energy: float = 0.98, max_rank: int = MAX_RANK
+) -> EigenTemplates:
     """Eigen-templates of ``template`` and the coefficients of all ``rotations`` (m, 3, 3)."""
-    basis, captured = eigen_basis(template, rng, energy)
+    basis, captured = eigen_basis(template, rng, energy, max_rank)
     inner = norm_matrix(basis, template, filters)
     return EigenTemplates(basis, coefficients(basis, inner, template, rotations), inner, captured)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from cryoet_core.picking.template import Template, rotated_rows
 from cryoet_core.picking.transfer import MatchFilters
 
 REACH = 2  # voxels that a peak may move
+NORM_RANK = 96  # eigen-templates that tell how strongly a template is seen in an orientation; more cost time and change nothing
 APART = 3.0  # steps of the refinement between two orientations that it starts from
 
 
@@ -49,23 +51,27 @@ class Neighbourhoods:
     def __init__(self, filtered: FilteredTomogram, template: Template, reach: int = REACH, spacing: int = 1):
         self.xp = array_namespace(filtered.matched)
         self.matched, self.norm, self.half, self.reach, self.spacing = filtered.matched, filtered.norm, template.half, reach * spacing, spacing
-        side = 2 * template.half + 1
-        self.inside = template.inside
         self.offsets = spacing * np.stack(np.meshgrid(*[np.arange(-reach, reach + 1)] * 3, indexing="ij"), -1).reshape(-1, 3)
-        self.side = side
+        self.index = _gather_index(template, reach, spacing)
 
     def patches(self, peak):
         """(n_offsets, n_voxels) of the matched tomogram and (n_offsets,) norms around voxel ``peak`` (z, y, x).
 
         Outside the tomogram the values are 0 and the norm is infinite.
         """
-        xp, grow = self.xp, self.half + self.reach
-        block = _block(self.matched, peak, grow, 0.0)
+        block = _block(self.matched, peak, self.half + self.reach, 0.0)
         norms = _block(self.norm, peak, self.reach, np.inf)[:: self.spacing, :: self.spacing, :: self.spacing]
-        result = xp.empty((len(self.offsets), int(self.inside.sum())), dtype=xp.float32)
-        for i, (z, y, x) in enumerate(self.offsets + self.reach):
-            result[i] = block[z : z + self.side, y : y + self.side, x : x + self.side][self.inside]
-        return result, norms.reshape(-1)
+        return block.ravel()[self.index], norms.reshape(-1)
+
+
+@lru_cache(maxsize=16)
+def _gather_index(template: Template, reach: int, spacing: int):
+    """(n_offsets, n_voxels) linear indices into the block about a peak: one gather for all positions."""
+    side = 2 * (template.half + reach * spacing) + 1
+    strides = np.array([side * side, side, 1])
+    inside = np.argwhere(asnumpy(template.inside)) @ strides
+    offsets = spacing * np.stack(np.meshgrid(*[np.arange(2 * reach + 1)] * 3, indexing="ij"), -1).reshape(-1, 3)
+    return array_namespace(template.mask).asarray((offsets @ strides)[:, None] + inside[None])
 
 
 def _block(volume, centre, reach, fill):
@@ -73,15 +79,18 @@ def _block(volume, centre, reach, fill):
     window, padding = [], []
     for c, n in zip(centre, volume.shape, strict=True):
         a, b = int(c) - reach, int(c) + reach + 1
-        window.append(slice(max(a, 0), min(b, n)))
-        padding.append((max(-a, 0), max(b - n, 0)))
-    return xp.pad(volume[tuple(window)], padding, constant_values=fill)
+        start = min(max(a, 0), n)
+        stop = max(min(b, n), start)
+        before = min(start - a, b - a) if a < 0 else 0
+        window.append(slice(start, stop))
+        padding.append((before, b - a - before - (stop - start)))
+    return xp.pad(volume[tuple(window)].astype(xp.float32), padding, constant_values=fill)
 
 
 def _approximate_norms(rows, eigen: EigenTemplates):
-    """|G T| of rows (m, n_voxels) from the eigen-templates, scaled up by the energy these leave out."""
-    c = rows @ eigen.basis.T
-    inner = ((c @ eigen.norm_matrix.astype(c.dtype)) * c).sum(axis=1)
+    """|G T| of rows (m, n_voxels) from the first NORM_RANK eigen-templates, scaled up by the energy these leave out."""
+    c = rows @ eigen.basis[:NORM_RANK].T
+    inner = ((c @ eigen.norm_matrix[:NORM_RANK, :NORM_RANK].astype(c.dtype)) * c).sum(axis=1)
     energy = (rows * rows).sum(axis=1) / (c * c).sum(axis=1)
     return (inner * energy) ** 0.5
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cryoet_core.backend import array_namespace, asnumpy
-from cryoet_core.picking.eigen import coefficients, eigen_templates
+from cryoet_core.picking.eigen import FIRST_RANK, coefficients, eigen_templates
 from cryoet_core.picking.local_search import REACH, Pick, Search, best_starts, mirrored_search, refine_peak
 from cryoet_core.picking.peaks import local_maxima, robust_statistics
 from cryoet_core.picking.scores import NO_SCORE, score_map
@@ -27,7 +27,7 @@ class FineScale:
     """
 
     search: Search
-    binning: int
+    binning: float
     shape: tuple[int, int, int]
     level: tuple[float, float]
 
@@ -48,7 +48,7 @@ class Pass:
     fine: FineScale | None = None
 
     @property
-    def binning(self) -> int:
+    def binning(self) -> float:
         return 1 if self.fine is None else self.fine.binning
 
     @property
@@ -90,7 +90,7 @@ class Pass:
             return replace(pick, position_px=self.in_tomogram(pick.position_px))
         fine = self.fine.search
         place, peak = (np.rint(self.in_fine(own)).astype(int) for own in (pick.position_px, peak))
-        pick = refine_peak(fine, [(place, pick.rotation), *best_starts(fine, peak, REACH, self.binning, FINE_STARTS)])
+        pick = refine_peak(fine, [(place, pick.rotation), *best_starts(fine, peak, REACH, max(1, round(self.binning)), FINE_STARTS)])
         return replace(pick, position_px=x_reversed(pick.position_px, self.shape, self.mirrored))
 
 
@@ -132,7 +132,7 @@ def mirror_pass(search: Search, region, allowed, use_eigen: bool, threads: int =
 def with_template(search: Search, volume, radius_px: float, edge_px: float, energy: float, rng) -> Search:
     """The same search for another bright map ``volume`` (n, n, n) of its voxel size."""
     template = make_template(volume, radius_px, edge_px)
-    eigen = eigen_templates(template, search.rotations, search.filters, rng, energy)
+    eigen = eigen_templates(template, search.rotations, search.filters, rng, energy, max(search.eigen.rank, FIRST_RANK))
     coarse = search.coarse and replace(
         search.coarse, coefficients=coefficients(eigen.basis, eigen.norm_matrix, template, search.coarse.rotations)
     )
@@ -173,11 +173,9 @@ def contested_peaks(control: Pass, real: Pass, radius_px: int, most: int):
     return kept, control.score[tuple(kept.T)]
 
 
-def refined_peaks(found: Pass, radius_px: int, lowest: float, most: int, threads: int = 1, report=None) -> list[Pick]:
-    """Peaks of a pass at or above ``lowest``, at most ``most``, refined; positions in the tomogram's frame, best first."""
-    peaks = local_maxima(found.score, radius_px, np.nextafter(np.float32(lowest), np.float32(-2)))[:most]
-    picks = refine_at(found, peaks, threads, report)
-    return sorted(picks, key=lambda pick: -pick.score)
+def found_peaks(found: Pass, radius_px: int, lowest: float, most: int) -> np.ndarray:
+    """Voxels (k, 3) of the pass's own frame that are its best peaks at or above ``lowest``, at most ``most``, best first."""
+    return local_maxima(found.score, radius_px, np.nextafter(np.float32(lowest), np.float32(-2)))[:most]
 
 
 def refine_at(found: Pass, peaks, threads: int = 1, report=None) -> list[Pick]:

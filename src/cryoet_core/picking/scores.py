@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.fft import next_fast_len
 
-from cryoet_core.backend import array_namespace, fft_module
+from cryoet_core.backend import array_namespace, asnumpy, fft_module
 from cryoet_core.fourier import half_complex_multiplicity
 from cryoet_core.kernels.max_update import max_update
 from cryoet_core.masks import soft_sphere
@@ -32,6 +32,7 @@ from cryoet_core.picking.template import Template, embed, rotated_rows
 from cryoet_core.picking.threads import each
 from cryoet_core.picking.transfer import MatchFilters, on_grid
 
+COARSE_SHARE = 0.125  # of the orientations: a grid twice as coarse
 FINE_SHARE = 0.04
 SAMPLE_EVERY = 101  # voxels: where a hierarchical search measures what all orientations would have given
 FEATURE_MB = 1536  # of eigen-template scores held at once
@@ -40,12 +41,13 @@ FFT_TILE_PX = 288  # with its halo about 0.5 GB of transforms
 CPU_PRODUCT = (256, 2048)  # rotations x voxels whose scores stay in the cache
 GPU_PRODUCT = (512, 1 << 20)
 NO_SCORE = -1.0
+HALF_PRECISION_FROM = 1 << 26  # voxels: rounding by 2e-4 is nothing beside the noise, and a large tomogram takes half the memory
 LOWEST_VARIANCE = 0.25  # of the median local variance
 
 
 @dataclass(frozen=True)
 class FilteredTomogram:
-    """``matched`` G W and ``norm`` |W|(x) under the mask, both (z, y, x) float32; bright particles."""
+    """``matched`` G W and ``norm`` |W|(x) under the mask, both (z, y, x) float32, or float16 where they are large; bright particles."""
 
     matched: object
     norm: object
@@ -72,28 +74,48 @@ def _sphere_transform(shape, radius_px: float, edge_px: float, xp):
     return fft_module(xp).rfftn(xp.roll(padded, (-half,) * 3, axis=(0, 1, 2))).conj(), float(sphere.sum())
 
 
-def filter_tomogram(bright, filters: MatchFilters, radius_px: float, edge_px: float = 2.0, tile_px: int = FILTER_TILE_PX) -> FilteredTomogram:
+def filter_tomogram(
+    bright, filters: MatchFilters, radius_px: float, edge_px: float = 2.0, tile_px: int = FILTER_TILE_PX, threads: int = 1, report=None
+) -> FilteredTomogram:
     """Whiten and match-filter a searchable tomogram (z, y, x; bright), and measure the local norm under a soft sphere.
 
-    Tiles of ``tile_px`` are filtered with a halo as wide as the filters reach, so the transforms never take the memory of a whole tomogram.
+    bright : array, or anything with ``shape`` that gives blocks by slices. Tiles of ``tile_px`` are filtered with a halo as wide as the
+    filters reach, so the transforms never take the memory of a whole tomogram. report(done, total) counts tiles.
     """
-    xp = array_namespace(bright)
-    matched, variance = xp.empty(bright.shape, dtype=xp.float32), xp.empty(bright.shape, dtype=xp.float32)
     tiles = _tiles(tuple(slice(0, n) for n in bright.shape), tile_px)
-    reach = int(np.ceil(radius_px + edge_px))
-    halo = filters.box // 2 if len(tiles) == 1 else filters.box + reach
+    kept = np.float16 if np.prod(bright.shape) > HALF_PRECISION_FROM else np.float32
+    matched = variance = None
+    for number, (tile, part) in enumerate(_filtered_tiles(bright, tiles, filters, radius_px, edge_px, threads), 1):
+        if matched is None:
+            xp = array_namespace(part[0])
+            matched, variance = xp.empty(bright.shape, dtype=kept), xp.empty(bright.shape, dtype=kept)
+        window = tuple(slice(a, b) for a, b in tile)
+        matched[window], variance[window] = part
+        if report is not None:
+            report(number, len(tiles))
+    # ice without anything in it must not win by having no variance
+    lowest = LOWEST_VARIANCE * float(np.median(asnumpy(variance[::2, ::2, ::2])))
+    total = np.float32(soft_sphere(_sphere_box(radius_px, edge_px), radius_px, edge_px).sum())
+    for plane in variance:
+        plane[:] = xp.sqrt(total * xp.maximum(plane.astype(xp.float32), xp.float32(lowest)))
+    return FilteredTomogram(matched, variance)
+
+
+def _sphere_box(radius_px: float, edge_px: float):
+    return (2 * int(np.ceil(radius_px + edge_px)) + 1,) * 3
+
+
+def _filtered_tiles(bright, tiles, filters: MatchFilters, radius_px: float, edge_px: float, threads: int):
+    """Yield (tile, (matched, local variance)) of every tile."""
+    alone = len(tiles) == 1 and all(stop - start == n for (start, stop), n in zip(tiles[0], bright.shape, strict=True))
+    halo = filters.box // 2 if alone else filters.box // 2 + _sphere_box(radius_px, edge_px)[0] // 2
     grid = None
     for tile in tiles:
-        window = tuple(slice(a, b) for a, b in tile)
         part = smooth_part(bright, tile, halo, filters.box // 2)
         shape = tuple(next_fast_len(n, real=axis == 2) for axis, n in enumerate(part.shape))
         if grid is None or grid.shape != shape:  # most tiles share it
-            grid = _FilterGrid.of(filters, shape, radius_px, edge_px, xp)
-        matched[window], variance[window] = _filter_part(part, grid, halo)
-    # ice without anything in it must not win by having no variance
-    variance = xp.maximum(variance, LOWEST_VARIANCE * xp.median(variance))
-    total = float(soft_sphere((2 * reach + 1,) * 3, radius_px, edge_px, xp).sum())
-    return FilteredTomogram(matched, xp.sqrt(total * variance).astype(xp.float32))
+            grid = _FilterGrid.of(filters, shape, radius_px, edge_px, array_namespace(part))
+        yield tile, _filter_part(part, grid, halo, threads)
 
 
 @dataclass(frozen=True)
@@ -111,19 +133,26 @@ class _FilterGrid:
         return cls(shape, on_grid(filters.whiten, shape), on_grid(filters.expect, shape), *_sphere_transform(shape, radius_px, edge_px, xp))
 
 
-def _filter_part(part, grid: _FilterGrid, halo: int):
+def _filter_part(part, grid: _FilterGrid, halo: int, threads: int):
     """(matched filter's result, local variance of the whitened part) without the halo."""
     xp = array_namespace(part)
-    fft = fft_module(xp)
+    fft, options = fft_module(xp), {"workers": threads} if xp is np else {}
     inner = tuple(slice(halo, n - halo) for n in part.shape)
-    spectrum = fft.rfftn(part, s=grid.shape)
+
+    def under_sphere(values):
+        spectrum = fft.rfftn(values, **options)
+        spectrum *= grid.sphere
+        return fft.irfftn(spectrum, s=grid.shape, overwrite_x=True, **options)[inner] / xp.float32(grid.total)
+
+    spectrum = fft.rfftn(part, s=grid.shape, **options)
     spectrum *= grid.whiten
-    white = fft.irfftn(spectrum, s=grid.shape)
+    white = fft.irfftn(spectrum, s=grid.shape, **options)
     spectrum *= grid.expect
-    matched = fft.irfftn(spectrum, s=grid.shape)[inner]
-    mean = fft.irfftn(fft.rfftn(white) * grid.sphere, s=grid.shape)[inner] / grid.total
-    power = fft.irfftn(fft.rfftn(white * white) * grid.sphere, s=grid.shape)[inner] / grid.total
-    return matched, xp.maximum(power - mean * mean, 0)
+    matched = fft.irfftn(spectrum, s=grid.shape, overwrite_x=True, **options)[inner].copy()
+    del spectrum
+    mean = under_sphere(white)
+    white *= white
+    return matched, xp.maximum(under_sphere(white) - mean * mean, 0)
 
 
 def template_norms(rows, template: Template, filters: MatchFilters):
@@ -173,6 +202,7 @@ class TileCorrelator:
         spans = _halo_spans(tile, matched.shape, half)
         part = matched[tuple(slice(a, b) for a, b, _ in spans)]
         self.xp = array_namespace(part)
+        part = part.astype(self.xp.float32, copy=False)
         self.fft = fft_module(self.xp)
         self.size = tuple(stop - start for start, stop in tile)
         self.shape = tuple(next_fast_len(b - a + zeros, real=axis == 2) for axis, (a, b, zeros) in enumerate(spans))
@@ -208,7 +238,7 @@ def _score_tile_fft(filtered, tile, template, rotations, filters, report):
     xp = array_namespace(filtered.matched)
     correlator = TileCorrelator(filtered.matched, tile, template.half)
     window = tuple(slice(a, b) for a, b in tile)
-    inverse = xp.ascontiguousarray(1 / filtered.norm[window])
+    inverse = xp.ascontiguousarray(1 / filtered.norm[window].astype(xp.float32))
     best = xp.full(correlator.size, NO_SCORE, dtype=xp.float32)
     index = xp.zeros(correlator.size, dtype=xp.int32)
     for first in range(0, len(rotations), 64):
@@ -229,7 +259,7 @@ def _score_tile_low_rank(filtered, tile, template, eigen: EigenTemplates, coarse
     features = xp.empty((eigen.rank, n_voxels), dtype=xp.float32)
     for i, row in enumerate(eigen.basis):
         features[i] = correlator.correlate(_small_box(row, template)).ravel()
-    norm = filtered.norm[window].ravel()
+    norm = filtered.norm[window].astype(xp.float32).ravel()
     sample = None
     if coarse is None:
         best, index = _best_of(eigen.coefficients, features, report)

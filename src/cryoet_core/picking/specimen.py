@@ -5,10 +5,17 @@ All volumes are bright (z, y, x) host arrays as from prepare.searchable_tomogram
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from scipy.ndimage import binary_dilation, gaussian_filter, label
 
 from cryoet_core.errors import UserInputError
+from cryoet_core.metadata import TiltSeries
+from cryoet_core.picking.passes import rescaled
+from cryoet_core.picking.peaks import search_region
+from cryoet_core.picking.plan import MatchPlan
+from cryoet_core.picking.prepare import near_gold
 
 SLAB_CONTRAST = 0.15  # of the outer level: how much more texture the slab must have
 EMPTY_SPREAD = 1.7  # local variance outside the slab, 90 % quantile over median: noise alone is even
@@ -17,6 +24,7 @@ SHEET_FLATNESS = 0.35  # in-plane curvature, at most, as a share of that across 
 SHEET_SIGMA = 3.0  # robust sigmas of the ridge strength from which a sheet is one
 SHEET_EXTENT = 2.0  # particle diameters that a sheet extends over at least
 SHEET_REACH_ANGST = 60.0  # excluded on both sides
+GOLD_DISTANCE = 0.75  # particle diameters from a gold bead within which nothing is picked
 CARBON_RATIO = 4.0  # local variance over its median
 CARBON_EXTENT = 3.0  # particle diameters that carbon extends over at least
 
@@ -151,3 +159,69 @@ def carbon(bright, pixel_size_angst: float, diameter_angst: float) -> np.ndarray
 
 def _grown(mask, distance_px: float) -> np.ndarray:
     return binary_dilation(mask, iterations=max(1, int(round(distance_px)))) if mask.any() else mask
+
+
+def gold_in_voxels(searchable, shape, binning: float) -> np.ndarray | None:
+    """Where the beads of a tomogram are in its voxels binned to ``shape``, bool (z, y, x); None without beads."""
+    if searchable.gold is None:
+        return None
+    voxels = np.stack(np.unravel_index(searchable.gold.beads, searchable.shape), axis=1)
+    places = np.rint(rescaled(voxels, searchable.shape, shape, 1 / binning)).astype(int)
+    gold = np.zeros(shape, dtype=bool)
+    gold[tuple(np.clip(places, 0, np.array(shape) - 1).T)] = True
+    return gold
+
+
+def gold_summary(searchable, pixel_size_angst: float) -> dict:
+    """Beads of the tomogram: centre (x, y, z) and diameter in A, the largest first."""
+    if searchable.gold is None:
+        return {"gold_voxels": 0, "gold_beads": []}
+    centre = np.array(searchable.shape) // 2
+    beads = [
+        {"xyz_angst": [round(float(v), 1) for v in (place - centre)[::-1] * pixel_size_angst], "diameter_angst": round(size * pixel_size_angst, 1)}
+        for place, size in searchable.gold.table()
+    ]
+    return {"gold_voxels": len(searchable.gold.beads), "gold_beads": beads}
+
+
+@dataclass(frozen=True)
+class SearchPlace:
+    """region : three slices that hold all that is searched; allowed : bool (z, y, x) or None for all of it."""
+
+    region: tuple
+    allowed: np.ndarray | None
+    summary: dict
+
+
+def search_place(bright, gold, mask, plan: MatchPlan, series: TiltSeries, config) -> SearchPlace:
+    """Where particles may lie: margin, slab, given mask, seen by the views, away from gold, membranes and carbon."""
+    parts, summary, pixel = [], {}, series.pixel_size_angst
+    slab = config.slab_thickness_angst
+    middle = None
+    if slab == "auto":
+        found = find_slab(bright, plan.diameter_angst / pixel)
+        slab = None if found is None else (found.stop - found.start) * pixel
+        middle = None if found is None else 0.5 * (found.start + found.stop - 1)
+        summary["slab_px"] = None if found is None else [found.start, found.stop]
+    region = search_region(bright.shape, plan.margin_angst / pixel, None if slab is None else slab / pixel, middle)
+    if mask is not None:
+        parts.append(given_mask(mask, bright.shape))
+    if config.min_view_share > 0 and min(series.image_size_px) > 0:
+        seen = seen_share(series, bright.shape, plan.margin_angst / pixel) >= config.min_view_share
+        if not seen[region].all():
+            parts.append(seen)
+            summary["seen"] = float(seen[region].mean())
+    if gold is not None:
+        parts.append(~near_gold(gold, GOLD_DISTANCE * plan.diameter_angst / pixel))
+    for wanted, find in ((config.exclude_membranes, membranes), (config.exclude_carbon, carbon)):
+        if wanted:
+            excluded = find(bright, pixel, plan.diameter_angst)
+            summary[find.__name__] = float(excluded[region].mean())
+            parts.append(~excluded)
+    allowed = np.logical_and.reduce(parts) if parts else None
+    if allowed is not None and not allowed[region].any():
+        raise UserInputError(
+            "E-PICK-04", "the mask leaves nothing of the tomogram to search", field="match_template.search_mask",
+            found="no voxel", fix="a mask that is 1 where particles may lie, or fewer exclusions",
+        )
+    return SearchPlace(region, allowed, summary)

@@ -14,7 +14,7 @@ from cryoet_core.masks import soft_sphere
 OVERSAMPLING = 2  # trilinear rotation needs a finer grid than the tomogram's
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Template:
     """A template ready for rotation.
 

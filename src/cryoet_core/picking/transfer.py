@@ -12,14 +12,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cryoet_core.backend import array_namespace, fft_module, ndimage_module
+from cryoet_core.backend import array_namespace, fft_module
 from cryoet_core.ctf.model import defocus_times_k2, dose_weight, phase_aberration
 from cryoet_core.ctf.treatment import CtfTreatment, remaining_ctf, treatment_of
 from cryoet_core.fourier import frequency_grid, half_complex_multiplicity, raised_cosine_window
+from cryoet_core.picking.threads import each
 
 # of the mean noise power: below it a frequency is treated as empty. At the sides of a tomogram (and wherever its noise changes) the cut spreads strong
 # frequencies along kx over weak ones; with 0.02 whitening raised that to chance scores 1.3 to 1.9 times those of the middle, and true scores were lower
 REGULARISATION = 0.1
+MOST_PATCHES = 512  # cubes that the noise power is measured in: more say nothing more
+PATCHES_HELD = 32  # spectra in memory
 
 
 @dataclass(frozen=True)
@@ -78,45 +81,51 @@ def _patch_starts(n: int, box: int):
     return np.linspace(0, n - box, count).round().astype(int)
 
 
-def patch_power(volume, box: int, keep_fraction: float = 0.9):
+def patch_power(volume, box: int, keep_fraction: float = 0.9, threads: int = 1):
     """Mean power of overlapping Hann-windowed cubes of the volume on their half-complex grid (box, box, box//2+1).
 
-    The tenth with the largest variance (gold, contamination) is left out. Sides shorter than the box are zero-padded.
+    volume : (z, y, x) array, or anything with ``shape`` that gives blocks by slices. Of a large one MOST_PATCHES cubes are taken, spread
+    evenly. The tenth with the largest variance (gold, contamination) is left out. Sides shorter than the box are zero-padded.
     Normalised so that white noise of variance 1 has power 1.
     """
-    xp = array_namespace(volume)
-    fft = fft_module(xp)
-    padding = [(0, max(0, box - n)) for n in volume.shape]
-    volume = xp.pad(volume, padding)
-    hann = xp.asarray(np.hanning(box + 2)[1:-1], dtype=xp.float32)
-    window = hann[:, None, None] * hann[:, None] * hann
     starts = [(z, y, x) for z in _patch_starts(volume.shape[0], box) for y in _patch_starts(volume.shape[1], box)
               for x in _patch_starts(volume.shape[2], box)]
-    variances = np.array([float(volume[_cube(s, box)].var()) for s in starts])
-    power = xp.zeros((box, box, box // 2 + 1), dtype=xp.float64)
+    if len(starts) > MOST_PATCHES:
+        starts = [starts[i] for i in np.linspace(0, len(starts) - 1, MOST_PATCHES).round().astype(int)]
+
+    def patch(start):
+        block = volume[tuple(slice(s, s + box) for s in start)]
+        return array_namespace(block).pad(block.astype(np.float32, copy=False), [(0, box - n) for n in block.shape])
+
+    variances = np.array(each(lambda start: float(patch(start).var()), starts, threads))
     used = np.flatnonzero((variances <= np.quantile(variances, keep_fraction)) & (variances > 0))
-    for i in used:
-        patch = volume[_cube(starts[i], box)]
-        spectrum = fft.rfftn((patch - patch.mean()) * window)
-        power += spectrum.real**2 + spectrum.imag**2
+    xp = array_namespace(patch(starts[0]))
+    hann = xp.asarray(np.hanning(box + 2)[1:-1], dtype=xp.float32)
+    window = hann[:, None, None] * hann[:, None] * hann
+
+    def spectrum(number):
+        block = patch(starts[number])
+        transform = fft_module(xp).rfftn((block - block.mean()) * window)
+        return transform.real**2 + transform.imag**2
+
+    power = xp.zeros((box, box, box // 2 + 1), dtype=xp.float64)
+    for first in range(0, len(used), PATCHES_HELD):
+        for one in each(spectrum, used[first : first + PATCHES_HELD], threads):
+            power += one
     return power / (max(len(used), 1) * float((window**2).sum()))
 
 
-def _cube(start, box):
-    return tuple(slice(s, s + box) for s in start)
-
-
 def match_filters(volume, series, box: int, extent_angst: float, low_pass_angst: float, *,
-                  ctf: str = "auto", dose: bool = True, whitening: bool = True) -> MatchFilters:
-    """Filters for a tomogram ``volume`` (z, y, x) of ``series``; see the module's model."""
-    xp = array_namespace(volume)
+                  ctf: str = "auto", dose: bool = True, whitening: bool = True, threads: int = 1) -> MatchFilters:
+    """Filters for a tomogram ``volume`` (z, y, x; see :func:`patch_power`) of ``series``; see the module's model."""
+    power = patch_power(volume, box, threads=threads) if whitening else None
+    xp = array_namespace(volume[:1, :1, :1] if power is None else power)
     transfer, coverage = signal_transfer(series, box, extent_angst, ctf=ctf, dose=dose)
     transfer, coverage = xp.asarray(transfer), xp.asarray(coverage)
     pixel = series.pixel_size_angst
     k = xp.sqrt(sum(g * g for g in frequency_grid((box, box, box), pixel, xp)))
     band = coverage * raised_cosine_window(k, 1 / low_pass_angst, 3 / (box * pixel), xp)
     if whitening:
-        power = patch_power(volume, box)
         count = half_complex_multiplicity((box, box, box), xp)
         mean_power = (power * band * count).sum() / (band * count).sum()
         regularised = power + REGULARISATION * mean_power
@@ -133,18 +142,16 @@ def match_filters(volume, series, box: int, extent_angst: float, low_pass_angst:
 
 
 def on_grid(filter_box, shape):
-    """A box filter (b, b, b//2+1) interpolated (linear in frequency) to the half-complex grid of ``shape``."""
+    """A box filter (b, b, b//2+1) interpolated (linear in frequency, axis by axis) to the half-complex grid of ``shape``."""
     xp = array_namespace(filter_box)
-    box = filter_box.shape[0]
-    centred = fft_module(xp).fftshift(filter_box, axes=(0, 1))
-    # repeat the Nyquist plane at the positive end, so that interpolation never leaves the array
-    centred = xp.concatenate([centred, centred[:1]], axis=0)
-    centred = xp.concatenate([centred, centred[:, :1]], axis=1)
-    grids = frequency_grid(shape, 1.0, xp)
-    position = [g * box + (box // 2 if axis < 2 else 0) for axis, g in enumerate(grids)]
-    full = (shape[0], shape[1], shape[2] // 2 + 1)
-    result = xp.empty(full, dtype=xp.float32)
-    for z in range(full[0]):  # plane by plane: the coordinates of a whole grid would take 12 bytes a voxel
-        plane = xp.stack(xp.broadcast_arrays(position[0][z : z + 1], position[1], position[2])).astype(xp.float32)
-        result[z] = ndimage_module(xp).map_coordinates(centred, plane, order=1, mode="nearest")[0]
+    box, result = filter_box.shape[0], filter_box
+    for axis, frequencies in enumerate(frequency_grid(shape)):
+        place = frequencies.ravel().astype(np.float64) * box  # in box frequencies; the positive Nyquist is the negative one
+        low = np.floor(place).astype(int)
+        share = xp.asarray(place - low, dtype=xp.float32).reshape([-1 if axis == i else 1 for i in range(3)])
+        if axis == 2:
+            below, above = low, np.minimum(low + 1, box // 2)
+        else:
+            below, above = low % box, (low + 1) % box
+        result = (1 - share) * xp.take(result, xp.asarray(below), axis=axis) + share * xp.take(result, xp.asarray(above), axis=axis)
     return result

@@ -7,17 +7,18 @@ from scipy import ndimage
 
 from cryoet_core.config.match_template import MatchTemplate
 from cryoet_core.geometry import angular_distance_deg, rotation_vector_to_matrix, so3_grid_for_step
-from cryoet_core.picking.binned import binned_mask, binned_series, binned_volume, on_tomogram, search_binning
+from cryoet_core.picking.binned import binned_mask, binned_series, binned_volume, search_binning
 from cryoet_core.picking.eigen import eigen_templates
 from cryoet_core.picking.local_search import Search, mirrored_search, refine_peak
 from cryoet_core.picking.match import match_template
 from cryoet_core.picking.passes import FineScale, Pass, rescaled
-from cryoet_core.picking.prepare import _blurred
+from cryoet_core.picking.prepare import _interpolated, searchable_tomogram
 
 
 def test_binning_follows_from_what_the_step_resolves():
-    assert search_binning(15.0, 286.0, 10.0) == 2
-    assert search_binning(15.0, 303.0, 20.0) == 1
+    assert search_binning(15.0, 286.0, 10.0) == 2.25
+    assert search_binning(15.0, 303.0, 20.0) == 1.25
+    assert search_binning(15.0, 296.0, 20.0) == 1
     assert search_binning(15.0, 100.0, 10.0) == 1
     for pixel in (3.0, 10.0, 14.0):  # the automatic step resolves what the tomogram holds
         assert search_binning(np.rad2deg(1.3 * 2.4 * pixel / 250.0), 250.0, pixel) == 1
@@ -29,16 +30,16 @@ def test_a_place_is_the_same_in_both(shape):
     places = np.array([[10.0, 15.0, 20.0], [11.0, 22.0, 11.0]])
     for place in places:
         volume = np.exp(-sum((g - p) ** 2 for g, p in zip(grids, place, strict=True)) / (2 * 3.0**2)).astype(np.float32)
-        for binning in (2, 3):
+        for binning in (2, 2.5, 3):
             small = binned_volume(volume, binning)
             centroid = np.array([(g * small).sum() for g in np.indices(small.shape)]) / small.sum()
             np.testing.assert_allclose(centroid, rescaled(place, shape, small.shape, 1 / binning), atol=0.02)
             assert small.sum() * binning**3 == pytest.approx(volume.sum(), rel=0.01)
-            back = on_tomogram(small, binning, shape)
+            back = binned_mask(small, 1 / binning, shape)
             assert back.shape == shape
             top = np.argwhere(back == back.max()).mean(axis=0)
             assert np.abs(top - place).max() <= binning / 2 + 0.5
-            mask = binned_mask(volume > 0.5, binning)
+            mask = binned_mask(volume > 0.5, binning, small.shape)
             assert mask.shape == small.shape and mask[tuple(np.rint(centroid).astype(int))]
 
 
@@ -51,7 +52,9 @@ def test_a_broad_background_is_the_same_on_a_coarser_grid():
     z, y, x = np.indices((40, 61, 70)).astype(np.float32)
     volume = 0.3 * x + 4 * np.cos(y / 9) + 3 * np.sin(z / 7 + x / 11)
     exact = ndimage.gaussian_filter(volume, 26.0, mode="nearest")
-    assert np.abs(_blurred(volume, 26.0, ndimage, np) - exact).max() < 0.01 * np.ptp(exact)
+    found = searchable_tomogram(volume, 26.0, erase_gold=False)
+    assert found.step > 1
+    assert np.abs(_interpolated(found.background, found.step, np.s_[0:40, 0:61, 0:70], np) - exact).max() < 0.01 * np.ptp(exact)
 
 
 @pytest.mark.parametrize("background", ["auto", "none"])
@@ -60,7 +63,7 @@ def test_particles_found_in_the_binned_tomogram_are_posed_in_the_tomogram(scene,
     odd = tomogram[1:, 1:, 1:]  # the centre stays at the same point
     config = MatchTemplate(angular_step_deg=32, edge_margin_angst=40, max_particles=len(positions), low_pass_angst=45, background=background, max_false_fraction=1)
     result = match_template(odd, chiral_particle(), PIXEL, series, config, np.random.default_rng(0))
-    assert result.summary["search_pixel_angst"] == 2 * PIXEL
+    assert result.summary["search_pixel_angst"] == result.map_pixel_angst == 2.5 * PIXEL
     truth = (positions - np.array(tomogram.shape) // 2)[:, ::-1] * PIXEL
     distance = np.linalg.norm(result.particles.positions_angst[:, None] - truth, axis=2)
     good = distance.min(axis=0) < PIXEL
@@ -71,7 +74,7 @@ def test_particles_found_in_the_binned_tomogram_are_posed_in_the_tomogram(scene,
     table = result.particles.table
     gap = (table["score"] - table["score_mirrored"]).to_numpy()[np.unique(distance.argmin(axis=0)[good])]
     assert np.median(gap) > result.summary["score_sigma"]
-    assert result.scores.shape == result.orientation.shape == odd.shape
+    assert result.scores.shape == result.orientation.shape == binned_volume(odd, 2.5).shape
     if background == "auto":
         assert result.summary["hand"]["verdict"] == "right"
 
@@ -103,5 +106,5 @@ def test_the_hand_is_told_where_only_the_tomogram_itself_shows_it(scene):
     tomogram, series, *_ = scene
     config = MatchTemplate(angular_step_deg=48, edge_margin_angst=40, low_pass_angst=45)
     summary = match_template(tomogram, chiral_particle(), PIXEL, series, config, np.random.default_rng(0)).summary
-    assert summary["search_pixel_angst"] == 3 * PIXEL  # four voxels across: its own mirror image
+    assert summary["search_pixel_angst"] == 3.75 * PIXEL  # four voxels across: its own mirror image
     assert summary["controls"] == ["mirror"] and summary["hand"]["verdict"] == "right"

@@ -14,11 +14,14 @@ from cryoet_core.geometry import (
     so3_grid,
     so3_grid_for_step,
 )
+from cryoet_core.picking.binned import binned_volume
 from cryoet_core.picking.eigen import eigen_templates
-from cryoet_core.picking.match import MatchPlan, coarse_grid, match_template, unique_rotations
+from cryoet_core.picking.match import coarse_grid, match_template, unique_rotations
 from cryoet_core.picking.peaks import local_maxima, robust_statistics
+from cryoet_core.picking.plan import MatchPlan
 from cryoet_core.picking.prepare import near_gold, searchable_tomogram, smooth_part
 from cryoet_core.picking.scores import TileCorrelator, filter_tomogram, score_map
+from cryoet_core.picking.specimen import gold_in_voxels
 from cryoet_core.picking.template import rotated_rows
 from cryoet_core.picking.transfer import match_filters, on_grid, patch_power, signal_transfer
 from cryoet_core.tomogram.reconstruct import reconstruct_tomogram
@@ -65,14 +68,15 @@ def test_gold_and_slow_changes_are_removed_particles_stay():
     tomogram = rng.standard_normal((30, 50, 50)).astype(np.float32) + np.linspace(-20, 20, 50, dtype=np.float32)
     tomogram[10:13, 10:13, 10:13] -= 100.0
     tomogram[20, 30:33, 30:33] -= 8.0
-    bright, gold = searchable_tomogram(tomogram, 8.0)
-    near = near_gold(gold, 5.0)
+    searchable = searchable_tomogram(tomogram, 8.0)
+    bright = searchable[:, :, :]
+    near = near_gold(gold_in_voxels(searchable, tomogram.shape, 1), 5.0)
     assert near[11, 11, 16] and not near[20, 31, 31]
     assert np.abs(bright[11, 11, 11]) < 1e-5
     assert bright.max() < 16
     assert bright[20, 31, 31] > 4
     assert abs(bright[:, :, 8:12].mean() - bright[:, :, 38:42].mean()) < 1  # 24 before
-    assert searchable_tomogram(tomogram, 8.0, erase_gold=False)[0][11, 11, 11] > 10
+    assert searchable_tomogram(tomogram, 8.0, erase_gold=False)[11:12, 11:12, 11:12] > 10
 
 
 def test_a_particle_of_little_noise_is_no_gold():
@@ -81,7 +85,7 @@ def test_a_particle_of_little_noise_is_no_gold():
     for depth, size, gold in ((22, 1, False), (30, 1, True), (22, 2, True)):
         tomogram = noise.copy()
         tomogram[10 : 10 + size, 20 : 20 + size, 25 : 25 + size] = -depth
-        assert (searchable_tomogram(tomogram, 8.0)[1] is not None) == gold
+        assert (searchable_tomogram(tomogram, 8.0).gold is not None) == gold
 
 
 def test_borders_fade_without_a_step():
@@ -97,7 +101,7 @@ def test_borders_fade_without_a_step():
 
 def test_a_tomogram_filtered_in_tiles_is_the_same(scene):
     tomogram, series, *_ = scene
-    bright, _ = searchable_tomogram(tomogram, 12.0)
+    bright = searchable_tomogram(tomogram, 12.0)[:, :, :]
     filters = match_filters(bright, series, 28, 150.0, 2 * PIXEL)
     whole, tiled = (filter_tomogram(bright, filters, 7.5, tile_px=n) for n in (256, 40))
     for a, b in ((whole.matched, tiled.matched), (whole.norm, tiled.norm)):
@@ -207,7 +211,7 @@ def test_particles_are_found_with_position_orientation_and_hand(scene):
     assert np.median(error) < 7
     assert np.median(distance.min(axis=0)[good]) < 0.3 * PIXEL
     assert result.summary["hand"]["verdict"] == "right"
-    assert result.scores.shape == tomogram.shape
+    assert result.scores.shape == binned_volume(tomogram, result.map_pixel_angst / PIXEL).shape
 
 
 def test_mirrored_template_is_noticed(scene):
