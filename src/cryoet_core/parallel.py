@@ -1,8 +1,8 @@
 """How many CPU threads this process may use, and independent pieces of work on them.
 
 One number for the whole process, set by :func:`limited` (a workflow job sets it to the rule's threads): the CPU kernels, :func:`each`, BLAS and the
-FFTs of the main thread all follow it. A thread that works on one of several pieces may start none of its own, so nested parallel
-code never uses more. (numba's own number would not do: every new Python thread begins again with all cores of the machine.)
+FFTs of the main thread all follow it. A thread that works on one of several pieces may use its share of them only, so nested parallel
+code never uses more in all. (numba's own number would not do: every new Python thread begins again with all cores of the machine.)
 """
 
 from __future__ import annotations
@@ -23,10 +23,9 @@ def available_cores() -> int:
 
 
 def n_threads() -> int:
-    """Threads that the caller may use: 1 in a thread that works on a piece of :func:`each`."""
-    if getattr(_inside, "worker", False):
-        return 1
-    return _limit or int(os.environ.get("NUMBA_NUM_THREADS") or available_cores())
+    """Threads that the caller may use; in a thread that works on pieces of :func:`each` its share of them."""
+    share = getattr(_inside, "share", None)
+    return share or _limit or int(os.environ.get("NUMBA_NUM_THREADS") or available_cores())
 
 
 @contextmanager
@@ -46,8 +45,8 @@ def limited(threads: int):
         _limit = before
 
 
-def _begin_worker():
-    _inside.worker = True
+def _begin_worker(share):
+    _inside.share = share
 
 
 def each(function: Callable, items: Iterable, threads: int | None = None, report=None, blas: bool = True) -> list:
@@ -58,7 +57,8 @@ def each(function: Callable, items: Iterable, threads: int | None = None, report
     The pieces are the same whatever the number of threads: a result depends on it only if a piece does. Exceptions are passed on.
     """
     items = list(items)
-    threads = min(n_threads() if threads is None else threads, len(items))
+    allowed = n_threads() if threads is None else threads
+    threads = min(allowed, len(items))
     results = []
     with ExitStack() as stack:
         run = map
@@ -67,7 +67,7 @@ def each(function: Callable, items: Iterable, threads: int | None = None, report
 
             stack.enter_context(threadpool_limits(1, user_api="blas"))
         if threads > 1:
-            run = stack.enter_context(ThreadPoolExecutor(threads, initializer=_begin_worker)).map
+            run = stack.enter_context(ThreadPoolExecutor(threads, initializer=_begin_worker, initargs=(allowed // threads,))).map
         for result in run(function, items):
             results.append(result)
             if report is not None:

@@ -36,11 +36,12 @@ def test_pieces_and_kernels_use_what_the_process_may(threads):
     assert scipy.fft.get_workers() == 1
 
 
-def test_a_piece_starts_no_threads_of_its_own():
-    with parallel.limited(3):
-        assert parallel.each(lambda _: parallel.n_threads(), range(4)) == [1] * 4
-        seen = most_at_once(lambda piece, items: parallel.each(lambda i: parallel.each(piece, [i] * 4), items))
-        assert seen == 3
+@pytest.mark.parametrize(("threads", "pieces", "share"), [(3, 4, 1), (4, 2, 2), (7, 3, 2), (5, 1, 5)])
+def test_a_piece_uses_its_share_of_the_threads(threads, pieces, share):
+    with parallel.limited(threads):
+        assert parallel.each(lambda _: parallel.n_threads(), range(pieces)) == [share] * pieces
+        nested = most_at_once(lambda piece, items: parallel.each(lambda _: parallel.each(piece, [0] * 8), range(pieces)))
+        assert nested == share * min(threads, pieces)
 
 
 def test_another_python_thread_has_the_same_limit():
