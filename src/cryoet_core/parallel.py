@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 
+from cryoet_core import backend
+
 _limit: int | None = None  # None outside a job: all cores of this process
 _inside = threading.local()
 
@@ -45,8 +47,9 @@ def limited(threads: int):
         _limit = before
 
 
-def _begin_worker(share):
+def _begin_worker(share, device):
     _inside.share = share
+    backend.use_device(device)  # CUDA's is a thread's own, too
 
 
 def each(function: Callable, items: Iterable, threads: int | None = None, report=None, blas: bool = True) -> list:
@@ -67,7 +70,7 @@ def each(function: Callable, items: Iterable, threads: int | None = None, report
 
             stack.enter_context(threadpool_limits(1, user_api="blas"))
         if threads > 1:
-            run = stack.enter_context(ThreadPoolExecutor(threads, initializer=_begin_worker, initargs=(allowed // threads,))).map
+            run = stack.enter_context(ThreadPoolExecutor(threads, initializer=_begin_worker, initargs=(allowed // threads, backend.current_device()))).map
         for result in run(function, items):
             results.append(result)
             if report is not None:
