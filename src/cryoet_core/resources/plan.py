@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from cryoet_core.resources.costs import COSTS, SAFETY, Cost
 from cryoet_core.resources.sizes import DataSizes
 
-WORTH = 0.05  # fewer threads are taken when they cost at most this share of the time
+WORTH = 0.1  # fewer threads are taken when they cost at most this share of the time
 EFFICIENT = 0.5  # share of a cluster job's threads that must be worth their core
 GPU_THREADS = 4  # a job on a GPU reads and writes on the CPU (assumed)
 _ROUND_MB = 10
@@ -40,7 +40,7 @@ def best_threads(cost: Cost, n_jobs: int, cores: int, memory_mb, sizes: Mapping[
 
 def efficient_threads(cost: Cost, cores: int) -> int:
     """The most threads of which at least half work: for a cluster, where what one job does not use another could."""
-    return max(t for t in range(1, max(1, min(cores, cost.most)) + 1) if t == 1 or cost.speed_up(t) >= EFFICIENT * t)
+    return max(t for t in range(1, max(1, min(cores, cost.most)) + 1) if t == 1 or cost.speed_up(t) > EFFICIENT * t)
 
 
 def planned_mb(cost: Cost, sizes: Mapping[str, float], threads: int) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +58,7 @@ def _simulated(simulate) -> SeriesSize:
     )
 
 
-@lru_cache(maxsize=None)
+@cache
 def _from_mdoc(source: tuple, given_json: str) -> SeriesSize:
     """Read once per series and process: every job of a series asks."""
     source, given = dict(source), json.loads(given_json)
@@ -79,7 +79,7 @@ def _from_mdoc(source: tuple, given_json: str) -> SeriesSize:
     return SeriesSize(shape[1], shape[0], frames, len(mdoc.images), float(pixel), float(axis))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _from_stack(source: tuple, given_json: str) -> SeriesSize:
     given, header = json.loads(given_json), read_header(dict(source)["stack"])
     n, h, w = header.shape
