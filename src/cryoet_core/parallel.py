@@ -1,7 +1,8 @@
 """How many CPU threads this process may use, and independent pieces of work on them.
 
-One number for the whole process, set by :func:`limited` (a workflow job sets it to the rule's threads): the CPU kernels, :func:`each`, BLAS and the
-FFTs of the main thread all follow it. A thread that works on one of several pieces may use its share of them only, so nested parallel
+One number for the whole process, set by :func:`limited` (a workflow job sets it to the rule's threads): the CPU kernels, :func:`each` and the FFTs
+of the main thread follow it. BLAS has one thread in a job: with more the last bits of a product depend on their number, and on small matrices they only
+wait for one another at full load. A thread that works on one of several pieces may use its share of them only, so nested parallel
 code never uses more in all. (numba's own number would not do: every new Python thread begins again with all cores of the machine.)
 """
 
@@ -32,7 +33,7 @@ def n_threads() -> int:
 
 @contextmanager
 def limited(threads: int):
-    """Inside, this process uses ``threads`` CPU threads: kernels, :func:`each`, BLAS, and scipy's FFTs in this thread."""
+    """Inside, this process uses ``threads`` CPU threads: kernels, :func:`each`, and scipy's FFTs in this thread; BLAS uses one."""
     global _limit
     import scipy.fft
     from threadpoolctl import threadpool_limits
@@ -40,7 +41,7 @@ def limited(threads: int):
     before, _limit = _limit, max(1, int(threads))
     try:
         with ExitStack() as stack:
-            stack.enter_context(threadpool_limits(_limit))
+            stack.enter_context(threadpool_limits(1, user_api="blas"))
             stack.enter_context(scipy.fft.set_workers(_limit))
             yield
     finally:
@@ -65,7 +66,7 @@ def each(function: Callable, items: Iterable, threads: int | None = None, report
     results = []
     with ExitStack() as stack:
         run = map
-        if blas:  # for one thread too: the last bits of a product depend on how many threads BLAS has
+        if blas:  # for one thread too, so that the bits are the same
             from threadpoolctl import threadpool_limits
 
             stack.enter_context(threadpool_limits(1, user_api="blas"))
