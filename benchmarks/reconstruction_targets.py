@@ -23,6 +23,7 @@ from pathlib import Path
 import numba
 import numpy as np
 
+from cryoet_core import parallel
 from cryoet_core.geometry import TiltGeometry
 from cryoet_core.io.mrc import read_mrc, write_mrc
 from cryoet_core.kernels import back_project_aligned
@@ -148,7 +149,6 @@ def main():
     parser.add_argument("--quality", action="store_true", help="grey values and SIRT-like filter instead of speed")
     parser.add_argument("--seed", type=int, default=1)
     a = parser.parse_args()
-    numba.set_num_threads(1)
     if a.quality:
         wbp_quality(a.seed)
         sirt_like_quality(a.seed)
@@ -173,4 +173,5 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    with parallel.limited(1):
+        main()

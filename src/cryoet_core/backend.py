@@ -87,6 +87,15 @@ def gpu_available() -> bool:
         return False
 
 
+def n_gpus() -> int:
+    """CUDA devices that this process sees (never raises)."""
+    if not gpu_available():
+        return 0
+    import cupy
+
+    return int(cupy.cuda.runtime.getDeviceCount())
+
+
 def resolve_device(device: str = "auto") -> str:
     """Turn the config's ``device`` into "cpu" or "cuda:N".
 
@@ -110,6 +119,21 @@ def resolve_device(device: str = "auto") -> str:
             fix="install the gpu12 or gpu13 extra, check nvidia-smi, or set device: auto",
         )
     return f"cuda:{index or 0}"
+
+
+def current_device() -> str:
+    """The device that this thread computes on: "cpu" unless CuPy is in use."""
+    cupy = _cupy_loaded()
+    return "cpu" if cupy is None else f"cuda:{cupy.cuda.Device().id}"
+
+
+def use_device(device: str) -> str:
+    """Make ``device`` the one that this thread computes on from now, where it is a GPU; returns it."""
+    if device != "cpu":
+        import cupy
+
+        cupy.cuda.Device(int(device.split(":")[1])).use()
+    return device
 
 
 def free_memory_mb(device: str = "cpu") -> float:

@@ -1,4 +1,4 @@
-"""The only place that knows a Snakemake job: log, threads, device, seed, progress, readable errors, exit codes."""
+"""The only place that knows a Snakemake job: log, threads, device, seed, progress, use of the machine, readable errors, exit codes."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
-from cryoet_core import backend
+from cryoet_core import backend, parallel
 from cryoet_core.config.base import validate
 from cryoet_core.errors import CryoetError
 from cryoet_core.io.summary import write_summary
+from cryoet_core.progress import Counter, Heartbeat
+from cryoet_core.resources import timeline, usage
 
 _PR_SET_PDEATHSIG = 1
 
@@ -45,6 +47,7 @@ class Step:
         self.config = snakemake.config
         self.threads = snakemake.threads
         self.device = "cpu"
+        self._counters: dict[str, Counter] = {}
 
     def model(self, section):
         """The step's section as its pydantic model."""
@@ -61,20 +64,18 @@ class Step:
         return backend.to_device(array, self.device)
 
     def progress(self, items, total: int | None = None, what: str = "items"):
-        """Iterate over ``items`` and log how far it is, at most every five seconds."""
+        """Iterate over ``items`` and log how far it is and how long it still takes, at most every five seconds."""
         total = len(items) if total is None else total
-        start = last = time.monotonic()
+        count = Counter(self.log, what)
         for done, item in enumerate(items, 1):
             yield item
-            now = time.monotonic()
-            if now - last > 5 or done == total:
-                last = now
-                self.log.info("%d of %d %s, %.0f s", done, total, what, now - start)
+            count(done, total)
 
     def report(self, done: int, total: int, what: str = "items") -> None:
-        """Callback form of :meth:`progress` for library functions that loop themselves."""
-        if done == total or done % max(1, total // 10) == 0:
-            self.log.info("%d of %d %s", done, total, what)
+        """Callback form of :meth:`progress` for library functions that loop themselves, in any thread."""
+        if what not in self._counters:
+            self._counters[what] = Counter(self.log, what, first=None)
+        self._counters[what](done, total)
 
     def write_summary(self, values: dict) -> None:
         """Write the step's numbers to ``output.summary``."""
@@ -87,31 +88,20 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _limit_threads(threads: int):
-    from threadpoolctl import threadpool_limits
-
-    if "numba" in sys.modules:
-        numba = sys.modules["numba"]
-        numba.set_num_threads(max(1, min(threads, numba.config.NUMBA_NUM_THREADS)))
-    return threadpool_limits(threads)
-
-
 @contextlib.contextmanager
 def _claimed_device(wanted: str, uses_gpu: bool):
-    """Resolve the device; "auto" and "cuda" take the first GPU that no other job holds."""
+    """Resolve the device; "auto" and "cuda" take the first GPU that no other job holds, and make it this process's."""
     device = backend.resolve_device(wanted) if uses_gpu else "cpu"
     if device == "cpu" or wanted not in ("auto", "cuda"):
-        yield device
+        yield backend.use_device(device)
         return
-    import cupy
-
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "all").replace(",", "-")
-    for index in range(cupy.cuda.runtime.getDeviceCount()):
+    for index in range(backend.n_gpus()):
         with open(Path(tempfile.gettempdir()) / f"tiltline-gpu-{visible}-{index}.lock", "w") as lock:
             if _locked(lock):
-                yield f"cuda:{index}"
+                yield backend.use_device(f"cuda:{index}")
                 return
-    yield device
+    yield backend.use_device(device)
 
 
 def _locked(file) -> bool:
@@ -126,8 +116,10 @@ def _locked(file) -> bool:
 def _logger(snakemake) -> logging.Logger:
     log = logging.getLogger("cryoet_core")
     log.setLevel(logging.INFO)
-    log.handlers.clear()
-    label = " ".join([snakemake.rule, *map(str, snakemake.wildcards)])
+    for handler in list(log.handlers):
+        log.removeHandler(handler)
+        handler.close()
+    label = usage.job_name(snakemake.rule, snakemake.wildcards)
     handlers = [logging.StreamHandler(sys.stderr)]
     if snakemake.log:
         Path(snakemake.log[0]).parent.mkdir(parents=True, exist_ok=True)
@@ -138,6 +130,36 @@ def _logger(snakemake) -> logging.Logger:
     return log
 
 
+class _Account:
+    """What this job may use and has used: told in its log, and noted for the run's estimate of the time left."""
+
+    def __init__(self, snakemake, log: logging.Logger):
+        self.job, self.log, self.threads = usage.job_name(snakemake.rule, snakemake.wildcards), log, int(snakemake.threads)
+        self.planned_mb = float(snakemake.resources.get("mem_mb", 0) or 0)
+        self.meter = usage.Meter()
+        logs = [folder for path in snakemake.log for folder in Path(path).parents if folder.name == "logs"]
+        self.folder = logs[-1] if logs else None
+        plan = timeline.RunPlan.read(self.folder) if self.folder else None
+        self.plan = plan if plan and any(job.name == self.job for job in plan.jobs) else None  # another run's plan says nothing about this job
+
+    def note(self, event: str) -> None:
+        """Note the start or the end of the job, and say both how it went and how far the run is."""
+        meter, now = self.meter, time.time()
+        used = (0.0,) * 4 if event == usage.STARTED else (meter.wall_s, meter.cpu_s, meter.main_s, meter.peak_mb)
+        if self.folder:
+            usage.append(self.folder, usage.Event(event, self.job, now, self.threads, *used, self.planned_mb))
+        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        planned = f"{self.planned_mb:.0f} MB planned" if self.planned_mb else "no memory planned"
+        if event == usage.STARTED:
+            text = f"{threads}, {planned}"
+        else:
+            wall, cpu, _, peak = used
+            text = f"{event} in {timeline.duration(wall)}: {cpu:.1f} s of CPU time on {threads}, peak memory {peak:.0f} MB ({planned})"
+        if self.plan:
+            text += f"; {timeline.progress(self.plan, usage.read(self.folder, self.plan.time), now)}"
+        self.log.info("%s", text)
+
+
 @contextlib.contextmanager
 def step(snakemake):
     """Run the body of a script as one step; a CryoetError ends it with its sentence and exit code, not a traceback."""
@@ -146,10 +168,14 @@ def step(snakemake):
     job = Step(snakemake, log)
     wanted = str(job.config.get("device", "auto"))
     uses_gpu = int(snakemake.resources.get("gpu", 0) or 0) > 0
+    account = _Account(snakemake, log)
+    account.note(usage.STARTED)
+    event = usage.FAILED
     try:
-        with _limit_threads(job.threads), _claimed_device(wanted, uses_gpu) as device:
+        with Heartbeat(log), parallel.limited(job.threads), _claimed_device(wanted, uses_gpu) as device:
             job.device = device
             yield job
+        event = usage.DONE
     except CryoetError as error:
         log.error("%s", error)
         sys.exit(error.exit_code)
@@ -159,3 +185,5 @@ def step(snakemake):
     except Exception:
         log.error("E-BUG: this is a bug in tiltline; please report it with this log.\n%s", traceback.format_exc())
         sys.exit(1)
+    finally:
+        account.note(event)

@@ -11,25 +11,12 @@ from glob import glob
 from pathlib import Path
 
 from cryoet_core.backend import gpu_available
+from cryoet_core.config.averaging import AveragingRound
 from cryoet_core.errors import UserInputError
 from cryoet_core.io.picks import exported_name
 from cryoet_core.tilt_series.exclude import selection_path
 
 _NAME = re.compile(r"^[A-Za-z0-9][\w.-]*$")
-_GPU_STEPS = {
-    "correct_motion",
-    "estimate_ctf",
-    "align_tilt_series",
-    "correct_ctf",
-    "preprocess_tilt_series",
-    "reconstruct_tomogram",
-    "match_template",
-    "extract_subtomos",
-    "initial_model",
-    "refine",
-    "reconstruct_particle",
-}
-
 
 class Run:
     """One run of the workflow: a validated :class:`~cryoet_core.config.root.Config` and what follows from it."""
@@ -288,15 +275,7 @@ class Run:
 
     def step_gpu(self, step: str) -> int:
         """1 when the step uses a GPU and the run has one: asked for by name, or found by "auto" on this machine."""
+        sections = {**type(self.config).model_fields, **AveragingRound.model_fields}
+        able = step in sections and getattr(sections[step].annotation, "uses_gpu", False)
         device = self.config.device
-        wanted = device.startswith("cuda") or (device == "auto" and gpu_available())
-        return int(step in _GPU_STEPS and wanted)
-
-    @staticmethod
-    def step_memory_mb(step: str, base_mb: int):
-        """Memory of a job: doubled at every retry."""
-
-        def memory(wildcards, attempt):
-            return base_mb * 2 ** (attempt - 1)
-
-        return memory
+        return int(able and (device.startswith("cuda") or (device == "auto" and gpu_available())))

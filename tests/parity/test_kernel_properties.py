@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import pytest
 import references
 from devices import DEVICES, on_device
 from test_kernels import complex_, hermitian_ft, random_rotations, real, rng, tilt_rotations
 
-from cryoet_core import kernels
+from cryoet_core import kernels, parallel
 
 
 def planes(to, volume_ft, turns, radius, size, pad=1):
@@ -240,13 +239,10 @@ def test_result_does_not_depend_on_the_number_of_threads():
             kernels.sample_spline(images[0], 0.7 * np.eye(2), [3.0, 4.0], (80, 90)),
         )
 
-    available = numba.get_num_threads()
-    many = results()
-    numba.set_num_threads(1)
-    try:
+    with parallel.limited(3):
+        many = results()
+    with parallel.limited(1):
         one = results()
-    finally:
-        numba.set_num_threads(available)
     for a, b in zip(one, many, strict=True):
         np.testing.assert_array_equal(a, b)
 

@@ -45,9 +45,9 @@ def run(tmp_path_factory):
     return folder
 
 
-def planned(folder, edit=None):
-    """rule -> number of jobs of a dry run with ``edit`` merged over the demo's config."""
-    arguments = ["-n"]
+def planned(folder, edit=None, *more):
+    """rule -> number of jobs of a dry run with ``edit`` merged over the demo's config and ``more`` arguments."""
+    arguments = ["-n", *more]
     if edit is not None:
         (folder / "edit.yaml").write_text(yaml.safe_dump(edit))
         arguments += ["--configfile", "config/config.yaml", "edit.yaml"]
@@ -102,6 +102,7 @@ def test_a_new_round_only_adds_its_own_jobs(run):
 
 def test_threads_device_and_memory_are_not_results(run):
     assert planned(run, {"device": "cpu"}) == {}
+    assert planned(run, None, "--cores", "64", "--resources", "mem_mb=300000", "gpu=8", "--set-threads", "refine=5") == {}
 
 
 def test_an_unknown_key_stops_the_run_with_one_sentence(run):

@@ -31,11 +31,9 @@ rule align_tilt_series:
         result("logs/align_tilt_series/{ts}.log"),
     benchmark:
         result("benchmarks/align_tilt_series/{ts}.tsv")
-    threads: 1
+    threads: threads_of("align_tilt_series")
     resources:
-        gpu=step_gpu("align_tilt_series"),
-        mem_mb=step_memory_mb("align_tilt_series", 4000),
-        runtime=120,
+        **resources_of("align_tilt_series", runtime=120),
     params:
         alignment=lambda wildcards: RUN.alignment(wildcards.ts),
         **step_params("align_tilt_series"),

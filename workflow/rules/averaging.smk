@@ -52,11 +52,9 @@ rule extract_subtomos:
         result("logs/extract_subtomos/{round}.log"),
     benchmark:
         result("benchmarks/extract_subtomos/{round}.tsv")
-    threads: 2
+    threads: threads_of("extract_subtomos")
     resources:
-        gpu=step_gpu("extract_subtomos"),
-        mem_mb=step_memory_mb("extract_subtomos", 6000),
-        runtime=120,
+        **resources_of("extract_subtomos", runtime=120),
     params:
         **round_section("extract_subtomos"),
     script:
@@ -77,11 +75,9 @@ rule initial_model:
         result("logs/initial_model/{round}.log"),
     benchmark:
         result("benchmarks/initial_model/{round}.tsv")
-    threads: 2
+    threads: threads_of("initial_model")
     resources:
-        gpu=step_gpu("initial_model"),
-        mem_mb=step_memory_mb("initial_model", 6000),
-        runtime=480,
+        **resources_of("initial_model", runtime=480),
     params:
         **round_section("initial_model"),
     script:
@@ -107,11 +103,9 @@ rule refine:
         result("logs/refine/{round}.log"),
     benchmark:
         result("benchmarks/refine/{round}.tsv")
-    threads: 2
+    threads: threads_of("refine")
     resources:
-        gpu=step_gpu("refine"),
-        mem_mb=lambda wildcards, attempt: int(1.25 * round_config(wildcards.round).refine.memory_mb) * 2 ** (attempt - 1),
-        runtime=1440,
+        **resources_of("refine", runtime=1440),
     params:
         **round_section("refine"),
     script:
@@ -132,11 +126,9 @@ rule reconstruct_particle:
         result("logs/reconstruct_particle/{round}.log"),
     benchmark:
         result("benchmarks/reconstruct_particle/{round}.tsv")
-    threads: 2
+    threads: threads_of("reconstruct_particle")
     resources:
-        gpu=step_gpu("reconstruct_particle"),
-        mem_mb=step_memory_mb("reconstruct_particle", 6000),
-        runtime=240,
+        **resources_of("reconstruct_particle", runtime=240),
     params:
         **round_section("reconstruct_particle"),
         extraction=lambda wildcards: round_params("extract_subtomos", wildcards.round)["config"],
@@ -160,10 +152,9 @@ rule postprocess:
         result("logs/postprocess/{round}.log"),
     benchmark:
         result("benchmarks/postprocess/{round}.tsv")
-    threads: 1
+    threads: threads_of("postprocess")
     resources:
-        mem_mb=step_memory_mb("postprocess", 4000),
-        runtime=60,
+        **resources_of("postprocess", runtime=60),
     params:
         **round_section("postprocess"),
     script:
@@ -190,9 +181,8 @@ rule relion_project:
         result("logs/relion_project/{round}.log"),
     benchmark:
         result("benchmarks/relion_project/{round}.tsv")
-    threads: 1
+    threads: threads_of("relion_project")
     resources:
-        mem_mb=step_memory_mb("relion_project", 1000),
-        runtime=30,
+        **resources_of("relion_project", runtime=30),
     script:
         "../scripts/relion_project.py"

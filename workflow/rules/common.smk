@@ -3,11 +3,13 @@ import sys
 
 from cryoet_core.config import load_config
 from cryoet_core.errors import CryoetError
+from cryoet_core.resources.of_snakemake import plan_of_run, write_run_plan
 from cryoet_core.workflow import Run
 
 try:
     RUN = Run(load_config(dict(config)))
     TILT_SERIES = RUN.tilt_series
+    PLAN = plan_of_run(workflow, RUN)
 except CryoetError as error:
     sys.exit(str(error))
 
@@ -19,8 +21,12 @@ round_params = RUN.round_params
 previous_round = RUN.previous_round
 round_config = RUN.round_config
 series_source = RUN.series_source
-step_gpu = RUN.step_gpu
-step_memory_mb = RUN.step_memory_mb
+threads_of = PLAN.threads  # of a rule's jobs, and its gpu, mem_mb and runtime (minutes): docs/resources.md
+resources_of = PLAN.resources
+
+
+onstart:
+    write_run_plan(workflow, PLAN, result("logs"))
 
 
 wildcard_constraints:

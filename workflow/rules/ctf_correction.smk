@@ -15,11 +15,9 @@ rule correct_ctf:
         result("logs/correct_ctf/{ts}.log"),
     benchmark:
         result("benchmarks/correct_ctf/{ts}.tsv")
-    threads: 1
+    threads: threads_of("correct_ctf")
     resources:
-        gpu=step_gpu("correct_ctf"),
-        mem_mb=step_memory_mb("correct_ctf", 4000),
-        runtime=60,
+        **resources_of("correct_ctf", runtime=60),
     params:
         **step_params("correct_ctf"),
     script:
@@ -49,11 +47,9 @@ rule preprocess_tilt_series:
         result("logs/preprocess_tilt_series/{ts}.log"),
     benchmark:
         result("benchmarks/preprocess_tilt_series/{ts}.tsv")
-    threads: 1
+    threads: threads_of("preprocess_tilt_series")
     resources:
-        gpu=step_gpu("preprocess_tilt_series"),
-        mem_mb=step_memory_mb("preprocess_tilt_series", 4000),
-        runtime=60,
+        **resources_of("preprocess_tilt_series", runtime=60),
     params:
         **step_params("preprocess_tilt_series"),
     script:

@@ -11,11 +11,9 @@ rule exclude_views:
         result("logs/exclude_views/{ts}.log"),
     benchmark:
         result("benchmarks/exclude_views/{ts}.tsv")
-    threads: 1
+    threads: threads_of("exclude_views")
     resources:
-        gpu=step_gpu("exclude_views"),
-        mem_mb=step_memory_mb("exclude_views", 2000),
-        runtime=30,
+        **resources_of("exclude_views", runtime=30),
     params:
         **step_params("exclude_views"),
     script:
@@ -38,11 +36,9 @@ rule erase_xrays:
         result("logs/erase_xrays/{ts}.log"),
     benchmark:
         result("benchmarks/erase_xrays/{ts}.tsv")
-    threads: 1
+    threads: threads_of("erase_xrays")
     resources:
-        gpu=step_gpu("erase_xrays"),
-        mem_mb=step_memory_mb("erase_xrays", 4000),
-        runtime=60,
+        **resources_of("erase_xrays", runtime=60),
     params:
         **step_params("erase_xrays"),
     script:

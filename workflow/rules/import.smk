@@ -18,11 +18,9 @@ rule import_tilt_series:
         result("logs/import_tilt_series/{ts}.log"),
     benchmark:
         result("benchmarks/import_tilt_series/{ts}.tsv")
-    threads: 1
+    threads: threads_of("import_tilt_series")
     resources:
-        gpu=step_gpu("import_tilt_series"),
-        mem_mb=step_memory_mb("import_tilt_series", 1000),
-        runtime=30,
+        **resources_of("import_tilt_series", runtime=30),
     params:
         source=lambda wildcards: series_source(wildcards.ts),
         **step_params("import_tilt_series"),

@@ -25,11 +25,9 @@ rule correct_motion:
         result("logs/correct_motion/{ts}.log"),
     benchmark:
         result("benchmarks/correct_motion/{ts}.tsv")
-    threads: 1
+    threads: threads_of("correct_motion")
     resources:
-        gpu=step_gpu("correct_motion"),
-        mem_mb=step_memory_mb("correct_motion", 4000),
-        runtime=240,
+        **resources_of("correct_motion", runtime=240),
     params:
         **step_params("correct_motion"),
     script:
@@ -49,11 +47,9 @@ rule estimate_ctf:
         result("logs/estimate_ctf/{ts}.log"),
     benchmark:
         result("benchmarks/estimate_ctf/{ts}.tsv")
-    threads: 1
+    threads: threads_of("estimate_ctf")
     resources:
-        gpu=step_gpu("estimate_ctf"),
-        mem_mb=step_memory_mb("estimate_ctf", 3000),
-        runtime=120,
+        **resources_of("estimate_ctf", runtime=120),
     params:
         **step_params("estimate_ctf"),
     script:
@@ -73,10 +69,9 @@ rule decide_handedness:
         result("logs/decide_handedness.log"),
     benchmark:
         result("benchmarks/decide_handedness.tsv")
-    threads: 1
+    threads: threads_of("decide_handedness")
     resources:
-        mem_mb=step_memory_mb("decide_handedness", 1000),
-        runtime=10,
+        **resources_of("decide_handedness", runtime=10),
     params:
         **step_params("decide_handedness"),
     script:

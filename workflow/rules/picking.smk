@@ -9,11 +9,9 @@ rule import_reference:
         result("logs/import_reference.log"),
     benchmark:
         result("benchmarks/import_reference.tsv")
-    threads: 1
+    threads: threads_of("import_reference")
     resources:
-        gpu=step_gpu("import_reference"),
-        mem_mb=step_memory_mb("import_reference", 1000),
-        runtime=10,
+        **resources_of("import_reference", runtime=10),
     params:
         **step_params("import_reference"),
     script:
@@ -33,11 +31,9 @@ rule resize_reference:
         result("logs/resize_reference.log"),
     benchmark:
         result("benchmarks/resize_reference.tsv")
-    threads: 1
+    threads: threads_of("resize_reference")
     resources:
-        gpu=step_gpu("resize_reference"),
-        mem_mb=step_memory_mb("resize_reference", 1000),
-        runtime=10,
+        **resources_of("resize_reference", runtime=10),
     params:
         **step_params("resize_reference"),
     script:
@@ -69,11 +65,9 @@ rule match_template:
         result("logs/match_template/{ts}.log"),
     benchmark:
         result("benchmarks/match_template/{ts}.tsv")
-    threads: 2
+    threads: threads_of("match_template")
     resources:
-        gpu=step_gpu("match_template"),
-        mem_mb=step_memory_mb("match_template", 9000),
-        runtime=480,
+        **resources_of("match_template", runtime=480),
     params:
         **step_params("match_template"),
     script:

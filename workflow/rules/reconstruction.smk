@@ -25,11 +25,9 @@ rule reconstruct_tomogram:
         result("logs/reconstruct_tomogram/{ts}.log"),
     benchmark:
         result("benchmarks/reconstruct_tomogram/{ts}.tsv")
-    threads: 1
+    threads: threads_of("reconstruct_tomogram")
     resources:
-        gpu=step_gpu("reconstruct_tomogram"),
-        mem_mb=step_memory_mb("reconstruct_tomogram", 4000),
-        runtime=120,
+        **resources_of("reconstruct_tomogram", runtime=120),
     params:
         **step_params("reconstruct_tomogram"),
     script:

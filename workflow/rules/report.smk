@@ -22,9 +22,9 @@ rule report:
         result("logs/report.log"),
     benchmark:
         result("benchmarks/report.tsv")
-    threads: 2
+    threads: threads_of("report")
     resources:
-        mem_mb=step_memory_mb("report", 4000),
+        **resources_of("report", runtime=60),
     params:
         results_dir=RUN.config.results_dir,
         series=TILT_SERIES,

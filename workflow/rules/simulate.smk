@@ -23,11 +23,9 @@ rule simulate:
         result("logs/simulate/{ts}.log"),
     benchmark:
         result("benchmarks/simulate/{ts}.tsv")
-    threads: 1
+    threads: threads_of("simulate")
     resources:
-        gpu=step_gpu("simulate"),
-        mem_mb=step_memory_mb("simulate", 2000),
-        runtime=30,
+        **resources_of("simulate", runtime=30),
     params:
         **_simulate_params(),
     script:
@@ -43,11 +41,9 @@ rule simulate_reference:
         result("logs/simulate_reference.log"),
     benchmark:
         result("benchmarks/simulate_reference.tsv")
-    threads: 1
+    threads: threads_of("simulate_reference")
     resources:
-        gpu=step_gpu("simulate_reference"),
-        mem_mb=step_memory_mb("simulate_reference", 1000),
-        runtime=10,
+        **resources_of("simulate_reference", runtime=10),
     params:
         **_simulate_params(),
     script:

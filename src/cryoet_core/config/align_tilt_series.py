@@ -12,6 +12,8 @@ from cryoet_core.config.base import StepModel, key
 class AlignTiltSeries(StepModel):
     """Keys of the step."""
 
+    uses_gpu: ClassVar[bool] = True
+
     version: ClassVar[int] = 5
     mode: Literal["projection_matching", "patch_tracking", "combined", "import", "skip"] = key(
         "projection_matching",

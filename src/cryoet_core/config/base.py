@@ -15,10 +15,12 @@ class StepModel(BaseModel):
     """One section of the config. Its fields are the keys; ``version`` is the version of the step's algorithm.
 
     The version is part of a rule's params: raise it when results change, and exactly that step and what follows rerun.
+    ``uses_gpu``: the step computes on a GPU where there is one.
     """
 
     model_config = ConfigDict(extra="forbid", validate_default=True)
     version: ClassVar[int] = 1
+    uses_gpu: ClassVar[bool] = False
 
 
 def key(default: Any = PydanticUndefined, *, meaning: str, unit: str = "", **limits):

@@ -10,6 +10,8 @@ from cryoet_core.config.base import StepModel, key
 class CorrectCtf(StepModel):
     """Keys of the step."""
 
+    uses_gpu: ClassVar[bool] = True
+
     version: ClassVar[int] = 2
     mode: Literal["phase_flip", "multiply", "wiener", "none"] = key(
         "phase_flip", meaning="turn wrong phases; multiply by the CTF; divide by it where there is signal; or leave as is"

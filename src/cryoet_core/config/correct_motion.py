@@ -13,6 +13,8 @@ MAX_NODES = 20  # of the local motion along x or y: finer than any specimen move
 class CorrectMotion(StepModel):
     """Alignment of the frames of each tilt, of whole frames and (where there is dose enough) of their parts."""
 
+    uses_gpu: ClassVar[bool] = True
+
     version: ClassVar[int] = 3
 
     binning: int = key(1, meaning="Fourier binning of the sums; the pixel size becomes exactly this much larger", ge=1, le=16)

@@ -12,6 +12,8 @@ from cryoet_core.config.base import StepModel, key
 class EstimateCtf(StepModel):
     """Defocus per view, one astigmatism per series; the sign of depth is decided in decide_handedness."""
 
+    uses_gpu: ClassVar[bool] = True
+
     version: ClassVar[int] = 3
 
     window_px: int = key(512, unit="px", meaning="side of the tiles whose spectra are averaged", ge=64, le=4096)

@@ -10,6 +10,8 @@ from cryoet_core.config.base import StepModel, key
 class ExtractSubtomos(StepModel):
     """Keys of the step; as RELION 5's extraction, box sizes in binned pixels."""
 
+    uses_gpu: ClassVar[bool] = True
+
     version: ClassVar[int] = 3
     binning: int = key(8, meaning="binning of the particle images relative to the tilt images", ge=1)
     box_px: int = key(

@@ -10,6 +10,8 @@ from cryoet_core.config.base import StepModel, key
 class InitialModel(StepModel):
     """Keys of the step; names and defaults as in RELION 5's initial model of the tutorial where it has them."""
 
+    uses_gpu: ClassVar[bool] = True
+
     version: ClassVar[int] = 6
     n_mini_batches: int | None = key(
         None, meaning="steps of the stochastic optimisation; empty = as many as show every particle about three times per stage (dim ones six times)", ge=5

@@ -18,6 +18,8 @@ PicksFormatName = Literal[
 class MatchTemplate(StepModel):
     """Keys of the step; max_particles, n_sigma, min_distance_angst, symmetry as in the tutorial's picker."""
 
+    uses_gpu: ClassVar[bool] = True
+
     version: ClassVar[int] = 7
     preset: Literal["tiltline", "eman2"] = key(
         "tiltline",

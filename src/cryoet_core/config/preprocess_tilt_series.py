@@ -10,6 +10,8 @@ from cryoet_core.config.base import StepModel, key
 class PreprocessTiltSeries(StepModel):
     """Keys of the step."""
 
+    uses_gpu: ClassVar[bool] = True
+
     version: ClassVar[int] = 2
     binning: int = key(4, meaning="Fourier cropping by this whole number", ge=1, le=64)
     grey_values: Literal["none", "mean0", "mean0_std1", "mean_std", "range", "common_mean", "common_range"] = key(

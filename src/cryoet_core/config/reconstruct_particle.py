@@ -10,6 +10,8 @@ from cryoet_core.config.base import StepModel, key
 class ReconstructParticle(StepModel):
     """Keys of the step; as RELION 5's reconstruct particle."""
 
+    uses_gpu: ClassVar[bool] = True
+
     version: ClassVar[int] = 1
     binning: int | None = key(None, meaning="binning of the map; empty = that of the extraction", ge=1)
     box_px: int | None = key(None, unit="px", meaning="box that is cut; empty = that of the extraction", ge=8)

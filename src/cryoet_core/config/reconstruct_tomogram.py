@@ -12,6 +12,8 @@ from cryoet_core.config.base import StepModel, key
 class ReconstructTomogram(StepModel):
     """Keys of the step; names and defaults follow IMOD's tilt where it has the same parameter."""
 
+    uses_gpu: ClassVar[bool] = True
+
     version: ClassVar[int] = 4
     thickness: Literal["auto"] | int = key(
         350, unit="px", meaning="thickness in pixels of the binned views; auto = 1.5 x the slab that align_tilt_series found, and at least 40 nm more"

@@ -10,6 +10,8 @@ from cryoet_core.config.base import StepModel, key
 class Refine(StepModel):
     """Keys of the step; names and defaults as in RELION 5's auto-refine of the tutorial."""
 
+    uses_gpu: ClassVar[bool] = True
+
     version: ClassVar[int] = 4
     start: Literal["global", "given_poses"] = key(
         "global",

@@ -7,6 +7,8 @@ import queue
 import threading
 from collections.abc import Iterable, Iterator
 
+from cryoet_core import parallel
+
 FRAMES_AHEAD = 2
 _WAIT_S = 0.1
 
@@ -38,10 +40,14 @@ def _work(frames: Iterable, box: queue.Queue, stop: threading.Event) -> None:
     except BaseException as error:  # handed to the reader of the queue, which raises it
         _offer(box, _Failure(error), stop)
     finally:
-        # a generator that was not used up still holds its file open
-        close = getattr(iterator, "close", None)
-        if close is not None:
-            close()
+        _close(iterator)
+
+
+def _close(iterator: Iterator) -> None:
+    """A generator that was not used up still holds its file open."""
+    close = getattr(iterator, "close", None)
+    if close is not None:
+        close()
 
 
 def read_ahead(frames: Iterable, depth: int = FRAMES_AHEAD) -> Iterator:
@@ -49,7 +55,15 @@ def read_ahead(frames: Iterable, depth: int = FRAMES_AHEAD) -> Iterator:
 
     An exception of ``frames`` is raised here, after the items before it. When this generator is closed early, the
     thread is stopped and ``frames`` is closed before ``close`` returns: no thread and no open file stay behind.
+    A process with one thread (:mod:`cryoet_core.parallel`) reads when it needs the next item: decoding would take another job's core.
     """
+    if parallel.n_threads() == 1:
+        iterator = iter(frames)
+        try:
+            yield from iterator
+        finally:
+            _close(iterator)
+        return
     box: queue.Queue = queue.Queue(maxsize=depth)
     stop = threading.Event()
     thread = threading.Thread(target=_work, args=(frames, box, stop), name="read-ahead", daemon=True)

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cryoet_core.backend import array_namespace, asnumpy
+from cryoet_core.parallel import each
 from cryoet_core.picking.eigen import FIRST_RANK, coefficients, eigen_templates
 from cryoet_core.picking.local_search import REACH, Pick, Search, best_starts, mirrored_search, refine_peak
 from cryoet_core.picking.peaks import local_maxima, robust_statistics
 from cryoet_core.picking.scores import NO_SCORE, score_map
 from cryoet_core.picking.template import make_template
-from cryoet_core.picking.threads import each
 
 FINE_STARTS = 3  # poses of the whole grid that a peak of a binned search is refined from, besides its own: that is often another, at a place some voxels away
 FAR_AHEAD = 3.0  # sigma of the score map: refinement does not turn that round

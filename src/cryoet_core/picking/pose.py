@@ -9,6 +9,7 @@ from scipy.fft import next_fast_len
 
 from cryoet_core.backend import array_namespace, fft_module
 from cryoet_core.fourier import lowpass
+from cryoet_core.parallel import each
 from cryoet_core.picking.binned import RESOLUTION_PX
 from cryoet_core.picking.eigen import eigen_templates
 from cryoet_core.picking.local_search import NORM_RANK, REACH, Search, refine_peak
@@ -17,7 +18,6 @@ from cryoet_core.picking.prepare import smooth_part
 from cryoet_core.picking.scale import MASK_EDGE_PX, filters_of
 from cryoet_core.picking.scores import FilteredTomogram
 from cryoet_core.picking.template import make_template
-from cryoet_core.picking.threads import each
 from cryoet_core.picking.transfer import on_grid
 
 

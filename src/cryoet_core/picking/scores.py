@@ -26,10 +26,10 @@ from cryoet_core.backend import array_namespace, asnumpy, fft_module
 from cryoet_core.fourier import half_complex_multiplicity
 from cryoet_core.kernels.max_update import max_update
 from cryoet_core.masks import soft_sphere
+from cryoet_core.parallel import each
 from cryoet_core.picking.eigen import EigenTemplates
 from cryoet_core.picking.prepare import smooth_part
 from cryoet_core.picking.template import Template, embed, rotated_rows
-from cryoet_core.picking.threads import each
 from cryoet_core.picking.transfer import MatchFilters, on_grid
 
 COARSE_SHARE = 0.125  # of the orientations: a grid twice as coarse

@@ -16,7 +16,7 @@ from cryoet_core.backend import array_namespace, fft_module
 from cryoet_core.ctf.model import defocus_times_k2, dose_weight, phase_aberration
 from cryoet_core.ctf.treatment import CtfTreatment, remaining_ctf, treatment_of
 from cryoet_core.fourier import frequency_grid, half_complex_multiplicity, raised_cosine_window
-from cryoet_core.picking.threads import each
+from cryoet_core.parallel import each
 
 # of the mean noise power: below it a frequency is treated as empty. At the sides of a tomogram (and wherever its noise changes) the cut spreads strong
 # frequencies along kx over weak ones; with 0.02 whitening raised that to chance scores 1.3 to 1.9 times those of the middle, and true scores were lower

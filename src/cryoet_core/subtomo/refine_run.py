@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import numba
 import numpy as np
 
+from cryoet_core import parallel
 from cryoet_core.backend import array_namespace
 from cryoet_core.errors import DataQualityError
 from cryoet_core.fourier import rfft_centred
@@ -162,7 +162,7 @@ def refine_stacks(
     settings = RefineSettings(pixel_size_angst=stacks.pixel_size_angst, box_px=stacks.box, **config.model_dump())
     halves = chosen_halves(stacks.particles, seed)
     coefficients = len(FrequencyList.of_box(stacks.box, 3 if isinstance(stacks, ParticleVolumes) else 2))
-    plan = plan_memory(stack_sizes(stacks), stacks.box, coefficients, config.memory_mb, numba.get_num_threads())
+    plan = plan_memory(stack_sizes(stacks), stacks.box, coefficients, config.memory_mb, parallel.n_threads())
     if plan_report:
         plan_report(plan)
     on_disk = plan.on_disk and work_folder is not None

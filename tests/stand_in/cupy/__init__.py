@@ -57,6 +57,9 @@ class Device(contextlib.AbstractContextManager):
     def synchronize(self):
         return None
 
+    def use(self):
+        return self
+
 
 class RawModule:
     """The CUDA source compiled by g++."""

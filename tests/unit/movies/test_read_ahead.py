@@ -4,8 +4,15 @@ import threading
 
 import pytest
 
+from cryoet_core import parallel
 from cryoet_core.errors import UserInputError
 from cryoet_core.movies.read_ahead import read_ahead
+
+
+@pytest.fixture(autouse=True, params=[1, 2])
+def threads(request):
+    with parallel.limited(request.param):
+        yield request.param
 
 
 def _running():
@@ -15,6 +22,13 @@ def _running():
 def test_order_and_end():
     assert list(read_ahead(iter(range(20)))) == list(range(20)) and not _running()
     assert list(read_ahead([])) == []
+
+
+def test_one_thread_reads_when_it_is_asked(threads):
+    reader = read_ahead(iter(range(3)))
+    next(reader)
+    assert len(_running()) == threads - 1
+    reader.close()
 
 
 def test_at_most_three_frames_are_held():
