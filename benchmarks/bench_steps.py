@@ -5,8 +5,8 @@
 
 The floor is the work that a step cannot avoid (floors.py: transforms, bytes, operations of its sizes) over the rates of
 one CPU core, or of the GPU with --device cuda, measured in the same run; share = floor over what it took (processor
-seconds on a CPU, wall seconds on a GPU). Ratios are comparable between machines, seconds are not. With --series the jobs
-are those that Snakemake measured, files and the start of Python included. Programs that are not installed are named.
+seconds on a CPU, wall seconds on a GPU). Ratios are comparable between machines, seconds are not. With --series the
+jobs are those that Snakemake measured, files and the start of Python included. Programs that are missing are named.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathlib import Path
 import floors
 import numpy as np
 from run_times import read_run_times
-from step_cases import BENCH, PIXEL, STEPS, TINY, WITHOUT, halves_of, search, view_of_blobs
+from step_cases import BENCH, PIXEL, STEPS, TINY, WITHOUT, halves_of, view_of_blobs
 
 from cryoet_core import backend
 from cryoet_core.config.estimate_ctf import EstimateCtf

@@ -2,8 +2,8 @@
 
 :class:`Work` counts bytes through memory, float32 operations and Fourier transforms; :func:`calibrate` measures how
 fast this CPU core, or this GPU, copies, multiplies matrices and transforms; :meth:`Work.floor` divides. What is counted
-for a step is a function of its sizes (:func:`motion`, :func:`ctf`, ...), so a benchmark and a finished run have the same
-floors.
+for a step is a function of its sizes (:func:`motion`, :func:`ctf`, ...): a benchmark and a finished run have the
+same floors.
 """
 
 from __future__ import annotations
@@ -96,20 +96,27 @@ def calibrate(
         few = xp.asarray(rng.standard_normal(min(count, 1 << 20), dtype=np.float32))
         return xp.tile(few, -(-count // few.size))[:count].reshape(shape)
 
-    source = noise(copy_mb * 2**18)
-    target = xp.empty_like(source)
-    copied = 2 * source.nbytes / seconds(lambda: xp.copyto(target, source), 5)
-    a, b = noise(matrix, matrix), noise(matrix, matrix)
-    product = xp.empty_like(a)
-    multiplied = 2.0 * matrix**3 / seconds(lambda: xp.matmul(a, b, out=product), 3)
-    del source, target, a, b, product
-    view, small_images, cube = noise(view_px, view_px), noise(tiles[0], tiles[1], tiles[1]), noise(*volume)
+    def copied() -> float:
+        source = noise(copy_mb * 2**18)
+        target = xp.empty_like(source)
+        return 2 * source.nbytes / seconds(lambda: xp.copyto(target, source), 5)
+
+    def multiplied() -> float:
+        a, b = noise(matrix, matrix), noise(matrix, matrix)
+        product = xp.empty_like(a)
+        return 2.0 * matrix**3 / seconds(lambda: xp.matmul(a, b, out=product), 3)
+
+    def transformed(shape, count: int = 1) -> float:
+        images, axes = noise(count, *shape), tuple(range(1, len(shape) + 1))
+        return real_fft(shape, count) / seconds(lambda: fft.rfftn(images, axes=axes), 3)
+
+    tile = (tiles[1], tiles[1])
     rates = {
-        "view": real_fft(view.shape) / seconds(lambda: fft.rfft2(view), 3),
-        "tile": real_fft(small_images.shape[1:], tiles[0]) / seconds(lambda: fft.rfft2(small_images), 3),
-        "volume": real_fft(cube.shape) / seconds(lambda: fft.rfftn(cube), 3),
+        "view": transformed((view_px, view_px)),
+        "tile": transformed(tile, tiles[0]),
+        "volume": transformed(volume),
     }
-    return Rates(copied, multiplied, rates)
+    return Rates(copied(), multiplied(), rates)
 
 
 def gpu_seconds(function, repeats: int = 3) -> float:

@@ -2,7 +2,7 @@
 
 Each function takes a :class:`Size` and a device and returns a :class:`Case`: ``run()`` computes, ``work`` is the least
 that it must do (floors.py), ``what`` says the size in words. The data are random structure seen through a CTF: enough
-for every step to take the way that it takes with real data, and quickly made. bench_steps.py and gpu_check.py time them.
+for every step to take the way that it takes with real data, and quickly made. Timed by bench_steps.py, gpu_check.py.
 """
 
 from __future__ import annotations
