@@ -36,7 +36,7 @@ RESERVE_S = 5.0  # kept for the summary
 LOG_BYTES = 200_000  # of what one process printed
 PYTOM = {12.85: "193 s on one GTX 1080 Ti", 7.0: "306 s on four GTX 1080 Ti", 3.0: "3801 s on four GTX 1080 Ti"}
 MATCH_PX = (250, 478, 462)
-REHEARSED_STEPS = {12.85: 60.0, 7.0: 55.0, 3.0: 50.0}
+REHEARSED_STEP = 60.0
 STEP_TESTS = """test_ctf_correction test_reconstruction test_motion test_ctf test_alignment test_picking test_extraction
 test_refine_script test_averaging test_curation test_exclusion test_defocus_after_alignment test_alignment_import
 test_picks_import test_import""".split()  # what uses the device most comes first
@@ -255,7 +255,7 @@ def part_matching(records: Records, rehearse: bool, step_deg: float) -> None:
 
     part, rates = f"matching {step_deg:g}", rates_of(records)
     shape = (24, 32, 32) if rehearse else MATCH_PX
-    step = REHEARSED_STEPS[step_deg] if rehearse else step_deg
+    step = REHEARSED_STEP if rehearse else step_deg
 
     def run(case_name, **keys):
         last = [0.0]

@@ -8,7 +8,9 @@ for every step to take the way that it takes with real data, and quickly made. T
 from __future__ import annotations
 
 import math
+import shutil
 import tempfile
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -360,12 +362,13 @@ def reconstruct_particle(size: Size, device: str) -> Case:
     return Case(what, run, work)
 
 
-def _stacks(size: Size, folder: Path):
-    """Extracted particles of white noise: (ParticleStacks, pixel size)."""
+def _stacks(size: Size):
+    """Extracted particles of white noise, in a folder that goes with them."""
     from cryoet_core.io.mrc import MrcStackWriter
     from cryoet_core.metadata import write_particles
     from cryoet_core.subtomo.stacks import read_stacks
 
+    folder = Path(tempfile.mkdtemp(prefix="particles_"))
     series, path = tilt_series(size.view_px, PIXEL, tilts_of(size.views)), folder / "TS_01.mrcs"
     rng = np.random.default_rng(0)
     with MrcStackWriter(path, (size.box_px, size.box_px), size.pixel, dtype="float16") as writer:
@@ -380,19 +383,20 @@ def _stacks(size: Size, folder: Path):
     optics = {"rlnOpticsGroup": 1, "rlnImagePixelSize": size.pixel, "rlnCtfDataAreCtfPremultiplied": 1}
     optics |= {"rlnTomoSubtomogramBinning": float(size.binning), "rlnOpticsGroupName": "opticsGroup1"}
     write_particles(Particles(table, pd.DataFrame([optics]), are_2d_stacks=True), folder / "particles.star")
-    return read_stacks(folder / "particles.star", {series.name: series})
+    stacks = read_stacks(folder / "particles.star", {series.name: series})
+    weakref.finalize(stacks, shutil.rmtree, folder, ignore_errors=True)  # images are read when they are asked for
+    return stacks
 
 
 def refine(size: Size, device: str) -> Case:
     from cryoet_core.config.refine import Refine
     from cryoet_core.subtomo.refine_run import refine_stacks
 
-    folder = tempfile.TemporaryDirectory()
-    stacks = _stacks(size, Path(folder.name))
+    stacks = _stacks(size)
     config = Refine(max_iterations=1, mask_diameter_angst=0.8 * size.box_px * size.pixel)
     reference = blob_template(size.box_px, 0.7 * size.box_px)
 
-    def run(keep=folder):
+    def run():
         moved = refine_stacks(stacks, reference, size.pixel, config, 1, lambda a: to_device(a, device))
         return moved[0].map
 
@@ -409,14 +413,13 @@ def initial_model(size: Size, device: str) -> Case:
     from cryoet_core.subtomo.initial_model import InitialModelSettings, initial_model
     from cryoet_core.subtomo.refine_run import all_series_images, on_device
 
-    folder = tempfile.TemporaryDirectory()
-    stacks = _stacks(size, Path(folder.name))
+    stacks = _stacks(size)
     diameter = 0.8 * size.box_px * size.pixel
     keys = InitialModel(mask_diameter_angst=diameter, n_mini_batches=size.batches, n_starts=1).model_dump()
     settings = InitialModelSettings(pixel_size_angst=size.pixel, box_px=stacks.box, **keys)
     series = [on_device(i, lambda a: to_device(a, device)) for i in all_series_images(stacks, diameter)]
 
-    def run(keep=folder):
+    def run():
         return initial_model(series, settings, np.random.default_rng(1)).map
 
     orientations, offsets = len(so3_grid_for_step(15.0)), lattice_points(2.5)
