@@ -10,10 +10,10 @@ CORES ?= $(shell nproc)
 help:
 	@echo "make demo    simulate two tilt series and process them from movies to an average (about 4 minutes on 2 cores)"
 	@echo "make test    run the tests"
-	@echo "make gpu     on a machine with a GPU and CuPy: the same tests of kernels and steps there, and its speed beside the CPU's"
+	@echo "make gpu     on a machine with a GPU and CuPy: tests and speed there, nine minutes, into gpu_check/summary.md"
 	@echo "make check   style, and generated files in sync with their source"
 	@echo "make docs    rewrite the generated files: config/README.md, config/schema.json, environment.yml"
-	@echo "make bench   benchmarks: speed ratios against plain code, measured in one run"
+	@echo "make bench   every step beside the least time it could take here, kernels beside plain code, ratios of one run"
 	@echo "make clean   remove the demo's results"
 
 setup: $(READY)
@@ -35,9 +35,7 @@ test: $(READY)
 	$(BIN)/python -m pytest -q tests/steps --device stand-in
 
 gpu: $(READY)
-	$(BIN)/python -m pytest -q tests/parity
-	$(BIN)/python -m pytest -q tests/steps --device cuda
-	$(BIN)/python benchmarks/bench_gpu.py
+	$(BIN)/python benchmarks/gpu_check.py --out gpu_check
 
 check: $(READY)
 	$(BIN)/ruff check src tests workflow/scripts benchmarks tools
@@ -47,7 +45,7 @@ docs: $(READY)
 	$(BIN)/python tools/sync.py
 
 bench: $(READY)
-	for script in benchmarks/bench_kernels.py benchmarks/bench_motion.py; do $(BIN)/python $$script || exit 1; done
+	for script in bench_steps bench_kernels bench_motion; do $(BIN)/python benchmarks/$$script.py || exit 1; done
 
 clean:
 	rm -rf results .snakemake

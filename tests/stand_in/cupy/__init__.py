@@ -8,6 +8,7 @@ that a step keeps to the device of its arrays; it says nothing about speed, or a
 from __future__ import annotations
 
 import contextlib
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -61,6 +62,16 @@ class Device(contextlib.AbstractContextManager):
         return self
 
 
+class Event:
+    """A point in time of the host: the stand-in has done everything when a call returns."""
+
+    def record(self, stream=None):
+        self.time = time.perf_counter()
+
+    def synchronize(self):
+        return None
+
+
 class RawModule:
     """The CUDA source compiled by g++."""
 
@@ -78,8 +89,14 @@ class RawModule:
 
 cuda = SimpleNamespace(
     Device=Device,
+    Event=Event,
+    get_elapsed_time=lambda start, end: 1e3 * (end.time - start.time),  # ms
     is_available=lambda: True,
-    runtime=SimpleNamespace(getDeviceCount=lambda: 1, memGetInfo=lambda: (4 << 30, 4 << 30), deviceSynchronize=lambda: None),
+    runtime=SimpleNamespace(
+        getDeviceCount=lambda: 1, memGetInfo=lambda: (4 << 30, 4 << 30), deviceSynchronize=lambda: None,
+        driverGetVersion=lambda: 0, runtimeGetVersion=lambda: 0,
+        getDeviceProperties=lambda index: {"name": b"stand-in", "totalGlobalMem": 4 << 30, "multiProcessorCount": 1, "major": 0, "minor": 0},
+    ),
 )
 
 
