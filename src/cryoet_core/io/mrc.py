@@ -32,6 +32,11 @@ def read_header(path: str | os.PathLike) -> MrcHeader:
         ) from error
 
 
+def number_format(path: str | os.PathLike) -> str:
+    """"float16" for a file in half precision, "float32" for any other: what is written from it needs no more."""
+    return "float16" if read_header(path).mode == _WRITE_MODES["float16"] else "float32"
+
+
 def check_finite(array: np.ndarray, path: str | os.PathLike) -> np.ndarray:
     """Return `array`; raises DataQualityError E-NUM-01 with the count and first position of NaN or infinity."""
     if array.dtype.kind != "f" or np.isfinite(array.sum(dtype=np.float64)):
