@@ -1,6 +1,5 @@
 """The scripts of exclude_views and erase_xrays on a small stack with planted faults."""
 
-import dataclasses
 import re
 from pathlib import Path
 
@@ -11,11 +10,11 @@ from small_series import PIXEL, small_series
 
 from cryoet_core.errors import UserInputError
 from cryoet_core.io.images import image_names, load_images, series_views, split_image_name
+from cryoet_core.io.mrc import read_mrc
 from cryoet_core.io.relion import with_own_stack
 from cryoet_core.io.repairs import read_repairs
 from cryoet_core.io.summary import read_summary
 from cryoet_core.metadata import read_tilt_series, write_tilt_series
-from cryoet_core.report.tilt_series import _strongest_hit
 from cryoet_core.report.views import caption, known_scores, score_figure
 from cryoet_core.tilt_series.exclude import mark_excluded
 from cryoet_core.tilt_series.halves import iter_views, pointing_to, write_views
@@ -25,7 +24,8 @@ from cryoet_core.tilt_series.view_scores import CRITERIA
 def erased(folder, stack=False):
     """Outputs of erase_xrays."""
     stacks = {"stack": folder / "TS_01.mrc", "even": folder / "TS_01_even.mrc", "odd": folder / "TS_01_odd.mrc"} if stack else {}
-    return {"table": folder / "TS_01.star", "repairs": str(folder / "TS_01_repairs.star"), "summary": folder / "summary.json", **stacks}
+    return {"table": folder / "TS_01.star", "repairs": str(folder / "TS_01_repairs.star"), "strongest": folder / "strongest.mrc",
+            "summary": folder / "summary.json", **stacks}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def curated(tmp_path_factory):
     table, stacks = small_series(folder, tilts, halves)
     out = folder / "exclude_views"
     run_script("exclude_views", {"table": table, "stack": stacks[0], "file": []},
-               {"table": out / "TS_01.star", "summary": out / "summary.json"}, {"first_negative": 2})  # fmt: skip
+               {"table": out / "TS_01.star", "summary": out / "summary.json", "thumbnails": out / "thumbnails.mrc"}, {"first_negative": 2})  # fmt: skip
     files = erased(folder / "x")
     run_script("erase_xrays", {"table": out / "TS_01.star", "stack": stacks[0], "even": stacks[1], "odd": stacks[2]}, files, {})
     return read_tilt_series(table), out, files
@@ -134,14 +134,17 @@ def test_relion_gets_one_stack_of_repaired_views(curated, tmp_path):
     assert np.array_equal(load_images(theirs), load_images(series))
 
 
-def test_the_report_shows_the_strongest_hit(curated):
-    before, _, files = curated
-    raw, clean = _strongest_hit(before, read_repairs(files["repairs"]), 10)
-    assert raw.shape == clean.shape == (20, 20)
-    assert raw[10, 10] == raw.max() > clean.max()
-    none = np.zeros(0, np.int64)
-    repairs = dataclasses.replace(read_repairs(files["repairs"]), tilt_id=none, row=none, column=none, values=np.zeros((0, 3), np.float32))
-    assert np.array_equal(*_strongest_hit(before, repairs))
+def test_pictures_for_the_report(curated, tmp_path):
+    before, out, files = curated
+    raw, clean = read_mrc(files["strongest"])[0]
+    row, column = 20, 24  # of the hit at (20, 30) of view 5, in a window that begins at the border and at column 6
+    assert raw[row, column] == raw.max() == load_images(before)[4].max() > clean.max()
+    thumbnails = read_mrc(out / "thumbnails.mrc")[0]
+    np.testing.assert_allclose(thumbnails.mean(axis=(1, 2)), load_images(before).mean(axis=(1, 2)), rtol=0.01)
+    nothing = erased(tmp_path)
+    run_script("erase_xrays", {"table": out / "TS_01.star"}, nothing, {"find_peaks": False})
+    assert len(read_repairs(nothing["repairs"])) == 0 and np.array_equal(*read_mrc(nothing["strongest"])[0])
+    assert np.array_equal(load_images(read_tilt_series(nothing["table"])), load_images(before))
 
 
 def test_views_of_unreadable_movies_keep_their_reason(tmp_path):
@@ -151,7 +154,7 @@ def test_views_of_unreadable_movies_keep_their_reason(tmp_path):
     halves[3] = 0
     table, stacks = small_series(tmp_path, tilts, halves)
     write_tilt_series(mark_excluded(read_tilt_series(table), {3: "unreadable_movie"}), table)
-    out = {"table": tmp_path / "exclude/TS_01.star", "summary": tmp_path / "exclude/summary.json"}
+    out = {"table": tmp_path / "exclude/TS_01.star", "summary": tmp_path / "exclude/summary.json", "thumbnails": tmp_path / "exclude/thumbnails.mrc"}
     run_script("exclude_views", {"table": table, "stack": stacks[0], "file": []}, out, {})
     assert read_tilt_series(out["table"]).tilts["exclude_reason"].tolist() == ["none"] * 3 + ["unreadable_movie"] + ["none"] * 3
     assert read_summary(out["summary"])["excluded"] == [{"tilt_id": 4, "nominal_tilt_deg": 0.0, "reason": "unreadable_movie"}]
@@ -165,7 +168,7 @@ def test_a_viewers_file_per_series_is_obeyed_and_all_views_are_scored(curated, t
     _, out, _ = curated
     (tmp_path / "lists").mkdir()
     (tmp_path / "lists/TS_01.yaml").write_text("tilt_series:\n- {tilt_id: 9, reason: ice on it}\n")
-    files = {"table": tmp_path / "TS_01.star", "summary": tmp_path / "summary.json"}
+    files = {"table": tmp_path / "TS_01.star", "summary": tmp_path / "summary.json", "thumbnails": tmp_path / "thumbnails.mrc"}
     run_script("exclude_views", {"table": out / "TS_01.star"}, files, {"file": str(tmp_path / "lists/{ts}.yaml")})
     assert read_tilt_series(files["table"]).tilts.set_index("tilt_id")["exclude_reason"][9] == "viewer_ice_on_it"
     summary = read_summary(files["summary"])

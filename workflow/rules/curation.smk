@@ -6,6 +6,7 @@ rule exclude_views:
         file=lambda w: RUN.view_list(w.ts),
     output:
         table=result("exclude_views/{ts}/{ts}.star"),
+        thumbnails=result("exclude_views/{ts}/{ts}_thumbnails.mrc"),
         summary=result("exclude_views/{ts}/summary.json"),
     log:
         result("logs/exclude_views/{ts}.log"),
@@ -38,6 +39,7 @@ rule erase_xrays:
     output:
         table=result("erase_xrays/{ts}/{ts}.star"),
         repairs=result("erase_xrays/{ts}/{ts}_repairs.star"),
+        strongest=result("erase_xrays/{ts}/{ts}_strongest.mrc"),
         summary=result("erase_xrays/{ts}/summary.json"),
         **(ERASED_STACKS if RUN.config.erase_xrays.stack else {}),
     log:

@@ -2,7 +2,7 @@
 
 from cryoet_core.config.erase_xrays import EraseXrays
 from cryoet_core.io.images import REPAIRS
-from cryoet_core.io.mrc import number_format
+from cryoet_core.io.mrc import number_format, write_mrc
 from cryoet_core.io.repairs import write_repairs
 from cryoet_core.metadata import read_tilt_series, write_tilt_series
 from cryoet_core.step import step
@@ -16,8 +16,9 @@ with step(snakemake) as s:
     settings = XraySettings(**config.model_dump(exclude={"find_peaks", "stack"}))
     searched = series.included if config.find_peaks else [False] * len(series)
     found = find_xrays(s.progress(iter_views(series), len(series), "views searched"), settings, searched)
-    repairs = list_repairs(series, found, lambda tilt_id: [s.rng(series.name, tilt_id, part) for part in ("full", "even", "odd")])
+    repairs, strongest = list_repairs(series, found, lambda tilt_id: [s.rng(series.name, tilt_id, part) for part in ("full", "even", "odd")])
     write_repairs(repairs, s.output.repairs)
+    write_mrc(s.output.strongest, strongest, series.pixel_size_angst, stack=True)
     repaired = series.with_columns(**{REPAIRS: s.output.repairs})
     if config.stack:
         paths = (s.output.stack, s.output.even, s.output.odd)

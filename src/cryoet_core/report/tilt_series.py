@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from cryoet_core.io.images import series_views
 from cryoet_core.io.repairs import read_repairs
 from cryoet_core.report import views as view_pictures
 from cryoet_core.report.figures import MEASURED, TRUE, image_grid, new_figure, show, thumbnail
@@ -17,6 +16,7 @@ def views(results: Results, numbers: dict) -> Section:
     section = Section("Views", "Every view; a red frame marks those left out, with the reason.")
     for ts in results.series:
         series = results.table("exclude_views", ts)
+        pictures, _ = results.volume("exclude_views", ts, f"{ts}_thumbnails.mrc")
         titles = [
             f"{tilt:.0f}" + ("" if reason in ("none", "") else f" {reason}")[:22]
             for tilt, reason in zip(series.tilts["nominal_tilt_deg"], series.tilts["exclude_reason"], strict=True)
@@ -26,7 +26,7 @@ def views(results: Results, numbers: dict) -> Section:
         caption = f"{int(series.included.sum())} of {len(series)} views are used."
         if "dark_missed" in numbers.get(ts, {}):
             caption += f" Truth: {numbers[ts]['dark_missed']} bad views missed, {numbers[ts]['good_lost']} good ones lost."
-        section.add_figure(image_grid([thumbnail(i, 110) for i in series_views(series)], titles, 11, 1.0, frames), caption)
+        section.add_figure(image_grid([thumbnail(i, 110) for i in pictures], titles, 11, 1.0, frames), caption)
         summary = results.summary("exclude_views", ts)
         scores = view_pictures.score_figure(summary)
         if scores is not None:
@@ -45,31 +45,13 @@ def xrays(results: Results) -> Section:
         per_million = 1e6 / np.prod(series.image_size_px)
         axes[0].bar(series.tilts["nominal_tilt_deg"], counts * per_million, width=2, color=MEASURED)
         axes[0].set(xlabel="stage tilt (deg)", ylabel="erased pixels per million")
-        for ax, picture, title in zip(axes[1:], _strongest_hit(series, repairs), ("before", "after"), strict=True):
-            show(ax, picture, f"strongest hit, {title}", 0, 100)
+        pictures, _ = results.volume("erase_xrays", ts, f"{ts}_strongest.mrc")
+        low, high = np.percentile(pictures[1], [1, 99])
+        for ax, picture, title in zip(axes[1:], pictures, ("before", "after"), strict=True):
+            show(ax, np.clip(picture, low, 2 * high - low), f"strongest hit, {title}", 0, 100)
         section.add_heading(ts)
         section.add_figure(figure, f"{counts.mean() * per_million:.1f} of a million pixels were replaced.")
     return section
-
-
-def _strongest_hit(series, repairs, reach: int = 24):
-    """The pixel that changed most with its surroundings, before and after, in one range of grey values; one view in memory at a time."""
-    views = series_views(series)
-    best = (0.0, 0, views.shape[1] // 2, views.shape[2] // 2)
-    for row, tilt_id in enumerate(series.tilts["tilt_id"]):
-        rows, columns, values = repairs.of_view(tilt_id, 0)
-        if rows.size:
-            change = np.abs(views[row][rows, columns] - values)
-            k = int(np.argmax(change))
-            best = max(best, (float(change[k]), row, int(rows[k]), int(columns[k])))
-    row, centre = best[1], best[2:]
-    before = views[row]
-    rows, columns, values = repairs.of_view(series.tilts["tilt_id"].iloc[row], 0)
-    after = before.copy()
-    after[rows, columns] = values
-    window = tuple(slice(max(0, c - reach), c + reach) for c in centre)
-    low, high = np.percentile(after[window], [1, 99])
-    return [np.clip(image[window], low, 2 * high - low) for image in (before, after)]
 
 
 def alignment(results: Results, numbers: dict, errors: dict) -> Section:

@@ -392,23 +392,40 @@ def erase_view(images, mask, generators):
     return np.stack([fill(image, mask, rng) for image, rng in zip(images, generators, strict=True)])
 
 
-def list_repairs(series, found: XrayMasks, generators_of) -> Repairs:
-    """The pixels of ``found`` with their new values in the full, even and odd image of every view, each with its own noise.
+def list_repairs(series, found: XrayMasks, generators_of) -> tuple[Repairs, np.ndarray]:
+    """The pixels of ``found`` with their new values in the full, even and odd image of every view, each with its own noise; and a picture.
 
     generators_of : tilt_id -> three generators. Values are rounded as the stacks are, so that a repaired stack has the very same ones.
-    Only views with something to repair are read.
+    Only views with something to repair are read. The picture, (2, h, w), is the full view around the pixel that changes most, before and after.
     """
     views = [series_views(series, column) for column in COLUMNS]
     stacks = tuple(split_image_name(series.tilts[column].iloc[0])[1] for column in COLUMNS)
     halved = [number_format(path) == "float16" for path in stacks]
     places, values = [np.zeros((0, 3), np.int64)], [np.zeros((0, 3), np.float32)]
+    most, picture = 0.0, None
     for row, tilt_id in enumerate(series.tilts["tilt_id"].tolist()):
         mask = found.mask(row)
         rows, columns = np.divmod(np.flatnonzero(mask), mask.shape[1])
         if rows.size == 0:
             continue
-        new = [fill_values(part[row], mask, rng) for part, rng in zip(views, generators_of(tilt_id), strict=True)]
+        images = [part[row] for part in views]
+        new = [fill_values(image, mask, rng) for image, rng in zip(images, generators_of(tilt_id), strict=True)]
         new = [from_half(to_half(v)) if narrow else v for v, narrow in zip(new, halved, strict=True)]
         places.append(np.stack([np.full(rows.size, tilt_id), rows, columns], axis=1))
         values.append(np.stack(new, axis=1))
-    return Repairs(*np.concatenate(places).T, np.concatenate(values), stacks, views[0].shape[:0:-1])
+        change = np.abs(images[0][rows, columns] - new[0])
+        if change.max() > most:
+            k = int(np.argmax(change))
+            most, window = float(change[k]), _around(rows[k], columns[k])
+            after = images[0].copy()
+            after[rows, columns] = new[0]
+            picture = np.stack([images[0][window], after[window]])
+    if picture is None:
+        h, w = views[0].shape[1:]
+        picture = np.stack([views[0][0][_around(h // 2, w // 2)]] * 2)
+    return Repairs(*np.concatenate(places).T, np.concatenate(values), stacks, views[0].shape[:0:-1]), picture
+
+
+def _around(row: int, column: int, reach: int = 24):
+    """Slices of a part of a view about a pixel."""
+    return tuple(slice(max(0, int(c) - reach), int(c) + reach) for c in (row, column))
