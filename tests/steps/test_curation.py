@@ -1,7 +1,6 @@
 """The scripts of exclude_views and erase_xrays on a small stack with planted faults."""
 
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,7 +23,7 @@ from cryoet_core.tilt_series.view_scores import CRITERIA
 def erased(folder, stack=False):
     """Outputs of erase_xrays."""
     stacks = {"stack": folder / "TS_01.mrc", "even": folder / "TS_01_even.mrc", "odd": folder / "TS_01_odd.mrc"} if stack else {}
-    return {"table": folder / "TS_01.star", "repairs": str(folder / "TS_01_repairs.star"), "strongest": folder / "strongest.mrc",
+    return {"table": folder / "TS_01.star", "repairs": folder / "TS_01_repairs.star", "strongest": folder / "strongest.mrc",
             "summary": folder / "summary.json", **stacks}  # fmt: skip
 
 
@@ -75,7 +74,7 @@ def test_the_same_run_gives_the_same_bytes(curated, tmp_path):
     _, out, files = curated
     again = erased(tmp_path)
     run_script("erase_xrays", {"table": out / "TS_01.star"}, again, {})
-    assert Path(again["repairs"]).read_bytes() == Path(files["repairs"]).read_bytes()
+    assert again["repairs"].read_bytes() == files["repairs"].read_bytes()
 
 
 def test_the_list_and_the_stacks_are_the_same_views(curated, tmp_path):
@@ -115,7 +114,7 @@ def test_repairs_are_never_passed_over(curated, tmp_path):
     moved = series.with_columns(image=image_names(len(series), tmp_path / "f.mrc"))
     with pytest.raises(UserInputError, match="E-IMG-05"):
         load_images(moved)
-    text = Path(files["repairs"]).read_text()
+    text = files["repairs"].read_text()
     (tmp_path / "wrong.star").write_text(re.sub(r"(_tlImageSizeX +)72", r"\g<1>144", text))
     with pytest.raises(UserInputError, match="E-IMG-05"):
         load_images(series.with_columns(xray_repairs=str(tmp_path / "wrong.star")))

@@ -19,7 +19,7 @@ with step(snakemake) as s:
     repairs, strongest = list_repairs(series, found, lambda tilt_id: [s.rng(series.name, tilt_id, part) for part in ("full", "even", "odd")])
     write_repairs(repairs, s.output.repairs)
     write_mrc(s.output.strongest, strongest, series.pixel_size_angst, stack=True)
-    repaired = series.with_columns(**{REPAIRS: s.output.repairs})
+    repaired = series.with_columns(**{REPAIRS: str(s.output.repairs)})
     if config.stack:
         paths = (s.output.stack, s.output.even, s.output.odd)
         views = s.progress(iter_views(repaired), len(series), "views written")
