@@ -39,6 +39,7 @@ def write_views(paths, views, pixel_size_angst: float, format: str = "float32", 
             for writer, image in zip(writers, images, strict=True):
                 writer.write(image)
             count += 1
+            del images, image  # the next ones are made before these names are taken again
     return count
 
 
