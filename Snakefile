@@ -28,3 +28,9 @@ rule all:
     input:
         rules.report.output,
         expand(result("relion/{round}/optimisation_set.star"), round=ROUNDS),
+        expand(RELION_STACK, ts=TILT_SERIES),
+
+
+onsuccess:
+    if RUN.keep_note():
+        print(RUN.keep_note(), file=sys.stderr)

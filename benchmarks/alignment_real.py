@@ -38,7 +38,7 @@ from cryoet_core.tilt_series.gold import erase_gold
 from cryoet_core.tilt_series.patches import track_patches
 from cryoet_core.tilt_series.plane import prepare_views
 from cryoet_core.tilt_series.refine_alignment import Band
-from cryoet_core.tilt_series.working_views import alignment_images
+from cryoet_core.tilt_series.working_views import alignment_images, binned_view
 from cryoet_core.tomogram.reconstruct import reconstruct_tomogram
 from cryoet_core.tomogram.undeform import undeformed_views
 
@@ -52,7 +52,7 @@ def fit(images, geometry, pixel, settings, thickness_angst):
     field = min(images.shape[1:]) * pixel
     binning = max(1, round(settings.pixel_size_angst / pixel))
     highpass = float(np.clip(0.25 * field, 400, 1200))
-    views = prepare_views(alignment_images(images, pixel, binning, highpass, 4.0), pixel * binning, float(geometry.z_rot_deg.mean()))
+    views = prepare_views(alignment_images([binned_view(i, binning) for i in images], pixel * binning, highpass, 4.0), pixel * binning, float(geometry.z_rot_deg.mean()))
     band = Band(highpass, max(settings.resolution_angst, 2.1 * views.pixel_size_angst))
     data, prior = refine.spectra_in_band(views, geometry, band, thickness_angst)
     tracks = track_patches(views, geometry, pixel, Band(highpass, max(40.0, band.high_angst)), thickness_angst)

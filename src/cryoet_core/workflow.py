@@ -247,6 +247,40 @@ class Run:
             fix="put the file there or set data.tilts",
         )
 
+    # ---- what is kept -------------------------------------------------------------------------------------------
+
+    @property
+    def relion_reads(self) -> str | None:
+        """The rule whose stacks of full views RELION's tables name: relion_stack, which is made for them, erase_xrays or correct_motion.
+
+        None when the run writes nothing for RELION.
+        """
+        if not self.rounds and "relion" not in self.config.align_tilt_series.export:
+            return None
+        if self.config.erase_xrays.stack:
+            return "erase_xrays"
+        own = self.config.erase_xrays.find_peaks and self.config.relion_project.stacks == "repaired"
+        return "relion_stack" if own else "correct_motion"
+
+    def is_removed(self, step: str, full_views: bool = False) -> bool:
+        """Whether stacks of this rule go with ``keep: results``; ``full_views``: its stack of full views, which RELION may read."""
+        if self.config.keep == "all" or (full_views and step == self.relion_reads):
+            return False
+        if step == "extract_subtomos":  # files that were asked for are results
+            return not any(r.extract_subtomos.relion_files or r.extract_subtomos.volumes_3d for r in self.config.averaging)
+        return True
+
+    def keep_note(self) -> str:
+        """What ``keep: results`` has removed, and what a later edit redoes; empty with ``keep: all``."""
+        if self.config.keep == "all":
+            return ""
+        steps = [s for s in ("correct_motion", "erase_xrays", "correct_ctf", "preprocess_tilt_series", "extract_subtomos") if self.is_removed(s)]
+        stacks = ", ".join(s for s in steps if s != "erase_xrays" or self.config.erase_xrays.stack)
+        return (
+            f"keep: results: the stacks of {stacks} are removed. An edit of postprocess or of the report redoes only that; any other edit, "
+            "or a further round, needs stacks again and so starts from the movies, every step after it included (snakemake -n shows which)."
+        )
+
     # ---- params and resources ---------------------------------------------------------------------------------
 
     def _params(self, section) -> dict:

@@ -21,7 +21,7 @@ def stack_files(folder, **more):
 
 
 def run_steps(folder, table):
-    erased = stack_files(folder / "x")
+    erased = {key: folder / "x" / name for key, name in (("table", "TS_01.star"), ("repairs", "r.star"), ("strongest", "s.mrc"), ("summary", "s.json"))}
     run_script("erase_xrays", {"table": table}, erased, {})
     aligned = {k: folder / "a" / f"TS_01.{k}" for k in ("xf", "tlt", "xtilt", "aln", "xml")}
     aligned |= {"table": folder / "a/TS_01.star", "summary": folder / "a/summary.json"}

@@ -10,7 +10,7 @@ from eer_files import write_eer
 from script_runner import run_script
 
 from cryoet_core.io.images import load_images
-from cryoet_core.io.mrc import read_mrc, write_mrc
+from cryoet_core.io.mrc import read_header, read_mrc, write_mrc
 from cryoet_core.io.star import read_star
 from cryoet_core.io.summary import read_summary
 from cryoet_core.metadata import TiltSeries, read_tilt_series, write_tilt_series
@@ -77,7 +77,7 @@ def _run(folder, out, config=None, gain=True, **inputs):
 
 
 def test_movies_become_views_with_known_motion(movies, tmp_path):
-    out = _run(movies, tmp_path)
+    out = _run(movies, tmp_path, {"format": "float32"})
     series = read_tilt_series(out["table"])
     assert series.tilts["tilt_id"].tolist() == list(TILT_IDS) and series.pixel_size_angst == PIXEL
     image, even, odd = (load_images(series, c) for c in ("image", "image_even", "image_odd"))
@@ -99,6 +99,32 @@ def test_movies_become_views_with_known_motion(movies, tmp_path):
         assert np.abs(rows[["tlShiftXPx", "tlShiftYPx"]].to_numpy() - _movement(tilt_id)).max() < 0.15
     summary = read_summary(out["summary"])
     assert summary["halves"] == "frames" and summary["n_accepted"] == 3 and len(summary["motion_rms_angst"]) == 3
+
+
+def test_half_precision_adds_next_to_no_noise(movies, tmp_path):
+    half, single = (_run(movies, tmp_path / name, {"format": name}) for name in ("float16", "float32"))
+    for name, counts in (("stack", 60 * N_FRAMES), ("even", 30 * N_FRAMES), ("odd", 30 * N_FRAMES)):
+        assert read_header(half[name]).mode == 12 and read_header(single[name]).mode == 2
+        assert Path(half[name]).stat().st_size < 0.51 * Path(single[name]).stat().st_size
+        error = read_mrc(half[name])[0] - read_mrc(single[name])[0]
+        assert 0 < np.sqrt(np.mean(error**2)) < 0.005 * np.sqrt(counts)
+    assert Path(half["table"]).read_text().replace("/float16/", "/float32/") == Path(single["table"]).read_text()
+
+
+@pytest.mark.parametrize(("scale", "fits"), [(300.0, True), (1500.0, False)])
+def test_counts_of_an_integrating_camera_become_float32_where_they_must(tmp_path, rng, capsys, scale, fits):
+    """60 electrons of 300 counts are rounded as finely as 60 of one; 60 of 1500 are beyond 65504 in the second view."""
+    stack = (scale * rng.poisson(np.array([level * _scene((0, 0)) for level in (12, 60, 20)]))).astype(np.float32)
+    write_mrc(tmp_path / "stack.mrc", stack, PIXEL, stack=True)
+    write_tilt_series(_table(image=[f"{i + 1:06d}@{tmp_path}/stack.mrc" for i in range(3)]), tmp_path / "in.star")
+    out = _run(tmp_path, tmp_path / "out", gain=False)
+    image, even, odd = (read_mrc(out[name])[0] for name in ("stack", "even", "odd"))
+    assert {read_header(out[name]).mode for name in ("stack", "even", "odd")} == {12 if fits else 2}
+    assert ("view 2 needs more than half precision" in capsys.readouterr().err) == (not fits)
+    assert fits or np.allclose(image[1:], stack[1:], rtol=1e-6)
+    noise = scale * np.sqrt(12)
+    assert np.abs(image[0] - stack[0]).std() < 0.02 * noise and np.abs((even + odd - image)[0]).std() < 0.02 * noise
+    assert read_header(out["stack"]).n_sections == 3 and image[2].mean() == pytest.approx(stack[2].mean(), rel=1e-4)
 
 
 def test_same_input_same_bytes(movies, tmp_path):
@@ -174,7 +200,7 @@ def test_ready_stack_passes_through_with_independent_halves(tmp_path, rng):
     write_mrc(tmp_path / "stack.mrc", stack, PIXEL, stack=True)
     names = [f"{i + 1:06d}@{tmp_path}/stack.mrc" for i in range(3)]
     write_tilt_series(dataclasses.replace(_table(image=names)), tmp_path / "in.star")
-    out = _run(tmp_path, tmp_path / "out", gain=False)
+    out = _run(tmp_path, tmp_path / "out", {"format": "float32"}, gain=False)
     image, even, odd = (read_mrc(out[name])[0] for name in ("stack", "even", "odd"))
     assert np.allclose(image, stack, atol=1e-4) and np.allclose(even + odd, image, atol=1e-4)
     noise = np.corrcoef((even - 0.2 * clean).ravel(), (odd - 0.2 * clean).ravel())[0, 1]
@@ -236,7 +262,7 @@ def test_dose_weighting_needs_the_exposure_and_keeps_the_halves(movies, stretchi
     with pytest.raises(SystemExit) as stopped:
         _run(movies, tmp_path / "unknown", {"dose_weighting": True})
     assert stopped.value.code == 2 and "E-MOVIE-06" in capsys.readouterr().err
-    plain, out = (_run(stretching, tmp_path / str(on), {"dose_weighting": on, "grid": [1, 1, 4]}, gain=False) for on in (False, True))
+    plain, out = (_run(stretching, tmp_path / str(on), {"dose_weighting": on, "grid": [1, 1, 4], "format": "float32"}, gain=False) for on in (False, True))
     image, even, odd = (read_mrc(out[name])[0] for name in ("stack", "even", "odd"))
     assert np.allclose(even + odd, image, atol=1e-2)
     before = read_mrc(plain["stack"])[0]

@@ -19,7 +19,7 @@ for output in map(Path, snakemake.output):
     else:
         output.mkdir()
 """
-PER_SERIES = ["import_tilt_series", "correct_motion", "estimate_ctf", "decide_handedness", "exclude_views", "erase_xrays", "align_tilt_series"]
+PER_SERIES = ["import_tilt_series", "correct_motion", "estimate_ctf", "decide_handedness", "exclude_views", "erase_xrays", "align_tilt_series", "relion_stack"]
 # the template is resized to the pixel size that preprocess_tilt_series made
 TOMOGRAM = ["correct_ctf", "preprocess_tilt_series", "resize_reference", "reconstruct_tomogram"]
 PICKING = ["match_template"]
@@ -35,14 +35,38 @@ def snakemake(folder, *arguments):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
+    prepare(folder)
+    outcome = snakemake(folder, "--quiet", "all")
+    assert outcome.returncode == 0, outcome.stderr[-3000:]
+    return folder
+
+
+def prepare(folder):
+    """The workflow in ``folder`` with scripts that only write their outputs."""
     for name in ("Snakefile", "workflow", "config", "profiles"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, folder / name)
     for script in (folder / "workflow/scripts").glob("*.py"):
         script.write_text(STUB)
-    outcome = snakemake(folder, "--quiet", "all")
+
+
+@pytest.fixture(scope="module")
+def tidy(tmp_path_factory):
+    """A finished run of one series and one round with keep: results."""
+    folder = tmp_path_factory.mktemp("tidy")
+    prepare(folder)
+    outcome = snakemake(folder, "--configfile", *tidy_config(folder), "--quiet", "all")
     assert outcome.returncode == 0, outcome.stderr[-3000:]
+    assert "keep: results" in outcome.stderr and "starts from the movies" in outcome.stderr
     return folder
+
+
+def tidy_config(folder, **edit):
+    """Names of the config's files."""
+    config = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+    values = {"keep": "results", "simulate": {"n_series": 1}, "averaging": config["averaging"][:1]} | edit
+    (folder / "tidy.yaml").write_text(yaml.safe_dump(values))
+    return "config/config.yaml", "tidy.yaml"
 
 
 def planned(folder, edit=None, *more):
@@ -51,6 +75,11 @@ def planned(folder, edit=None, *more):
     if edit is not None:
         (folder / "edit.yaml").write_text(yaml.safe_dump(edit))
         arguments += ["--configfile", "config/config.yaml", "edit.yaml"]
+    return jobs_of(folder, arguments)
+
+
+def jobs_of(folder, arguments):
+    """rule -> number of jobs that a dry run with ``arguments`` lists."""
     outcome = snakemake(folder, *arguments)
     assert outcome.returncode == 0, outcome.stderr[-3000:]
     table = re.search(r"Job stats:\n.*?\n-.*?\n(.*?)\ntotal", outcome.stdout + outcome.stderr, re.S)
@@ -111,3 +140,40 @@ def test_an_unknown_key_stops_the_run_with_one_sentence(run):
     assert outcome.returncode != 0
     text = outcome.stdout + outcome.stderr
     assert "did you mean 'n_sigma'?" in text and "Traceback" not in text
+
+
+def test_keep_results_removes_stacks_and_the_run_stays_finished(tidy):
+    results = tidy / "results"
+    gone = [f"{step}/TS_01/TS_01{half}.mrc" for step in ("correct_motion", "correct_ctf", "preprocess_tilt_series") for half in ("", "_even", "_odd")]
+    kept = ["correct_motion/TS_01/TS_01.star", "erase_xrays/TS_01/TS_01_repairs.star", "reconstruct_tomogram/TS_01/TS_01.mrc", "relion/stacks/TS_01.mrcs"]
+    assert not [name for name in [*gone, "extract_subtomos/bin6/images"] if (results / name).exists()]
+    assert not [name for name in kept if not (results / name).exists()]
+    assert jobs_of(tidy, ["-n", "--configfile", *tidy_config(tidy)]) == {}
+    assert jobs_of(tidy, ["-n", "--configfile", *tidy_config(tidy, keep="all")]) == {}
+
+
+def test_what_an_edit_redoes_after_keep_results(tidy):
+    rounds = yaml.safe_load((ROOT / "config/config.yaml").read_text())["averaging"][:1]
+    sharper = [rounds[0] | {"postprocess": {"mask_edge_angst": 20.0}}]
+    assert set(jobs_of(tidy, ["-n", "--configfile", *tidy_config(tidy, averaging=sharper)])) == {"postprocess", "relion_project", *END}
+    picks = {"match_template": {"n_sigma": 5.0}}
+    redone = set(jobs_of(tidy, ["-n", "--configfile", *tidy_config(tidy, **picks)]))
+    assert {"correct_motion", "extract_subtomos", "match_template"} <= redone and not {"simulate", "import_tilt_series"} & redone
+    further = [rounds[0], rounds[0] | {"name": "extra", "reference": "previous"}]
+    assert "correct_motion" in jobs_of(tidy, ["-n", "--configfile", *tidy_config(tidy, averaging=further)])
+
+
+@pytest.mark.parametrize(
+    "edit, kept, asked",
+    [
+        ({"erase_xrays": {"stack": True}}, "erase_xrays/TS_01/TS_01.mrc", "erase_xrays/TS_01/TS_01_even.mrc"),
+        ({"relion_project": {"stacks": "linked"}}, "correct_motion/TS_01/TS_01.mrc", "correct_motion/TS_01/TS_01_even.mrc"),
+        ({}, "relion/stacks/TS_01.mrcs", "correct_motion/TS_01/TS_01.mrc"),
+    ],
+)
+def test_the_stack_that_relion_reads_stays(tidy, edit, kept, asked):
+    """One stack of full views stays: RELION's own, or the one its tables link to."""
+    text = snakemake(tidy, "-n", "--forceall", "--configfile", *tidy_config(tidy, **edit))
+    temporary = [line.split("Would remove temporary output ")[1] for line in (text.stdout + text.stderr).splitlines() if "Would remove temporary" in line]
+    assert f"results/{asked}" in temporary and f"results/{kept}" not in temporary
+    assert ("relion_stack" in text.stdout + text.stderr) == (not edit)

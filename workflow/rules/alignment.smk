@@ -17,7 +17,8 @@ ALIGNMENT_FILES = {
 rule align_tilt_series:
     input:
         table=rules.erase_xrays.output.table,
-        stack=rules.erase_xrays.output.stack,
+        stack=RAW_STACKS.stack,
+        repairs=REPAIRS,
         alignment=lambda wildcards: RUN.alignment_files(wildcards.ts),
     output:
         table=result("align_tilt_series/{ts}/{ts}.star"),
@@ -36,6 +37,7 @@ rule align_tilt_series:
         **resources_of("align_tilt_series", runtime=120),
     params:
         alignment=lambda wildcards: RUN.alignment(wildcards.ts),
+        relion_stack=str(RELION_STACK) if RELION_STACK else None,  # named in RELION's table, made when the run is complete
         **step_params("align_tilt_series"),
     script:
         "../scripts/align_tilt_series.py"

@@ -34,9 +34,9 @@ def postprocess_files(wildcards):
     return [path for path in (section.mask, section.mtf) if path]
 
 
-# Geometry in the tomogram's frame; the image columns name the raw views (X-rays erased), which are therefore inputs too.
+# Geometry in the tomogram's frame; the image columns name the raw views, which are therefore inputs too, with the list of their repairs.
 ALIGNED = expand(rules.reconstruct_tomogram.output.raw_table, ts=TILT_SERIES)
-RAW_VIEWS = expand(result("erase_xrays/{ts}/{ts}.mrc"), ts=TILT_SERIES)
+RAW_VIEWS = expand([RAW_STACKS.stack, *([REPAIRS] if REPAIRS else [])], ts=TILT_SERIES)
 
 
 rule extract_subtomos:
@@ -46,7 +46,7 @@ rule extract_subtomos:
         stacks=RAW_VIEWS,
     output:
         particles=result("extract_subtomos/{round}/particles.star"),
-        images=directory(result("extract_subtomos/{round}/images")),
+        images=stacks_of("extract_subtomos", directory(result("extract_subtomos/{round}/images"))),
         summary=result("extract_subtomos/{round}/summary.json"),
     log:
         result("logs/extract_subtomos/{round}.log"),
@@ -169,6 +169,7 @@ rule relion_project:
         half1=rules.reconstruct_particle.output.half1,
         half2=rules.reconstruct_particle.output.half2,
         mask=rules.postprocess.output.mask,
+        stacks=expand(RELION_STACK, ts=TILT_SERIES),
     output:
         optimisation_set=result("relion/{round}/optimisation_set.star"),
         particles=result("relion/{round}/particles.star"),

@@ -29,6 +29,11 @@ onstart:
     write_run_plan(workflow, PLAN, result("logs"))
 
 
+def stacks_of(step, path, full_views=False):
+    """Output of ``step`` that a finished run no longer needs: removed then with keep: results."""
+    return temp(path) if RUN.is_removed(step, full_views) else path
+
+
 wildcard_constraints:
     ts=r"[A-Za-z0-9][\w.-]*",
     round=r"[A-Za-z0-9][\w.-]*",

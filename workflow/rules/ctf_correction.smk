@@ -2,14 +2,15 @@
 rule correct_ctf:
     input:
         table=rules.align_tilt_series.output.table,
-        stack=rules.erase_xrays.output.stack,
-        even=rules.erase_xrays.output.even,
-        odd=rules.erase_xrays.output.odd,
+        stack=RAW_STACKS.stack,
+        even=RAW_STACKS.even,
+        odd=RAW_STACKS.odd,
+        repairs=REPAIRS,
     output:
         table=result("correct_ctf/{ts}/{ts}.star"),
-        stack=result("correct_ctf/{ts}/{ts}.mrc"),
-        even=result("correct_ctf/{ts}/{ts}_even.mrc"),
-        odd=result("correct_ctf/{ts}/{ts}_odd.mrc"),
+        stack=stacks_of("correct_ctf", result("correct_ctf/{ts}/{ts}.mrc")),
+        even=stacks_of("correct_ctf", result("correct_ctf/{ts}/{ts}_even.mrc")),
+        odd=stacks_of("correct_ctf", result("correct_ctf/{ts}/{ts}_odd.mrc")),
         summary=result("correct_ctf/{ts}/summary.json"),
     log:
         result("logs/correct_ctf/{ts}.log"),
@@ -38,9 +39,9 @@ rule preprocess_tilt_series:
         odd=rules.correct_ctf.output.odd,
     output:
         table=result("preprocess_tilt_series/{ts}/{ts}.star"),
-        stack=result("preprocess_tilt_series/{ts}/{ts}.mrc"),
-        even=result("preprocess_tilt_series/{ts}/{ts}_even.mrc"),
-        odd=result("preprocess_tilt_series/{ts}/{ts}_odd.mrc"),
+        stack=stacks_of("preprocess_tilt_series", result("preprocess_tilt_series/{ts}/{ts}.mrc")),
+        even=stacks_of("preprocess_tilt_series", result("preprocess_tilt_series/{ts}/{ts}_even.mrc")),
+        odd=stacks_of("preprocess_tilt_series", result("preprocess_tilt_series/{ts}/{ts}_odd.mrc")),
         summary=result("preprocess_tilt_series/{ts}/summary.json"),
         **(ALIGNED_STACK if RUN.config.preprocess_tilt_series.aligned_stack else {}),
     log:

@@ -16,9 +16,9 @@ rule correct_motion:
         unpack(motion_input),
     output:
         table=result("correct_motion/{ts}/{ts}.star"),
-        stack=result("correct_motion/{ts}/{ts}.mrc"),
-        even=result("correct_motion/{ts}/{ts}_even.mrc"),
-        odd=result("correct_motion/{ts}/{ts}_odd.mrc"),
+        stack=stacks_of("correct_motion", result("correct_motion/{ts}/{ts}.mrc"), full_views=True),
+        even=stacks_of("correct_motion", result("correct_motion/{ts}/{ts}_even.mrc")),
+        odd=stacks_of("correct_motion", result("correct_motion/{ts}/{ts}_odd.mrc")),
         motion=result("correct_motion/{ts}/{ts}_motion.star"),
         summary=result("correct_motion/{ts}/summary.json"),
     log:

@@ -4,11 +4,12 @@
 rule report:
     input:
         imported=expand(rules.import_tilt_series.output, ts=TILT_SERIES),
-        motion=expand(rules.correct_motion.output, ts=TILT_SERIES),
+        # no stacks of views: what the report shows of them has been made small, so that they need not be kept for it
+        motion=expand([rules.correct_motion.output[k] for k in ("table", "motion", "summary")], ts=TILT_SERIES),
         ctf=expand(rules.estimate_ctf.output, ts=TILT_SERIES),
         hand=rules.decide_handedness.output,
         views=expand(rules.exclude_views.output, ts=TILT_SERIES),
-        xrays=expand(rules.erase_xrays.output, ts=TILT_SERIES),
+        xrays=expand([rules.erase_xrays.output[k] for k in ("table", "repairs", "strongest", "summary")], ts=TILT_SERIES),
         alignment=expand(rules.align_tilt_series.output, ts=TILT_SERIES),
         tomograms=expand(rules.reconstruct_tomogram.output, ts=TILT_SERIES),
         picks=expand(rules.match_template.output, ts=TILT_SERIES),

@@ -4,7 +4,7 @@ from cryoet_core.config.align_tilt_series import AlignTiltSeries
 from cryoet_core.ctf.recentre import defocus_at_tomogram_centre
 from cryoet_core.io.alignment_files import write_alignment_files
 from cryoet_core.io.foreign_alignment import Images, read_foreign_alignment
-from cryoet_core.io.images import load_images
+from cryoet_core.io.images import series_views
 from cryoet_core.metadata import read_tilt_series, write_tilt_series
 from cryoet_core.step import step
 from cryoet_core.tilt_series.align import align_tilt_series, given_geometry
@@ -27,7 +27,7 @@ with step(snakemake) as s:
         for note in taken.notes:
             s.log.warning("%s", note)
     elif config.mode != "skip":
-        images = s.to_device(load_images(series))
+        images = map(s.to_device, s.progress(series_views(series), len(series), "views read"))
         result = align_tilt_series(images, geometry, pixel, settings_from_config(config), series.included, log=s.log.info)
         geometry = result.geometry
         summary = alignment_summary(series, result)
@@ -40,5 +40,5 @@ with step(snakemake) as s:
             s.log.warning("view %d at %.1f deg: %s (%s)", view["tilt_id"], view["nominal_tilt_deg"], view["reason"], config.unaligned_views)
     series = defocus_at_tomogram_centre(series.with_geometry(geometry))
     write_tilt_series(series, s.output.table)
-    write_alignment_files(series, s.output)
+    write_alignment_files(series, s.output, snakemake.params.get("relion_stack"))
     s.write_summary(summary)

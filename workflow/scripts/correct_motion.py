@@ -1,12 +1,10 @@
 """Movies -> aligned sums with even and odd halves; a ready stack passes through and its noise is split into halves."""
 
-from contextlib import ExitStack
 from dataclasses import asdict
 
 from cryoet_core.config.correct_motion import CorrectMotion
 from cryoet_core.io.defects import read_defects, with_defects
 from cryoet_core.io.gain import read_gain, read_gain_image
-from cryoet_core.io.mrc import MrcStackWriter
 from cryoet_core.io.star import write_star
 from cryoet_core.metadata import read_tilt_series, write_tilt_series
 from cryoet_core.movies import series as movies
@@ -15,6 +13,7 @@ from cryoet_core.movies.gain_orientation import Orientation, find_orientation
 from cryoet_core.movies.motion_file import motion_blocks
 from cryoet_core.step import step
 from cryoet_core.tilt_series.exclude import mark_excluded
+from cryoet_core.tilt_series.halves import write_views
 
 GAIN_MOVIES = 3  # one is enough for a usual camera; three for one with little scatter
 
@@ -54,23 +53,24 @@ with step(snakemake) as s:
         eer_exposure=config.eer_exposure_per_fraction_e_per_a2, seed_of=lambda tilt_id: int(s.rng(ts, tilt_id).integers(2**62)), device=s.device,
     )
     paths = (s.output.stack, s.output.even, s.output.odd)
-    shape, pixel = movies.corrected_shape(series, config.binning), series.pixel_size_angst * config.binning
-    with ExitStack() as opened:
-        tracks, unreadable, defects = {}, {}, 0
-        writers = [opened.enter_context(MrcStackWriter(p, shape, pixel)) for p in paths]
+    tracks, unreadable, defects = {}, {}, []
+
+    def images():
         for view in s.progress(views, len(series), "views"):
-            for writer, image in zip(writers, (view.image, view.even, view.odd), strict=True):
-                writer.write(image)
             if view.error:
                 unreadable[view.tilt_id] = view.error
                 s.log.warning("view %d is left out: %s", view.tilt_id, view.error)
             if view.track is not None:
-                tracks[view.tilt_id], defects = view.track, max(defects, view.n_defects)
+                tracks[view.tilt_id] = view.track
+                defects.append(view.n_defects)
                 if view.track.local_model == "rejected":
                     s.log.info("view %d: local motion is not used, the held-out test says %.1f sigma", view.tilt_id, view.track.local_gain)
+            yield view.image, view.even, view.odd
+
+    write_views(paths, images(), series.pixel_size_angst * config.binning, config.format, s.log.warning)
     rows = {row: movies.UNREADABLE for row, tilt_id in enumerate(series.tilts["tilt_id"]) if tilt_id in unreadable}
     out = mark_excluded(movies.corrected_series(series, paths, tracks, config.binning), rows)
     write_tilt_series(out, s.output.table)
     write_star(s.output.motion, motion_blocks(tracks))
-    summary = movies.motion_summary(out, tracks, defects, noise, unreadable)
+    summary = movies.motion_summary(out, tracks, max(defects, default=0), noise, unreadable)
     s.write_summary({**summary, "gain": evidence.summary()} if evidence else summary)

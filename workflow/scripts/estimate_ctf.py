@@ -2,7 +2,7 @@
 
 from cryoet_core.config.estimate_ctf import EstimateCtf
 from cryoet_core.ctf.estimate import CtfSettings, ctf_summary, estimate_ctf, series_with_ctf
-from cryoet_core.io.images import load_named_images
+from cryoet_core.io.images import series_views
 from cryoet_core.io.mrc import write_mrc
 from cryoet_core.metadata import read_tilt_series, write_tilt_series
 from cryoet_core.step import step
@@ -14,7 +14,7 @@ with step(snakemake) as s:
         config.window_px, config.resolution_range_angst, config.defocus_range_angst, config.fit_phase_shift,
         defocus_angst=config.defocus_angst,
     )
-    images = (s.to_device(load_named_images([name])[0]) for name in series.tilts["image"])
+    images = map(s.to_device, series_views(series))
     estimate = estimate_ctf(series, s.progress(images, len(series), "spectra"), settings)
     write_mrc(s.output.spectra, estimate.pictures, series.pixel_size_angst, stack=True)
     for hand, path in ((1, s.output.plus), (-1, s.output.minus)):

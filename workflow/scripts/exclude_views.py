@@ -3,7 +3,8 @@
 import numpy as np
 
 from cryoet_core.config.exclude_views import ExcludeViews
-from cryoet_core.io.images import load_named_images
+from cryoet_core.io.images import series_views
+from cryoet_core.io.mrc import write_mrc
 from cryoet_core.metadata import read_tilt_series, write_tilt_series
 from cryoet_core.step import step
 from cryoet_core.tilt_series.exclude import (
@@ -19,8 +20,9 @@ from cryoet_core.tilt_series.view_scores import limits
 with step(snakemake) as s:
     config = s.model(ExcludeViews)
     series = read_tilt_series(s.input.table)
-    names = s.progress(series.tilts["image"], len(series), "views")
-    statistics, thumbnails = measure_views(load_named_images([name])[0] for name in names)
+    statistics, thumbnails = measure_views(s.progress(series_views(series), len(series), "views"))
+    thumbnail_pixel = series.pixel_size_angst * (series.image_size_px[0] // thumbnails[0].shape[1])
+    write_mrc(s.output.thumbnails, np.stack(thumbnails), thumbnail_pixel, stack=True)
     path = selection_path(config.file, series.name)
     listed = selection_from_file(read_selection_file(path), series.name, path)
     marked, darkness, scores = exclude_views(series, statistics, config, listed, thumbnails)

@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 
 from cryoet_core.config.extract_subtomos import ExtractSubtomos
-from cryoet_core.io.images import load_images
+from cryoet_core.io.images import series_views
 from cryoet_core.metadata import read_particles, read_tilt_series, write_particles
 from cryoet_core.step import step
 from cryoet_core.subtomo.extraction_run import ExtractionRun, chosen_particles, merge_particles
@@ -19,9 +19,11 @@ with step(snakemake) as s:
     run = ExtractionRun(config, Path(s.output.images))
 
     def raw_views(series):
-        images = s.to_device(load_images(series))
-        generators = [s.rng(series.name, int(tilt_id), "gold") for tilt_id in series.tilts["tilt_id"]]
-        return erase_gold(images, series.pixel_size_angst, generators, config.gold_diameter_angst)
+        def without_gold(row, image):
+            generator = s.rng(series.name, int(series.tilts["tilt_id"].iloc[row]), "gold")
+            return erase_gold(s.to_device(image)[None], series.pixel_size_angst, [generator], config.gold_diameter_angst)[0]
+
+        return series_views(series).map(without_gold)
 
     for path in s.progress(s.input.tilt_series, what="tilt series"):
         series = read_tilt_series(path)

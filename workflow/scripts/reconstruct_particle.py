@@ -2,7 +2,7 @@
 
 from cryoet_core.config.extract_subtomos import ExtractSubtomos
 from cryoet_core.config.reconstruct_particle import ReconstructParticle
-from cryoet_core.io.images import load_images
+from cryoet_core.io.images import series_views
 from cryoet_core.io.mrc import write_mrc
 from cryoet_core.metadata import read_particles, read_tilt_series
 from cryoet_core.step import step
@@ -15,14 +15,19 @@ with step(snakemake) as s:
     extraction = ExtractSubtomos(**snakemake.params.extraction)
     particles = read_particles(s.input.particles)
     sums = HalfSums(reconstruction_settings(config, extraction), config.symmetry, config.insertion)
+
+    def raw_views(series):
+        def without_gold(row, image):
+            generator = s.rng(series.name, int(series.tilts["tilt_id"].iloc[row]), "gold")
+            return erase_gold(s.to_device(image)[None], series.pixel_size_angst, [generator], extraction.gold_diameter_angst)[0]
+
+        return series_views(series).map(without_gold)
+
     for path in s.progress(s.input.tilt_series, what="tilt series"):
         series = read_tilt_series(path)
         own = particles.select(particles.table["tomo_name"].to_numpy() == series.name)
         if len(own):
-            generators = [s.rng(series.name, int(tilt_id), "gold") for tilt_id in series.tilts["tilt_id"]]
-            images = s.to_device(load_images(series))
-            images = erase_gold(images, series.pixel_size_angst, generators, extraction.gold_diameter_angst)
-            insert_series(sums, images, series, own, cutoff_fraction=config.cutoff_fraction)
+            insert_series(sums, raw_views(series), series, own, cutoff_fraction=config.cutoff_fraction)
             pixel = series.pixel_size_angst * sums.settings.binning
     maps = reconstruct_maps(sums, wiener_snr=config.wiener_snr, taper_px=config.taper_px)
     for path, volume in ((s.output.half1, maps.half1), (s.output.half2, maps.half2), (s.output.map, maps.merged)):

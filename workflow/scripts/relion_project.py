@@ -2,14 +2,16 @@
 
 from pathlib import Path
 
-from cryoet_core.io.relion import write_relion_project
+from cryoet_core.io.relion import with_own_stack, write_relion_project
 from cryoet_core.metadata import read_particles, read_tilt_series
 from cryoet_core.step import step
 
 with step(snakemake) as s:
+    series = [read_tilt_series(path) for path in s.input.tilt_series]
+    stacks = s.input.get("stacks") or [None] * len(series)
     write_relion_project(
         Path(s.output.optimisation_set).parent,
-        [read_tilt_series(path) for path in s.input.tilt_series],
+        [with_own_stack(*pair) for pair in zip(series, stacks, strict=True)],
         read_particles(s.input.particles),
         map=s.input.map,
         half1=s.input.half1,

@@ -15,7 +15,7 @@ class CorrectMotion(StepModel):
 
     uses_gpu: ClassVar[bool] = True
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     binning: int = key(1, meaning="Fourier binning of the sums; the pixel size becomes exactly this much larger", ge=1, le=16)
     resolution_range_angst: tuple[float, float] = key(
@@ -49,6 +49,11 @@ class CorrectMotion(StepModel):
         None, unit="e/A^2", gt=0, le=100, meaning="EER movies are summed into frames of about this exposure; empty = eer_fractions frames"
     )
     eer_fractions: int = key(16, meaning="EER movies are summed into this many frames", ge=1, le=1000)
+    format: Literal["float16", "float32"] = key(
+        "float16",
+        meaning="number type of the stacks; float16 (MRC mode 12) takes half the space. Where its rounding would exceed 2 % of the noise of a pixel, or a "
+        "value 65504, the stacks of that series become float32 by themselves and the log says so",
+    )
 
     @field_validator("grid")
     @classmethod

@@ -10,7 +10,7 @@ from cryoet_core.config.base import StepModel, key
 class EraseXrays(StepModel):
     """Keys of the step; sigma = local standard deviation of the view."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     find_peaks: bool = key(True, meaning="false = leave the images as they are")
     peak_criterion_sigma: float = key(8.0, unit="sigma", meaning="height of a peak over the ring around it", ge=2)
     diff_criterion_sigma: float = key(
@@ -29,4 +29,9 @@ class EraseXrays(StepModel):
     scan_size_px: int = key(100, unit="px", meaning="size of the window of the local mean and sigma", ge=20, le=500)
     recurrent_fraction: float = key(
         0.5, meaning="pixels that stand out in more than this fraction of views are defects and erased in all", gt=0, le=1
+    )
+    stack: bool = key(
+        False,
+        meaning="true = write full, even and odd stacks without the hits; false = write the list of repaired pixels, with which every later step "
+        "reads the stacks of correct_motion",
     )

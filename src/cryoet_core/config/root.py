@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from cryoet_core.config.align_tilt_series import AlignTiltSeries
 from cryoet_core.config.averaging import AveragingRound
 from cryoet_core.config.base import StepModel, key
@@ -16,6 +18,7 @@ from cryoet_core.config.import_tilt_series import ImportTiltSeries
 from cryoet_core.config.match_template import MatchTemplate
 from cryoet_core.config.preprocess_tilt_series import PreprocessTiltSeries
 from cryoet_core.config.reconstruct_tomogram import ReconstructTomogram
+from cryoet_core.config.relion_project import RelionProject
 from cryoet_core.config.resize_reference import ResizeReference
 from cryoet_core.config.simulate import Simulate
 
@@ -51,6 +54,11 @@ class Config(StepModel):
     results_dir: str = key("results", meaning="folder of all outputs")
     seed: int = key(2026, meaning="seed of everything random", ge=0)
     device: str = key("auto", meaning="auto, cpu, cuda or cuda:N; auto = a GPU when the machine that starts the run has one; on a cluster say cuda")
+    keep: Literal["all", "results"] = key(
+        "all",
+        meaning="all = every file stays; results = stacks of views and of particles are removed as soon as nothing in the run needs them any more. "
+        "An edit that needs them again then starts from the movies; postprocess, the RELION view and the report do not",
+    )
     data: Data = key(Data(), meaning="where the raw data are")
     simulate: Simulate = key(Simulate(), meaning="the simulator")
     import_tilt_series: ImportTiltSeries = key(ImportTiltSeries(), meaning="acquisition metadata")
@@ -66,4 +74,5 @@ class Config(StepModel):
     import_reference: ImportReference = key(ImportReference(), meaning="the template's map")
     resize_reference: ResizeReference = key(ResizeReference(), meaning="the template at the tomogram's pixel size")
     match_template: MatchTemplate = key(MatchTemplate(), meaning="particle picking")
+    relion_project: RelionProject = key(RelionProject(), meaning="the RELION 5 view of the run")
     averaging: list[AveragingRound] = key([], meaning="rounds of averaging, each starting from the one before")

@@ -14,6 +14,7 @@ from typing import BinaryIO
 import numpy as np
 
 from cryoet_core.errors import DataQualityError, UserInputError
+from cryoet_core.io import half
 from cryoet_core.io.atomic import atomic_path
 from cryoet_core.io.mrc_header import HEADER_BYTES, MrcHeader, build_header, parse_header
 
@@ -29,6 +30,11 @@ def read_header(path: str | os.PathLike) -> MrcHeader:
         raise UserInputError(
             "E-FILE-01", "no such file", file=os.fspath(path), fix="check the path in the config or table",
         ) from error
+
+
+def number_format(path: str | os.PathLike) -> str:
+    """"float16" for a file in half precision, "float32" for any other: what is written from it needs no more."""
+    return "float16" if read_header(path).mode == _WRITE_MODES["float16"] else "float32"
 
 
 def check_finite(array: np.ndarray, path: str | os.PathLike) -> np.ndarray:
@@ -64,7 +70,10 @@ def _read_sections(stream: BinaryIO, header: MrcHeader, first: int, count: int) 
 
 
 def _converted(array: np.ndarray, dtype: str | None) -> np.ndarray:
-    wanted = array.dtype.newbyteorder("=") if dtype is None else np.dtype(dtype)
+    native = array.dtype.newbyteorder("=")
+    wanted = native if dtype is None else np.dtype(dtype)
+    if native == np.float16 and wanted == np.float32:
+        return half.from_half(array.astype(native, copy=False))
     return array.astype(wanted, copy=False)
 
 
@@ -130,36 +139,39 @@ class _Statistics:
         self.count, self.mean, self.squares = 0, 0.0, 0.0
         self.minimum, self.maximum = np.inf, -np.inf
 
-    def add(self, section: np.ndarray) -> None:
-        mean = float(section.mean(dtype=np.float64))
-        squares = float(np.square(section - np.float64(mean), dtype=np.float64).sum())
-        total = self.count + section.size
-        delta = mean - self.mean
-        self.squares += squares + delta * delta * self.count * section.size / total
-        self.mean += delta * section.size / total
+    def add(self, section: half.Measured, size: int) -> None:
+        """Take in a section of ``size`` pixels."""
+        total = self.count + size
+        delta = section.mean - self.mean
+        self.squares += section.squares + delta * delta * self.count * size / total
+        self.mean += delta * size / total
         self.count = total
-        self.minimum = min(self.minimum, float(section.min()))
-        self.maximum = max(self.maximum, float(section.max()))
+        self.minimum, self.maximum = min(self.minimum, section.minimum), max(self.maximum, section.maximum)
 
     @property
     def rms(self) -> float:
         return float(np.sqrt(self.squares / max(self.count, 1)))
 
 
-def _stored(section: np.ndarray, dtype: np.dtype, path: str | os.PathLike) -> np.ndarray:
-    """Section as it goes to disk; integers are rounded. Raises DataQualityError E-NUM-02 if a value does not fit."""
-    section = check_finite(np.asarray(section), path)
-    limits = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
-    low, high = float(section.min()), float(section.max())
-    if low < float(limits.min) or high > float(limits.max):
+def _stored(section: np.ndarray, dtype: np.dtype, path: str | os.PathLike) -> tuple[np.ndarray, half.Measured]:
+    """Section as it goes to disk, integers rounded, and its statistics.
+
+    Raises DataQualityError E-NUM-01 for NaN or infinite values, E-NUM-02 if a value does not fit.
+    """
+    integer = dtype.kind in "iu"
+    with np.errstate(over="ignore"):  # what does not fit float32 becomes infinite and is reported below
+        single = np.ascontiguousarray(np.rint(section) if integer and section.dtype.kind == "f" else section, dtype=np.float32)
+    stored = half.to_half(single) if dtype == np.float16 else single
+    measured = half.measure(stored)
+    limits = np.iinfo(dtype) if integer else np.finfo(dtype)
+    if not (np.isfinite(measured.mean) and float(limits.min) <= measured.minimum <= measured.maximum <= float(limits.max)):
+        check_finite(section, path)
         raise DataQualityError(
             "E-NUM-02", f"values do not fit {dtype.name}", file=os.fspath(path), field="data",
-            found=f"{low:g} to {high:g}", expected=f"{limits.min} to {limits.max}",
+            found=f"{float(section.min()):g} to {float(section.max()):g}", expected=f"{limits.min} to {limits.max}",
             fix="write float32 or scale the values",
         )
-    if dtype.kind in "iu" and section.dtype.kind == "f":
-        section = np.rint(section)
-    return np.ascontiguousarray(section, dtype=dtype)
+    return np.ascontiguousarray(stored, dtype=dtype), measured
 
 
 class MrcStackWriter:
@@ -198,7 +210,7 @@ class MrcStackWriter:
         self._atomic = atomic_path(self.path)
         temporary = self._atomic.__enter__()
         try:
-            self._stream = open(temporary, "wb")
+            self._stream = open(temporary, "w+b")
             self._stream.write(bytes(HEADER_BYTES))
         except BaseException as error:
             self._atomic.__exit__(type(error), error, error.__traceback__)
@@ -211,10 +223,21 @@ class MrcStackWriter:
         section = np.asarray(section)
         if section.shape != self.shape:
             raise self._error("shape", str(section.shape), str(self.shape))
-        stored = _stored(section, self.dtype, self.path)
-        self._statistics.add(stored)
+        stored, measured = _stored(section, self.dtype, self.path)
+        self._statistics.add(measured, section.size)
         stored.tofile(self._stream)
         self.n_sections += 1
+
+    def widen(self) -> None:
+        """Go on in float32 after float16: the sections so far are stored again, unchanged, with room for more digits."""
+        size = self.shape[0] * self.shape[1]
+        for number in reversed(range(self.n_sections)):  # from the end, where the file grows
+            self._stream.seek(HEADER_BYTES + 2 * number * size)
+            section = half.from_half(np.fromfile(self._stream, "<f2", size))
+            self._stream.seek(HEADER_BYTES + 4 * number * size)
+            section.tofile(self._stream)
+        self._stream.seek(0, os.SEEK_END)
+        self.dtype, self.mode = np.dtype("<f4"), _WRITE_MODES["float32"]
 
     def _finish(self) -> None:
         if self.n_sections == 0:

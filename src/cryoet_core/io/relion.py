@@ -6,6 +6,7 @@ numbers in the tilt tables are RELION's frame indices. Paths are relative to the
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from pathlib import Path
@@ -15,7 +16,7 @@ import pandas as pd
 
 from cryoet_core.errors import UserInputError
 from cryoet_core.io.atomic import atomic_path
-from cryoet_core.io.images import image_name, split_image_name
+from cryoet_core.io.images import COLUMNS, REPAIRS, image_name, image_names, split_image_name
 from cryoet_core.io.mrc import read_header
 from cryoet_core.io.star import find_block, read_star, write_star
 from cryoet_core.metadata import (
@@ -49,6 +50,17 @@ def _optics_groups(series_list: list[TiltSeries]) -> dict[str, int]:
 
 def _even(pixels: float) -> int:
     return int(2 * round(pixels / 2))
+
+
+def with_own_stack(series: TiltSeries, stack: str | os.PathLike | None) -> TiltSeries:
+    """The series as RELION is to read it, which knows no list of repaired pixels: its full views in ``stack``, made for RELION, and no halves.
+
+    The same series where there is no such stack.
+    """
+    if stack is None:
+        return series
+    tilts = series.tilts.drop(columns=[*COLUMNS, REPAIRS], errors="ignore")
+    return dataclasses.replace(series, tilts=tilts.assign(image=image_names(len(tilts), stack)))
 
 
 def tomogram_row(series: TiltSeries, star_file: str, group_name: str) -> dict:

@@ -38,6 +38,8 @@ class _RawBlock:
 
 def _tokens(line: str) -> tuple[list[str], bool]:
     """Values of a line (comments dropped, quotes removed) and whether the first value was quoted."""
+    if not ("#" in line or '"' in line or "'" in line):
+        return line.split(), False
     values: list[str] = []
     first_quoted = False
     for match in _TOKEN.finditer(line):

@@ -11,7 +11,7 @@ rlnTomoSubTomosAre2DStacks rlnCtfDataAreCtfPremultiplied rlnMicrographFrameNumbe
 rlnMotionModelVersion rlnNrOfSignificantSamples rlnParticleNumber rlnSpectralIndex rlnCurrentIteration
 rlnNumberOfIterations rlnHelicalTubeID rlnBeamTiltClass rlnTomoDeformationGridSizeX rlnTomoDeformationGridSizeY
 rlnCtfPremultiplied rlnIsFlip rlnReferenceDimensionality rlnDataDimensionality rlnOriginalImageSize
-tlTiltId tlExcluded tlImageSizeX tlImageSizeY tlFrame tlIteration tlSection
+tlTiltId tlExcluded tlImageSizeX tlImageSizeY tlFrame tlIteration tlSection tlRow tlColumn
 """.split())
 
 FLOAT_LABELS = frozenset("""
@@ -31,6 +31,7 @@ rlnLogLikeliContribution rlnMaxValueProbDistribution rlnNormCorrection rlnResolu
 rlnFourierShellCorrelation rlnFourierShellCorrelationCorrected rlnFourierShellCorrelationUnmaskedMaps
 rlnFourierShellCorrelationMaskedMaps rlnCorrectedFourierShellCorrelationPhaseRandomizedMaskedMaps
 rlnMicrographShiftX rlnMicrographShiftY rlnMicrographBinning rlnFinalResolution tlExposure
+tlValue tlValueEven tlValueOdd
 """.split())
 
 _STRING_ENDING = re.compile(r"(Name|NameEven|NameOdd|File|Image|Type|Directory|Label|Version|Frames|Matrix|"

@@ -101,7 +101,7 @@ class _Frames:
             # float32 holds every sum of counts below 2^24 exactly
             sums[half] = frame.astype(np.float32) if sums[half] is None else np.add(sums[half], frame, out=sums[half])
             self.count += 1
-            if self.kept is not None and self.count * frame.size * 4 <= SPECTRA_BUDGET_MB * 2**20:
+            if self.kept is not None and self.count * frame.nbytes <= SPECTRA_BUDGET_MB * 2**20:
                 self.kept.append(frame)
             else:
                 self.kept = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cryoet_core.io.images import load_images
+from cryoet_core.io.repairs import read_repairs
 from cryoet_core.report import views as view_pictures
 from cryoet_core.report.figures import MEASURED, TRUE, image_grid, new_figure, show, thumbnail
 from cryoet_core.report.page import Section
@@ -16,7 +16,7 @@ def views(results: Results, numbers: dict) -> Section:
     section = Section("Views", "Every view; a red frame marks those left out, with the reason.")
     for ts in results.series:
         series = results.table("exclude_views", ts)
-        images = load_images(series)
+        pictures, _ = results.volume("exclude_views", ts, f"{ts}_thumbnails.mrc")
         titles = [
             f"{tilt:.0f}" + ("" if reason in ("none", "") else f" {reason}")[:22]
             for tilt, reason in zip(series.tilts["nominal_tilt_deg"], series.tilts["exclude_reason"], strict=True)
@@ -26,7 +26,7 @@ def views(results: Results, numbers: dict) -> Section:
         caption = f"{int(series.included.sum())} of {len(series)} views are used."
         if "dark_missed" in numbers.get(ts, {}):
             caption += f" Truth: {numbers[ts]['dark_missed']} bad views missed, {numbers[ts]['good_lost']} good ones lost."
-        section.add_figure(image_grid([thumbnail(i, 110) for i in images], titles, 11, 1.0, frames), caption)
+        section.add_figure(image_grid([thumbnail(i, 110) for i in pictures], titles, 11, 1.0, frames), caption)
         summary = results.summary("exclude_views", ts)
         scores = view_pictures.score_figure(summary)
         if scores is not None:
@@ -38,22 +38,19 @@ def xrays(results: Results) -> Section:
     """Share of erased pixels per view and the strongest change close up."""
     section = Section("X-rays", "Pixels hit by X-rays, and dead or hot ones, replaced by their surroundings.")
     for ts in results.series:
-        before_series = results.table("exclude_views", ts)
-        before, after = load_images(before_series), load_images(results.table("erase_xrays", ts))
-        changed = before != after
-        fraction = changed.mean(axis=(1, 2))
+        series, repairs = results.table("exclude_views", ts), read_repairs(results.path("erase_xrays", ts, f"{ts}_repairs.star"))
+        counts = np.array([(repairs.tilt_id == tilt_id).sum() for tilt_id in series.tilts["tilt_id"]])
         figure = new_figure(11, 2.4)
         axes = figure.subplots(1, 3, gridspec_kw={"width_ratios": [2.2, 1, 1]})
-        axes[0].bar(before_series.tilts["nominal_tilt_deg"], fraction * 1e6, width=2, color=MEASURED)
+        per_million = 1e6 / np.prod(series.image_size_px)
+        axes[0].bar(series.tilts["nominal_tilt_deg"], counts * per_million, width=2, color=MEASURED)
         axes[0].set(xlabel="stage tilt (deg)", ylabel="erased pixels per million")
-        difference = np.abs(before - after)
-        worst = np.unravel_index(np.argmax(difference), difference.shape)
-        window = tuple(slice(max(0, c - 24), c + 24) for c in worst[1:])
-        low, high = np.percentile(after[worst[0]][window], [1, 99])
-        for ax, images, title in ((axes[1], before, "before"), (axes[2], after, "after")):
-            show(ax, np.clip(images[worst[0]][window], low, 2 * high - low), f"strongest hit, {title}", 0, 100)
+        pictures, _ = results.volume("erase_xrays", ts, f"{ts}_strongest.mrc")
+        low, high = np.percentile(pictures[1], [1, 99])
+        for ax, picture, title in zip(axes[1:], pictures, ("before", "after"), strict=True):
+            show(ax, np.clip(picture, low, 2 * high - low), f"strongest hit, {title}", 0, 100)
         section.add_heading(ts)
-        section.add_figure(figure, f"{changed.mean() * 1e6:.1f} of a million pixels were replaced.")
+        section.add_figure(figure, f"{counts.mean() * per_million:.1f} of a million pixels were replaced.")
     return section
 
 

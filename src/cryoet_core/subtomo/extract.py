@@ -152,9 +152,11 @@ def _phase_shift(shape, move_xy_px, xp):
 
 
 def _bin_views(images, binning: int):
-    """Bin view by view, so that only one padded view and its transform are in memory besides the result."""
-    xp = array_namespace(images)
-    return images if binning == 1 else xp.stack([bin_images(image, binning) for image in images])
+    """Bin view by view, so that only one view, padded, and its transform are in memory besides the result, (n, h, w)."""
+    if binning == 1 and hasattr(images, "dtype"):
+        return images
+    binned = [image if binning == 1 else bin_images(image, binning) for image in images]
+    return array_namespace(binned[0]).stack(binned)
 
 
 class ViewSource:
@@ -166,7 +168,7 @@ class ViewSource:
 
     def __init__(self, images, pixel_size_angst: float, binning: int, box_px: int, from_raw: bool, disc_first=False):
         self.binning, self.box_px, self.from_raw, self.disc_first = binning, box_px, from_raw, disc_first
-        self.images = images if from_raw else _bin_views(images, binning)
+        self.images = _bin_views(images, 1 if from_raw else binning)
         self.pixel_size_angst = pixel_size_angst if from_raw else pixel_size_angst * binning
 
     def spectra(self, views: ParticleViews, rows):
@@ -236,7 +238,8 @@ def extract_stacks(images, series, positions_angst, settings: ExtractionSettings
 
     Parameters
     ----------
-    images : (n_views, h, w) raw views, rows as in ``series.tilts`` (numpy or CuPy). positions_angst : (m, 3).
+    images : (n_views, h, w) raw views, rows as in ``series.tilts`` (numpy or CuPy), an array or io.images.Views, which are read one by one unless
+    ``cut_from_raw``. positions_angst : (m, 3).
     progress : callable(done, total) or None.
 
     Returns

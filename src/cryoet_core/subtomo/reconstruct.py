@@ -86,7 +86,7 @@ def insert_series(sums: HalfSums, images, series, particles, *, cutoff_fraction=
 
     Parameters
     ----------
-    images : (n_views, h, w) raw views, rows as in ``series.tilts`` (numpy or CuPy). particles : metadata.Particles of this
+    images : raw views as for extract.extract_stacks. particles : metadata.Particles of this
     series; their rotations, refined positions and half sets are used. cutoff_fraction : frequencies where the dose weight
     of an image is smaller are left out. progress : callable(done, total) or None.
 
@@ -108,7 +108,7 @@ def insert_series(sums: HalfSums, images, series, particles, *, cutoff_fraction=
         settings.cut_from_raw,
         disc_first=settings.circle_crop,
     )
-    xp = array_namespace(images)
+    xp = array_namespace(source.images)
     rotations = series.geometry.rotation[views.view] @ particles.rotations[views.particle]
     half_of_image = half_sets(particles)[views.particle]
     for rows in batches(len(views), settings, budget_mb):

@@ -37,7 +37,7 @@ def align_tilt_series(images, geometry: TiltGeometry, pixel_size_angst: float, s
 
     Parameters
     ----------
-    images : (n, h, w) views at ``pixel_size_angst``, numpy or cupy. geometry : nominal angles and axis; shifts are ignored.
+    images : n views (h, w) at ``pixel_size_angst``, numpy or cupy, taken one by one. geometry : nominal angles and axis; shifts are ignored.
     included : (n,) bool, views that take part (all by default). log : called with one sentence per stage.
 
     Raises
@@ -47,7 +47,7 @@ def align_tilt_series(images, geometry: TiltGeometry, pixel_size_angst: float, s
     included = np.ones(len(geometry), bool) if included is None else np.asarray(included, bool)
     _check_enough(included)
     part = geometry.select(included).replace(x_shift_angst=0.0, y_shift_angst=0.0)
-    chosen = [images[int(i)] for i in np.flatnonzero(included)]
+    chosen = (image for image, wanted in zip(images, included, strict=True) if wanted)
     views = working_views(chosen, pixel_size_angst, part, settings)
     state = State(part, settings.thickness_angst or min(1500.0, 0.3 * views.field_angst))
     say = log or (lambda text: None)

@@ -43,14 +43,17 @@ class WorkingViews:
 
 
 def working_views(images, pixel_size_angst: float, geometry, settings) -> WorkingViews:
-    """Prepare views for alignment; ``images`` (n, h, w) or a list of (h, w), ``settings`` an AlignmentSettings."""
+    """Prepare views for alignment; ``images`` (h, w), each binned before the next is taken, ``settings`` an AlignmentSettings."""
     binning = alignment_binning(pixel_size_angst, settings.pixel_size_angst)
-    field_angst = min(images[0].shape) * pixel_size_angst
-    highpass_angst = settings.highpass_angst or float(np.clip(0.25 * field_angst, 400, 1200))
-    fine = alignment_images(images, pixel_size_angst, binning, highpass_angst, settings.clip_sigma)
+    small, sides = [], []
+    for image in images:
+        small.append(binned_view(image, binning))
+        sides.append(min(image.shape))
     pixel, axis = pixel_size_angst * binning, float(np.mean(geometry.z_rot_deg))
+    highpass_angst = settings.highpass_angst or float(np.clip(0.25 * sides[0] * pixel_size_angst, 400, 1200))
+    fine = alignment_images(small, pixel, highpass_angst, settings.clip_sigma)
     coarse = bin_images(fine, 2)
-    plain, beads = images_without_gold(images, pixel_size_angst, binning, highpass_angst, settings.clip_sigma)
+    plain, beads = images_without_gold(small, pixel, highpass_angst, settings.clip_sigma)
     fine = prepare_views(fine, pixel, axis)
     plain = fine if plain is None else prepare_views(plain, pixel, axis)
     return WorkingViews(fine, plain, prepare_views(coarse, 2 * pixel, axis), beads, highpass_angst)
@@ -61,21 +64,19 @@ def alignment_binning(pixel_size_angst: float, target_angst: float) -> int:
     return max(1, int(np.ceil(target_angst / pixel_size_angst - 0.25)))
 
 
-def alignment_images(images, pixel_size_angst: float, binning: int, highpass_angst: float, clip_sigma: float):
-    """Binned, high-passed views (n, h, w) in units of their own robust sigma, clipped so that gold does not dominate."""
-    pixel = pixel_size_angst * binning
-    small = [_binned(image, binning) for image in images]
-    return array_namespace(images[0]).stack([_clipped(highpass(image, highpass_angst, pixel), clip_sigma) for image in small])
+def alignment_images(images, pixel_size_angst: float, highpass_angst: float, clip_sigma: float):
+    """Binned views, high-passed, (n, h, w) in units of their own robust sigma, clipped so that gold does not dominate."""
+    xp = array_namespace(images[0])
+    return xp.stack([_clipped(highpass(image, highpass_angst, pixel_size_angst), clip_sigma) for image in images])
 
 
-def images_without_gold(images, pixel_size_angst: float, binning: int, highpass_angst: float, clip_sigma: float):
+def images_without_gold(images, pixel_size_angst: float, highpass_angst: float, clip_sigma: float):
     """:func:`alignment_images` with beads replaced by their surroundings, and the (m, 2) positions of the beads in every view (A from its
     centre); (None, None) when there are none, or too many to be beads.
     """
-    xp, pixel = array_namespace(images[0]), pixel_size_angst * binning
+    xp, pixel = array_namespace(images[0]), pixel_size_angst
     rng, filled, share, beads = np.random.default_rng(0), [], [], []
-    for image in images:
-        small = _binned(image, binning)
+    for small in images:
         flat = highpass(small, highpass_angst, pixel)
         gold = find_gold(flat, pixel, BEAD_ANGST)
         beads.append(bead_positions(flat, pixel, BEAD_ANGST))
@@ -84,7 +85,8 @@ def images_without_gold(images, pixel_size_angst: float, binning: int, highpass_
     return (xp.stack(filled), beads) if 0 < np.mean(share) < MAX_GOLD_SHARE else (None, None)
 
 
-def _binned(image, binning):
+def binned_view(image, binning: int):
+    """A view (h, w), binned, its mean taken off."""
     xp = array_namespace(image)
     small = bin_images(image[None].astype(xp.float32), binning)[0]
     return small - xp.mean(small)

@@ -10,10 +10,22 @@ view, in which it stands out 1.4 times more: differences are looked for there to
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
-from scipy import ndimage
+from scipy import ndimage, sparse
+
+from cryoet_core.io.half import from_half, to_half
+from cryoet_core.io.images import COLUMNS, series_views, split_image_name
+from cryoet_core.io.mrc import number_format
+from cryoet_core.io.repairs import Repairs
+from cryoet_core.tilt_series.xray_scan import (
+    WINDOWS,
+    Deviations,
+    LocalLevels,
+    local_levels,
+    scan_windows,
+    window_means_at,
+)
 
 
 @dataclass(frozen=True)
@@ -34,10 +46,10 @@ class XraySettings:
 
 ANNULUS_WIDTH_PX = 2.0
 RIM_SIGMA = 2.5  # pixels that touch a spot and stand out by this much belong to it
-PIXEL_WINDOWS = ((1, 1), (1, 2), (2, 1), (2, 2))  # (rows, columns) that are averaged, for the difference criterion
-SPOT_WINDOW = (3, 3)  # for the peak criterion
+*PIXEL_WINDOWS, SPOT_WINDOW = WINDOWS  # (rows, columns) that are averaged: for the difference and for the peak criterion
 CHANCE_SIGMA = 5.3  # normal deviate that 6e-8 of pixels exceed
 GOLD_SHARE, GOLD_SIGMA = 0.12, 2.0  # of a ring's pixels that are this dark (3 x 3 means): a bead lies beside
+STEEPNESS_ROWS = 256  # of a view, on which the usual steepness is measured
 DEFECT_SIGMA, DEFECT_MEAN_SIGMA, MIN_VOTES = 5.5, 1.0, 4  # of the summed deviation over all views; and at least this much in each on average
 
 
@@ -62,155 +74,130 @@ def _mirror(index, n):
     return np.where(index >= n, 2 * (n - 1) - index, index)
 
 
-def _places(mask):
-    """np.nonzero of a (h, w) mask with few places, which is several times slower there."""
-    return np.unravel_index(np.flatnonzero(mask), mask.shape)
-
-
-def _sample(values):
-    """About 100,000 of the pixels, (m,) contiguous."""
-    step = max(1, int(np.sqrt(values.size / 1e5)))
-    return values[::step, ::step].ravel()
+def _sampled_places(shape):
+    """Rows (m, 1) and columns (1, n) of a grid of about 100,000 of the pixels."""
+    step = max(1, int(np.sqrt(shape[0] * shape[1] / 1e5)))
+    return np.arange(0, shape[0], step)[:, None], np.arange(0, shape[1], step)[None, :]
 
 
 def _robust(values):
-    """(centre, sigma) from median and median deviation of a sample of pixels."""
-    sample = _sample(values)
+    """(centre, sigma) from median and median deviation of about 100,000 of the values."""
+    sample = values.ravel()[:: max(1, values.size // 100_000)]
     centre = float(np.median(sample))
     return centre, 1.4826 * float(np.median(np.abs(sample - centre))) + 1e-9
 
 
-def _robust_clip(image):
-    centre, sigma = _robust(image)
-    return np.clip(image, centre - 8 * sigma, centre + 8 * sigma)
-
-
-def local_statistics(image, size_px: int):
-    """Mean and standard deviation around every pixel, outliers clipped: (h, w) float32 each.
-
-    Taken in blocks of a third of ``size_px`` and averaged over 3 x 3 blocks, so a block's pixels share them.
-    """
-    clipped = _robust_clip(image)
-    block = max(4, size_px // 3)
-    edges = [np.linspace(0, n, max(1, round(n / block)) + 1).astype(int) for n in image.shape]
-    counts = np.diff(edges[0])[:, None] * np.diff(edges[1])[None, :]
-
-    def smooth_sums(values):
-        sums = np.add.reduceat(np.add.reduceat(values, edges[1][:-1], axis=1), edges[0][:-1], axis=0, dtype=np.float64)
-        return ndimage.uniform_filter(sums / counts, 3, mode="nearest")
-
-    centre = clipped.mean(dtype=np.float64)
-    clipped -= np.float32(centre)
-    mean = smooth_sums(clipped)
-    sigma = np.sqrt(np.maximum(smooth_sums(clipped * clipped) - mean * mean, 1e-12))
-
-    def spread(values):
-        rows = np.repeat(values.astype(np.float32), np.diff(edges[1]), axis=1)
-        return np.repeat(rows, np.diff(edges[0]), axis=0)
-
-    return spread(mean + centre), spread(sigma)
-
-
-def window_mean(image, window):
-    """Mean over ``window`` (rows, columns) about this pixel, or from it on where a length is even; beyond the border mirrored."""
-    total = image
-    for axis, length in enumerate(window):
-        if length > 1:
-            before = (length - 1) // 2 if length % 2 else 0
-            pad = [(0, 0), (0, 0)]
-            pad[axis] = before, length - 1 - before
-            padded = np.pad(total, pad, mode="reflect").swapaxes(0, axis)
-            n = image.shape[axis]
-            total = padded[:n] + padded[1 : n + 1]
-            for first in range(2, length):
-                total += padded[first : first + n]
-            total = total.swapaxes(0, axis)
-    return total if total is image else total * np.float32(1 / (window[0] * window[1]))
-
-
-def _noise_of(values, ground):
-    """(share, chance) of window means ``values``: their sigma over that of single pixels, and the deviation in their sigma that
-    6e-8 of them exceed by chance, by their skewness (Cornish & Fisher 1938).
-
-    Few counts per pixel have a long bright tail: at 6 electrons 6 sigma is exceeded by chance a hundred times more often than normal.
-    """
-    mean, sigma = ground.sampled
-    sample = np.clip((_sample(values) - mean) / sigma, -6, 6)
-    sample -= sample.mean()
-    share = float(np.sqrt((sample**2).mean())) + 1e-9
-    skewness = max(0.0, float((sample * sample * sample).mean()) / share**3)
-    return share, CHANCE_SIGMA + (CHANCE_SIGMA**2 - 1) / 6 * min(skewness, 1.5)
+def _robust_clip(values):
+    centre, sigma = _robust(values)
+    return np.clip(values, centre - 8 * sigma, centre + 8 * sigma)
 
 
 @dataclass(frozen=True)
 class _Ground:
-    """An image with what its candidates are measured against: local mean and sigma; and where gold may lie.
-
-    smooth, dark : means of 3 x 3 pixels of the full view and the level below which they are gold.
-    """
+    """An image with what its candidates are measured against: local levels; and the full view of it, where gold may lie."""
 
     image: np.ndarray
-    mean: np.ndarray
-    sigma: np.ndarray
-    smooth: np.ndarray
-    dark: np.ndarray
+    levels: LocalLevels
+    full: _Ground | None
 
     @classmethod
     def of(cls, image, settings: XraySettings, full: _Ground | None = None) -> _Ground:
         """``full``: ground of the full view, for a half one."""
-        mean, sigma = local_statistics(image, settings.scan_size_px)
-        if full is not None:
-            return cls(image, mean, sigma, full.smooth, full.dark)
-        return cls(image, mean, sigma, window_mean(image, SPOT_WINDOW), mean - np.float32(GOLD_SIGMA) * sigma)
+        image = np.ascontiguousarray(image, np.float32)
+        centre, sigma = _robust(image[_sampled_places(image.shape)])
+        return cls(image, local_levels(image, settings.scan_size_px, centre - 8 * sigma, centre + 8 * sigma), full)
 
-    @cached_property
-    def sampled(self):
-        """Mean and sigma at the pixels of :func:`_sample`."""
-        return _sample(self.mean), _sample(self.sigma)
-
-    def level(self, n_sigma: float, where=np.s_[:]):
+    def level(self, n_sigma: float, rows, columns):
         """Local mean + n sigma."""
-        return self.mean[where] + np.float32(n_sigma) * self.sigma[where]
+        mean, sigma = self.levels.at(rows, columns)
+        return mean + np.float32(n_sigma) * sigma
+
+    def noise_of(self, window):
+        """(share, chance) of means of ``window``: their sigma over that of single pixels, and the deviation in their sigma that
+        6e-8 of them exceed by chance, by their skewness (Cornish & Fisher 1938).
+
+        Few counts per pixel have a long bright tail: at 6 electrons 6 sigma is exceeded by chance a hundred times more often than normal.
+        """
+        places = _sampled_places(self.image.shape)
+        mean, sigma = self.levels.at(*places)
+        sample = np.clip((window_means_at(self.image, window, *places) - mean) / sigma, -6, 6).ravel()
+        sample -= sample.mean()
+        share = float(np.sqrt((sample**2).mean())) + 1e-9
+        skewness = max(0.0, float((sample * sample * sample).mean()) / share**3)
+        return share, CHANCE_SIGMA + (CHANCE_SIGMA**2 - 1) / 6 * min(skewness, 1.5)
+
+    def beside_gold(self, rows, columns, offsets):
+        """(n,) bool: so much of the ring is dark that a bead lies in it, and what is bright may be its fringe."""
+        ground = self.full or self
+        level = ground.level(-GOLD_SIGMA, rows, columns)[:, None]
+        around = window_means_at(ground.image, SPOT_WINDOW, rows[:, None] + offsets[:, 0], columns[:, None] + offsets[:, 1])
+        return (around < level).mean(axis=1) > GOLD_SHARE
 
 
-def _beside_gold(ground: _Ground, rows, columns, offsets):
-    """(n,) bool: so much of the ring is dark that a bead lies in it, and what is bright may be its fringe."""
-    level = ground.dark[rows, columns][:, None]
-    return (gather(ground.smooth, rows, columns, offsets) < level).mean(axis=1) > GOLD_SHARE
+@dataclass(frozen=True)
+class _Search:
+    """What is looked for in an image with windows of one shape: their noise, and the height in it that is asked."""
+
+    share: float
+    criterion: float
+
+    @classmethod
+    def of(cls, ground: _Ground, window, settings: XraySettings) -> _Search:
+        share, chance = ground.noise_of(window)
+        asked = settings.peak_criterion_sigma if window == SPOT_WINDOW else settings.diff_criterion_sigma
+        return cls(share, max(asked, chance))
+
+    def threshold(self, settings: XraySettings) -> float:
+        """Height in sigma of the image from which on a window is looked at."""
+        return max(settings.scan_criterion_sigma, self.criterion - 2) * self.share
 
 
-def _window_spots(ground: _Ground, window, criterion: float, settings: XraySettings):
-    """(rows, columns) of windows whose mean stands out of the ring around them, beside no gold."""
-    values = ground.smooth if window == SPOT_WINDOW else window_mean(ground.image, window)
-    share, chance = _noise_of(values, ground)
-    criterion = max(criterion, chance)
-    rows, columns = _places(values > ground.level(max(settings.scan_criterion_sigma, criterion - 2) * share))
-    height, sigma = values[rows, columns], share * ground.sigma[rows, columns]
-    around = gather(values, rows, columns, disc_offsets(0, 1.5))
-    best = height >= around.max(axis=1) if rows.size else np.zeros(0, bool)
-    rows, columns, height, sigma = rows[best], columns[best], height[best], sigma[best]
+def _window_spots(ground: _Ground, window, search: _Search, rows, columns, settings: XraySettings):
+    """(rows, columns) of those windows whose mean stands out of the ring around them, beside no gold."""
+    share, criterion = search.share, search.criterion
+    height = window_means_at(ground.image, window, rows, columns)
     offsets = disc_offsets(settings.maximum_radius_px, settings.maximum_radius_px + ANNULUS_WIDTH_PX)
     ring = gather(ground.image, rows, columns, offsets)
-    ring = np.minimum(ring, ground.level(3.0, (rows, columns))[:, None])  # another hit may lie in it
+    ring = np.minimum(ring, ground.level(3.0, rows, columns)[:, None])  # another hit may lie in it
     ring_mean, ring_sigma = ring.mean(axis=1), ring.std(axis=1) + 1e-9
     # the ring's own sigma, where it is larger: edges and fringes are no noise
-    own = np.maximum(sigma, ring_sigma * share / 1.3)
-    passed = height - ring_mean > criterion * own
+    own = np.maximum(share * ground.levels.at(rows, columns)[1], ring_sigma * share / 1.3)
+    above = height - ring_mean
+    passed = above > criterion * own
     if window == (1, 1):
-        passed |= height - ring_mean > settings.peak_criterion_sigma * ring_sigma
-    giant = height - ring_mean > settings.giant_criterion_sigma * own
-    passed &= giant | ~_beside_gold(ground, rows, columns, offsets)
+        passed |= above > settings.peak_criterion_sigma * ring_sigma
+    doubtful = np.flatnonzero(passed & ~(above > settings.giant_criterion_sigma * own))
+    passed[doubtful] = ~ground.beside_gold(rows[doubtful], columns[doubtful], offsets)
     return rows[passed], columns[passed]
 
 
-def _grow(ground: _Ground, mask, windows, settings: XraySettings):
-    """Add to ``windows`` (mask of accepted ones) the pixels around that stand out, and the weaker ones that touch those."""
-    labels, count = ndimage.label(windows, structure=np.ones((3, 3)))
+def _groups(rows, columns, width: int):
+    """Bounding boxes (pairs of slices) of groups of pixels that touch; ``rows``, ``columns`` (n,) in the order of pixels, each once."""
+    place = rows * width + columns
+    links = []
+    for dy, dx in ((0, 1), (1, -1), (1, 0), (1, 1)):
+        other = np.searchsorted(place, place + dy * width + dx)
+        known = other < place.size
+        first, second = np.flatnonzero(known), other[known]
+        touching = (rows[second] == rows[first] + dy) & (columns[second] == columns[first] + dx)
+        links.append(np.stack([first[touching], second[touching]]))
+    links = np.concatenate(links, axis=1)
+    graph = sparse.coo_matrix((np.ones(links.shape[1], bool), links), shape=(place.size,) * 2)
+    count, label = sparse.csgraph.connected_components(graph, directed=False)
+    ends = [(ndimage.minimum(v, label, np.arange(count)), ndimage.maximum(v, label, np.arange(count))) for v in (rows, columns)]
+    return [tuple(slice(int(low[k]), int(high[k]) + 1) for low, high in ends) for k in range(count)]
+
+
+def _grow(ground: _Ground, mask, rows, columns, settings: XraySettings):
+    """Add to ``mask`` the pixels of accepted windows, of those around the ones that stand out, and the weaker ones that touch those."""
+    windows = np.zeros(mask.shape, bool)
+    windows[rows, columns] = True
     reach = int(np.ceil(settings.maximum_radius_px)) + 1
     inside = disc_mask(settings.maximum_radius_px)
-    for box in ndimage.find_objects(labels):
-        part = tuple(slice(max(0, s.start - reach), s.stop + reach) for s in box)
-        height = (ground.image[part] - ground.mean[part]) / ground.sigma[part]
+    for box in _groups(rows, columns, mask.shape[1]):
+        part = tuple(slice(max(0, s.start - reach), min(s.stop + reach, n)) for s, n in zip(box, mask.shape, strict=True))
+        mean, sigma = ground.levels.at(*part)
+        height = (ground.image[part] - mean) / sigma
         near = ndimage.binary_dilation(windows[part], inside)
         strong = near & (height > settings.grow_criterion_sigma)
         # windows around strong pixels reach past the spot; where all are weak, the window is the spot
@@ -220,36 +207,30 @@ def _grow(ground: _Ground, mask, windows, settings: XraySettings):
         mask[part] |= spot | touching & near & (height > RIM_SIGMA)
 
 
-def find_spots(image, settings: XraySettings, windows=(*PIXEL_WINDOWS, SPOT_WINDOW), ground=None):
-    """Mask of bright single pixels, pairs and small spots: the difference and the peak criterion."""
-    ground = ground or _Ground.of(image, settings)
-    accepted = np.zeros(image.shape, bool)
-    for window in windows:
-        criterion = settings.peak_criterion_sigma if window == SPOT_WINDOW else settings.diff_criterion_sigma
-        rows, columns = _window_spots(ground, window, criterion, settings)
+def _mark_spots(ground: _Ground, mask, windows, settings: XraySettings, giants: bool = False):
+    """Mark bright single pixels, pairs and small spots, by the difference and the peak criterion; ``giants``: and larger ones."""
+    searches = {window: _Search.of(ground, window, settings) for window in windows}
+    thresholds = [searches[w].threshold(settings) if w in searches else np.inf for w in WINDOWS]
+    giants = giants and settings.giant_criterion_sigma > 0
+    least = max(settings.scan_criterion_sigma + 1, 0.5 * settings.giant_criterion_sigma) if giants else np.inf
+    *places, high = scan_windows(ground.image, ground.levels, thresholds, least)
+    h, w = mask.shape
+    accepted = [np.zeros(0, np.int64)]
+    for window, candidates in zip(WINDOWS, places, strict=True):
+        if window not in searches:
+            continue
+        rows, columns = _window_spots(ground, window, searches[window], *candidates, settings)
         first = -1 if window == SPOT_WINDOW else 0
         for dy in range(first, first + window[0]):
             for dx in range(first, first + window[1]):
                 y, x = rows + dy, columns + dx
-                valid = (y >= 0) & (y < image.shape[0]) & (x >= 0) & (x < image.shape[1])
-                accepted[y[valid], x[valid]] = True
-    mask = np.zeros(image.shape, bool)
-    _grow(ground, mask, accepted, settings)
-    return mask
-
-
-def find_giants(image, settings: XraySettings, ground=None):
-    """Mask of bright spots larger than the others look for: the giant criterion, with a wider ring; steep, so that gold is spared."""
-    mask = np.zeros(image.shape, bool)
-    if settings.giant_criterion_sigma <= 0:
-        return mask
-    ground = ground or _Ground.of(image, settings)
-    high = image - ground.mean > max(settings.scan_criterion_sigma + 1, 0.5 * settings.giant_criterion_sigma) * ground.sigma
-    rows, columns = _places(high)
+                valid = (y >= 0) & (y < h) & (x >= 0) & (x < w)
+                accepted.append(y[valid] * w + x[valid])
+    rows, columns = np.divmod(np.unique(np.concatenate(accepted)), w)
     if rows.size:
-        best = image[rows, columns] >= gather(image, rows, columns, disc_offsets(0, 1.5)).max(axis=1)
-        _mark_giants(image, mask, rows[best], columns[best], settings)
-    return mask
+        _grow(ground, mask, rows, columns, settings)
+    if giants:
+        _mark_giants(ground.image, mask, *high, settings)
 
 
 def disc_mask(radius_px: float) -> np.ndarray:
@@ -260,11 +241,12 @@ def disc_mask(radius_px: float) -> np.ndarray:
 
 
 def _mark_giants(image, mask, rows, columns, settings):
+    """Mark bright spots larger than the others look for: the giant criterion, with a wider ring; steep, so that gold is spared."""
     radius = settings.extra_large_radius_px
     ring = gather(image, rows, columns, disc_offsets(radius, radius + ANNULUS_WIDTH_PX)).astype(np.float64)
     mean, sigma = ring.mean(axis=1), ring.std(axis=1) + 1e-9
     passed = np.flatnonzero(image[rows, columns] - mean > settings.giant_criterion_sigma * sigma)
-    steepness = _steepness(image) if passed.size else None
+    usual = _usual_steepness(image) if passed.size else None
     disc, reach = disc_mask(radius), int(radius)
     for k in passed:
         first = rows[k] - reach, columns[k] - reach
@@ -274,18 +256,29 @@ def _mark_giants(image, mask, rows, columns, settings):
         grown = inside & (patch - mean[k] > settings.grow_criterion_sigma * sigma[k])
         labels = ndimage.label(grown, structure=np.ones((3, 3)))[0]
         grown = labels == labels[rows[k] - part[0].start, columns[k] - part[1].start]  # without chance ones beside it
-        if _steep_enough(steepness[part][grown], settings):
+        if _steep_enough(_steepness(image, part, *usual)[grown], settings):
             mask[part] |= grown
 
 
-def _steepness(image):
-    """Largest absolute difference to the 4 neighbours, in standard deviations above its mean over the view."""
-    dy, dx = np.abs(np.diff(image, axis=0)), np.abs(np.diff(image, axis=1))
-    steep = np.zeros_like(image)
+def _usual_steepness(image):
+    """(mean, sigma) of the absolute differences of neighbours, outliers clipped, on a sample of rows."""
+    step = max(1, len(image) // STEEPNESS_ROWS)
+    upper, lower = image[1::step], image[:-1:step][: len(image[1::step])]
+    sample = _robust_clip(np.abs(np.stack([upper[:, 1:] - lower[:, 1:], np.diff(upper, axis=1)])))
+    return float(sample.mean(dtype=np.float64)), float(sample.std(dtype=np.float64)) + 1e-9
+
+
+def _steepness(image, part, mean: float, sigma: float):
+    """Largest absolute difference to the 4 neighbours in a part of the view, in standard deviations above the usual."""
+    wider = tuple(slice(max(0, s.start - 1), s.stop + 1) for s in part)
+    patch = image[wider]
+    dy, dx = np.abs(np.diff(patch, axis=0)), np.abs(np.diff(patch, axis=1))
+    steep = np.zeros_like(patch)
     for target, value in ((np.s_[1:], dy), (np.s_[:-1], dy), (np.s_[:, 1:], dx), (np.s_[:, :-1], dx)):
         steep[target] = np.maximum(steep[target], value)
-    sample = _robust_clip(np.concatenate([dy[:, 1:], dx[1:]]))
-    return (steep - sample.mean(dtype=np.float64)) / (sample.std(dtype=np.float64) + 1e-9)
+    shape = image[part].shape
+    first = [s.start - w.start for s, w in zip(part, wider, strict=True)]
+    return (steep[first[0] : first[0] + shape[0], first[1] : first[1] + shape[1]] - mean) / sigma
 
 
 def _steep_enough(values, settings):
@@ -293,25 +286,12 @@ def _steep_enough(values, settings):
     return np.sort(values)[-count:].mean() >= settings.big_diff_criterion_sigma
 
 
-def deviation(image, settings: XraySettings, ground=None):
-    """Every pixel minus the mean of the 24 around it, in local sigma: (h, w) float32."""
-    ground = ground or _Ground.of(image, settings)
-    clipped = np.clip(image, ground.mean - 4 * ground.sigma, ground.mean + 4 * ground.sigma)
-    around = (window_mean(clipped, (5, 5)) * 25 - clipped) * np.float32(1 / 24)
-    return (image - around) / ground.sigma
-
-
-def find_dark_pixels(z, image, settings: XraySettings):
-    """Mask of single dark pixels: the difference criterion against the median of the 24 around; ``z``: :func:`deviation`."""
-    rows, columns = _places(z < -settings.scan_criterion_sigma)
+def _mark_dark_pixels(image, mask, rows, columns, z, settings: XraySettings):
+    """Mark single dark pixels: the difference criterion against the median of the 24 around; ``z``: deviations of these pixels."""
     values = gather(image, rows, columns, disc_offsets(0, 2.9))
-    outlying = z[rows, columns] * (image[rows, columns] - np.median(values, axis=1)) / np.minimum(
-        image[rows, columns] - values.mean(axis=1), -1e-9
-    )
-    mask = np.zeros(image.shape, bool)
+    outlying = z * (image[rows, columns] - np.median(values, axis=1)) / np.minimum(image[rows, columns] - values.mean(axis=1), -1e-9)
     dark = outlying < -settings.diff_criterion_sigma
     mask[rows[dark], columns[dark]] = True
-    return mask
 
 
 @dataclass(frozen=True)
@@ -339,35 +319,28 @@ class XrayMasks:
         return np.array([int(known.sum()) + int((~known[p]).sum()) for p in self.pixels])
 
 
-def find_in_view(images, settings: XraySettings):
-    """Mask (h, w) of one view, and its :func:`deviation`; ``images`` (h, w), or (m, h, w) with the full view first and its halves."""
+def find_in_view(images, settings: XraySettings, deviations: Deviations):
+    """Flat indices of the pixels to replace in one view; ``images`` (h, w), or (m, h, w) with the full view first and its halves.
+
+    The view is added to ``deviations``.
+    """
     full, halves = (images, ()) if images.ndim == 2 else (images[0], images[1:])
+    mask = np.zeros(full.shape, bool)
     ground = _Ground.of(full, settings)
-    mask = find_spots(full, settings, ground=ground) | find_giants(full, settings, ground)
+    _mark_spots(ground, mask, WINDOWS, settings, giants=True)
     for half in halves:
-        mask |= find_spots(half, settings, PIXEL_WINDOWS, _Ground.of(half, settings, ground))
-    z = deviation(full, settings, ground)
-    return mask | find_dark_pixels(z, full, settings), z
+        _mark_spots(_Ground.of(half, settings, ground), mask, PIXEL_WINDOWS, settings)
+    _mark_dark_pixels(ground.image, mask, *deviations.add(ground.image, ground.levels), settings)
+    return np.flatnonzero(mask)
 
 
-class _Defects:
-    """Pixels that are off in most views: summed deviations and votes."""
-
-    def __init__(self):
-        self.total, self.votes, self.n = 0.0, 0, 0
-
-    def add(self, z, settings: XraySettings) -> None:
-        self.total = self.total + np.clip(z, -4, 4)
-        strong = np.abs(z) > settings.scan_criterion_sigma
-        self.votes = self.votes + np.where(strong, np.sign(z), 0).astype(np.int16)
-        self.n += 1
-
-    def found(self, settings: XraySettings):
-        voted = np.abs(self.votes) >= max(MIN_VOTES, settings.recurrent_fraction * self.n)
-        if self.n < 3:
-            return voted
-        needed = max(DEFECT_SIGMA * np.sqrt(self.n), DEFECT_MEAN_SIGMA * self.n)
-        return voted | (np.abs(self.total) > needed)
+def find_defects(deviations: Deviations, settings: XraySettings):
+    """(h, w) bool: pixels that are off in most views, by votes and by summed deviations."""
+    n = deviations.n
+    voted = np.abs(deviations.votes) >= max(MIN_VOTES, settings.recurrent_fraction * n)
+    if n < 3:
+        return voted
+    return voted | (np.abs(deviations.total) > max(DEFECT_SIGMA * np.sqrt(n), DEFECT_MEAN_SIGMA * n))
 
 
 def find_xrays(views, settings: XraySettings, included=None) -> XrayMasks:
@@ -375,45 +348,84 @@ def find_xrays(views, settings: XraySettings, included=None) -> XrayMasks:
 
     Excluded views are not searched and do not vote on defects.
     """
-    pixels, defects, shape = [], _Defects(), None
+    pixels, deviations = [], None
     for i, images in enumerate(views):
-        shape = images.shape[-2:]
+        deviations = deviations or Deviations(images.shape[-2:], settings.scan_criterion_sigma)
         if included is not None and not included[i]:
             pixels.append(np.zeros(0, np.int64))
             continue
-        mask, z = find_in_view(images, settings)
-        defects.add(z, settings)
-        pixels.append(np.flatnonzero(mask))
-    return XrayMasks(pixels, defects.found(settings) if defects.n else np.zeros(shape, bool))
+        pixels.append(find_in_view(images, settings, deviations))
+    return XrayMasks(pixels, find_defects(deviations, settings))
 
 
-def fill(image, mask, rng: np.random.Generator, radius_px: float = 6.0):
-    """Replace masked pixels by the local mean of the others plus noise of their standard deviation.
+def fill_values(image, mask, rng: np.random.Generator, radius_px: float = 6.0):
+    """(n,) float32 for the masked pixels of ``image`` (h, w), in their order: the local mean of the others plus noise of their standard deviation.
 
     A pixel with fewer than 8 good ones within ``radius_px`` takes mean and noise of the whole image.
     """
-    rows, columns = _places(mask)
-    if not rows.size:
-        return image
-    good = ~mask
-    everywhere = image[good] if good.any() else np.zeros(1, image.dtype)
-    mean = np.full(rows.size, everywhere.mean(dtype=np.float64))
-    sigma = np.full(rows.size, everywhere.std(dtype=np.float64))
+    rows, columns = np.divmod(np.flatnonzero(mask), mask.shape[1])
+    mean, sigma, alone = np.empty(rows.size), np.empty(rows.size), np.empty(rows.size, bool)
     offsets = disc_offsets(0, radius_px)
     for start in range(0, rows.size, 1 << 16):
         part = slice(start, start + (1 << 16))
-        weight = gather(good, rows[part], columns[part], offsets)
+        weight = ~gather(mask, rows[part], columns[part], offsets)
         values = gather(image, rows[part], columns[part], offsets).astype(np.float64)
         count = np.maximum(weight.sum(axis=1), 1)
-        local = (values * weight).sum(axis=1) / count
-        spread = np.sqrt((weight * (values - local[:, None]) ** 2).sum(axis=1) / count)
-        enough = count >= 8
-        mean[part], sigma[part] = np.where(enough, local, mean[part]), np.where(enough, spread, sigma[part])
+        mean[part] = (values * weight).sum(axis=1) / count
+        sigma[part] = np.sqrt((weight * (values - mean[part, None]) ** 2).sum(axis=1) / count)
+        alone[part] = count < 8
+    if alone.any():
+        everywhere = image[~mask] if not mask.all() else np.zeros(1, image.dtype)
+        mean[alone], sigma[alone] = everywhere.mean(dtype=np.float64), everywhere.std(dtype=np.float64)
+    return (mean + sigma * rng.standard_normal(rows.size)).astype(np.float32)
+
+
+def fill(image, mask, rng: np.random.Generator, radius_px: float = 6.0):
+    """The image with its masked pixels replaced by :func:`fill_values`."""
     filled = image.copy()
-    filled[rows, columns] = mean + sigma * rng.standard_normal(rows.size)
+    filled[mask] = fill_values(image, mask, rng, radius_px)
     return filled
 
 
 def erase_view(images, mask, generators):
     """:func:`fill` the same pixels in full, even and odd images (3, h, w) of one view, each with its own noise."""
     return np.stack([fill(image, mask, rng) for image, rng in zip(images, generators, strict=True)])
+
+
+def list_repairs(series, found: XrayMasks, generators_of) -> tuple[Repairs, np.ndarray]:
+    """The pixels of ``found`` with their new values in the full, even and odd image of every view, each with its own noise; and a picture.
+
+    generators_of : tilt_id -> three generators. Values are rounded as the stacks are, so that a repaired stack has the very same ones.
+    Only views with something to repair are read. The picture, (2, h, w), is the full view around the pixel that changes most, before and after.
+    """
+    views = [series_views(series, column) for column in COLUMNS]
+    stacks = tuple(split_image_name(series.tilts[column].iloc[0])[1] for column in COLUMNS)
+    halved = [number_format(path) == "float16" for path in stacks]
+    places, values = [np.zeros((0, 3), np.int64)], [np.zeros((0, 3), np.float32)]
+    most, picture = 0.0, None
+    for row, tilt_id in enumerate(series.tilts["tilt_id"].tolist()):
+        mask = found.mask(row)
+        rows, columns = np.divmod(np.flatnonzero(mask), mask.shape[1])
+        if rows.size == 0:
+            continue
+        images = [part[row] for part in views]
+        new = [fill_values(image, mask, rng) for image, rng in zip(images, generators_of(tilt_id), strict=True)]
+        new = [from_half(to_half(v)) if narrow else v for v, narrow in zip(new, halved, strict=True)]
+        places.append(np.stack([np.full(rows.size, tilt_id), rows, columns], axis=1))
+        values.append(np.stack(new, axis=1))
+        change = np.abs(images[0][rows, columns] - new[0])
+        if change.max() > most:
+            k = int(np.argmax(change))
+            most, window = float(change[k]), _around(rows[k], columns[k])
+            after = images[0].copy()
+            after[rows, columns] = new[0]
+            picture = np.stack([images[0][window], after[window]])
+    if picture is None:
+        h, w = views[0].shape[1:]
+        picture = np.stack([views[0][0][_around(h // 2, w // 2)]] * 2)
+    return Repairs(*np.concatenate(places).T, np.concatenate(values), stacks, views[0].shape[:0:-1]), picture
+
+
+def _around(row: int, column: int, reach: int = 24):
+    """Slices of a part of a view about a pixel."""
+    return tuple(slice(max(0, int(c) - reach), int(c) + reach) for c in (row, column))

@@ -26,7 +26,7 @@ def test_mrc_and_tiff_give_the_same_frames(tmp_path, frames):
     assert a.pixel_size_angst == pytest.approx(1.91) and b.pixel_size_angst == 0.0
     for _ in range(2):  # can be read again
         first, second = list(a), list(b)
-        assert first[0].dtype == second[0].dtype == np.float32
+        assert first[0].dtype == second[0].dtype == np.uint8
         assert np.array_equal(first, frames) and np.array_equal(second, frames)
 
 
