@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import numpy as np
 
-from cryoet_core.io.images import image_names, load_named_images
+from cryoet_core.io.images import image_name, image_names, load_named_images
 from cryoet_core.io.mrc import MrcStackWriter
 
 COLUMNS = ("image", "image_even", "image_odd")
@@ -19,8 +19,8 @@ def iter_views(series):
         yield np.stack([load_named_images([name])[0] for name in names])
 
 
-def write_views(paths, views, pixel_size_angst: float) -> int:
-    """Write an iterable of (3, h, w) to the stacks ``paths`` (full, even, odd). Returns the number of views.
+def write_views(paths, views, pixel_size_angst: float, format: str = "float32") -> int:
+    """Write an iterable of (3, h, w) to the stacks ``paths`` (full, even, odd), float32 or float16. Returns the number of views.
 
     All three appear only when the last view is written.
     """
@@ -28,7 +28,7 @@ def write_views(paths, views, pixel_size_angst: float) -> int:
     with ExitStack() as opened:
         for images in views:
             if not writers:
-                writers = [opened.enter_context(MrcStackWriter(p, images.shape[1:], pixel_size_angst)) for p in paths]
+                writers = [opened.enter_context(MrcStackWriter(p, images.shape[1:], pixel_size_angst, dtype=format)) for p in paths]
             for writer, image in zip(writers, images, strict=True):
                 writer.write(image)
             count += 1
@@ -45,3 +45,13 @@ def pointing_to(series, paths, pixel_size_angst: float | None = None, image_size
         pixel_size_angst=series.pixel_size_angst if pixel_size_angst is None else pixel_size_angst,
         image_size_px=series.image_size_px if image_size_px is None else tuple(image_size_px),
     )
+
+
+def pointing_to_used(series, paths, pixel_size_angst: float, image_size_px):
+    """:func:`pointing_to` for stacks that hold the views in use only, in row order; the other rows name no image ("none")."""
+    named = pointing_to(series, paths, pixel_size_angst, image_size_px)
+    sections = np.cumsum(series.included) - 1
+    return named.with_columns(**{
+        column: [image_name(i, path) if used else "none" for i, used in zip(sections.tolist(), series.included, strict=True)]
+        for column, path in zip(COLUMNS, paths, strict=True)
+    })  # fmt: skip
