@@ -8,7 +8,7 @@ from small_series import small_series
 from cryoet_core.ctf.model import ctf_2d
 from cryoet_core.errors import UserInputError
 from cryoet_core.io.images import load_images
-from cryoet_core.io.mrc import read_header
+from cryoet_core.io.mrc import read_header, read_mrc
 from cryoet_core.io.summary import read_summary
 from cryoet_core.metadata import read_tilt_series, write_tilt_series
 from cryoet_core.subtomo.extract import ExtractionSettings, check_ctf
@@ -159,3 +159,26 @@ def test_aligned_stack_is_written_on_request(corrected, tmp_path):
     np.testing.assert_allclose(np.loadtxt(paths["aligned_tlt"]), TILTS, atol=0.01)
     plain, again = (load_images(read_tilt_series(f["table"])) for f in (binned, paths))
     np.testing.assert_array_equal(plain, again)
+
+
+@pytest.mark.parametrize(("shape", "binning", "size"), [((61, 75), 1, (76, 62, 20)), ((61, 75), 3, (26, 22, 20)), ((92, 130), 8, (18, 12, 20))])
+def test_views_of_any_size_reach_the_tomogram(tmp_path, shape, binning, size):
+    """Odd sizes, and sizes that are no multiple of the binning (as 4092 x 5760): a bead is where it was drawn, dark."""
+    tilts, pixel = np.arange(-60.0, 61, 6), 4.0
+    y, x = np.mgrid[: shape[0], : shape[1]] - np.array([shape[0] // 2, shape[1] // 2])[:, None, None]
+    place, sigma = np.array([-16.0, 8.0]) / 2, 1.2 * binning + 1  # px of the raw views, on the tilt axis' plane z = 0
+    views = [50 - 20 * np.exp(-((x - np.cos(np.deg2rad(t)) * place[0]) ** 2 + (y - place[1]) ** 2) / (2 * sigma**2)) for t in tilts]
+    halves = np.stack([np.stack([v / 2, v / 2]) for v in views])
+    halves += np.random.default_rng(3).normal(0, 0.5, halves.shape)
+    table, _ = small_series(tmp_path, tilts, halves.astype(np.float32), pixel=pixel, axis=0.0)
+    files, binned = outputs(tmp_path / "c"), outputs_without_views(tmp_path / "p")
+    run_script("correct_ctf", {"table": table}, files, {"mode": "none"}, binning=binning, gold_diameter_angst=None)
+    run_script("preprocess_tilt_series", {"table": files["table"]}, binned, {"binning": binning})
+    folder = tmp_path / "r"
+    rec = {"table": folder / "a.star", "raw_table": folder / "b.star", "tomogram": folder / "a.mrc", "even": folder / "even.mrc", "odd": folder / "odd.mrc",
+           "summary": folder / "s.json"}  # fmt: skip
+    run_script("reconstruct_tomogram", {"table": binned["table"], "aligned": table, "alignment": None}, rec, {"thickness": 20, "method": "wbp"})
+    volume = read_mrc(rec["tomogram"])[0]
+    assert volume.shape == size[::-1] == read_header(rec["odd"]).shape
+    z, y, x = np.unravel_index(volume.argmin(), volume.shape) - np.array(volume.shape) // 2
+    np.testing.assert_allclose([x, y, z], [place[0] / binning, place[1] / binning, 0], atol=0.6)

@@ -19,7 +19,7 @@ from cryoet_core.ctf.model import Optics, defocus_times_k2, phase_aberration
 from cryoet_core.ctf.treatment import WIENER_COLUMNS, correction_filter
 from cryoet_core.fourier import centre_crop_or_pad, frequency_grid, radial_frequency
 
-MIN_PAD_PX, MAX_PAD_PX = 48, 256
+MIN_PAD_PX, MAX_PAD_PX = 32, 256
 BORDER_PX = 32  # outer pixels whose mean continues the view beyond its border
 VIEW_PHASE_STEP_RAD = 0.25  # of the CTF between neighbouring copies of a view at its Nyquist frequency
 FINEST_STEP_ANGST = 500.0  # between copies of a view: finer ones change correlations with the truth by less than 0.1 %
