@@ -60,9 +60,9 @@ def tilt_matrix(tilt_deg):
     return np.array([[np.cos(t), 0, np.sin(t)], [0, 1, 0], [-np.sin(t), 0, np.cos(t)]])
 
 
-def back_project_aligned(rows, tilts_deg, shape, weights, shifts_px, centre_offset_px=(0, 0, 0), depth_windows=None):
-    rotations = [tilt_matrix(t) for t in tilts_deg]
-    shifts = [(s, 0.0) for s in shifts_px]
+def back_project_aligned(rows, tilts_deg, shape, weights, shifts_px, centre_offset_px=(0, 0, 0), depth_windows=None, samples_per_px=1):
+    rotations = [np.array([[samples_per_px], [1], [1]]) * tilt_matrix(t) for t in tilts_deg]
+    shifts = [(samples_per_px * s, 0.0) for s in shifts_px]
     return back_project(rows.transpose(0, 2, 1), rotations, shifts, weights, shape, centre_offset_px, depth_windows)
 
 

@@ -79,10 +79,10 @@ def forward_project_cases():
 
 def aligned_cases():
     for number, (n, h, shape) in enumerate(
-        [(3, 10, (5, 9, 12)), (4, 70, (6, 70, 7)), (1, 1, (1, 1, 1)), (2, 131, (3, 67, 20)), (2, 5, (3, 8, 9))]
+        [(3, 10, (5, 9, 12)), (4, 70, (6, 70, 7)), (1, 1, (1, 1, 1)), (2, 131, (3, 67, 20)), (2, 5, (35, 8, 150))]
     ):
         tilts = np.linspace(-65, 60, n) if n > 1 else [0.0]
-        w = (11, 8, 1, 30, 6)[number]
+        w = (11, 8, 1, 30, 90)[number]
         keywords = {"shifts_px": rng(number).normal(size=n), "centre_offset_px": (0.25, number % 3, -1.5)}
         yield n, w, h, tilts, shape, keywords
 
@@ -92,6 +92,7 @@ def back_project_aligned_cases():
         yield (real((n, w, h)), tilts, shape), {"weights": rng(7).uniform(0.5, 2, n), **keywords}
         windows = np.stack([rng(8).normal(size=n) * 3, rng(9).uniform(0.7, 6, n)], axis=1)
         yield (real((n, w, h)), tilts, shape), {"weights": np.ones(n), **keywords, "depth_windows": windows}
+        yield (real((n, 3 * w, h)), tilts, shape), {"weights": np.ones(n), **keywords, "samples_per_px": 3}
 
 
 def forward_project_aligned_cases():

@@ -12,7 +12,7 @@ from cryoet_core.metadata import read_tilt_series, write_tilt_series
 from cryoet_core.tilt_series.exclude import mark_excluded
 
 BAD, PIXEL = 4, 14.0
-GREY = {"binning": 1, "grey_values": "common_range", "gold_diameter_angst": 200.0}
+GREY = {"binning": 1, "grey_values": "common_range", "grey_range": [0.0, 100.0]}
 
 
 def stack_files(folder, **more):
@@ -27,7 +27,7 @@ def run_steps(folder, table):
     aligned |= {"table": folder / "a/TS_01.star", "summary": folder / "a/summary.json"}
     run_script("align_tilt_series", {"table": erased["table"]}, aligned, {"max_sweeps": 3})
     corrected, binned = stack_files(folder / "c"), stack_files(folder / "p")
-    run_script("correct_ctf", {"table": aligned["table"]}, corrected, {})
+    run_script("correct_ctf", {"table": aligned["table"]}, corrected, {}, binning=1, gold_diameter_angst=200.0)
     run_script("preprocess_tilt_series", {"table": corrected["table"]}, binned, GREY)
     rec = {"table": folder / "r/TS_01.star", "raw_table": folder / "r/raw.star", "tomogram": folder / "r/TS_01.mrc", "summary": folder / "r/s.json"}
     run_script("reconstruct_tomogram", {"table": binned["table"], "aligned": aligned["table"]}, rec, {"thickness": 40})

@@ -1,4 +1,8 @@
-# Chapter 7-8: CTF-corrected, then binned views; orientation stays that of the raw images.
+# Chapter 7-8: binned, then CTF-corrected views, then their grey values; orientation stays that of the raw images.
+# Binning and erasing of gold are keys of preprocess_tilt_series and done in the one pass over the full views, before CTF correction.
+FULL_SIZE = RUN.config.correct_ctf.full_size
+
+
 rule correct_ctf:
     input:
         table=rules.align_tilt_series.output.table,
@@ -20,11 +24,20 @@ rule correct_ctf:
     resources:
         **resources_of("correct_ctf", runtime=60),
     params:
+        binning=None if FULL_SIZE else RUN.config.preprocess_tilt_series.binning,
+        gold_diameter_angst=RUN.config.preprocess_tilt_series.gold_diameter_angst,
         **step_params("correct_ctf"),
     script:
         "../scripts/correct_ctf.py"
 
 
+# Views as correct_ctf writes them have mean 0 and standard deviation 1: only other grey values are written again.
+GREY_VIEWS = {
+    "stack": stacks_of("preprocess_tilt_series", result("preprocess_tilt_series/{ts}/{ts}.mrc")),
+    "even": stacks_of("preprocess_tilt_series", result("preprocess_tilt_series/{ts}/{ts}_even.mrc")),
+    "odd": stacks_of("preprocess_tilt_series", result("preprocess_tilt_series/{ts}/{ts}_odd.mrc")),
+}
+VIEWS_AGAIN = FULL_SIZE or RUN.config.preprocess_tilt_series.grey_values != "mean0_std1"
 ALIGNED_STACK = {
     "aligned": result("preprocess_tilt_series/{ts}/{ts}_aligned.mrc"),
     "aligned_tlt": result("preprocess_tilt_series/{ts}/{ts}_aligned.tlt"),
@@ -39,10 +52,8 @@ rule preprocess_tilt_series:
         odd=rules.correct_ctf.output.odd,
     output:
         table=result("preprocess_tilt_series/{ts}/{ts}.star"),
-        stack=stacks_of("preprocess_tilt_series", result("preprocess_tilt_series/{ts}/{ts}.mrc")),
-        even=stacks_of("preprocess_tilt_series", result("preprocess_tilt_series/{ts}/{ts}_even.mrc")),
-        odd=stacks_of("preprocess_tilt_series", result("preprocess_tilt_series/{ts}/{ts}_odd.mrc")),
         summary=result("preprocess_tilt_series/{ts}/summary.json"),
+        **(GREY_VIEWS if VIEWS_AGAIN else {}),
         **(ALIGNED_STACK if RUN.config.preprocess_tilt_series.aligned_stack else {}),
     log:
         result("logs/preprocess_tilt_series/{ts}.log"),

@@ -5,7 +5,7 @@ HALF_TOMOGRAMS = RUN.config.reconstruct_tomogram.halves
 rule reconstruct_tomogram:
     input:
         table=rules.preprocess_tilt_series.output.table,
-        images=rules.preprocess_tilt_series.output,
+        images=[getattr((rules.preprocess_tilt_series if VIEWS_AGAIN else rules.correct_ctf).output, name) for name in GREY_VIEWS],
         aligned=rules.align_tilt_series.output.table,
         alignment=rules.align_tilt_series.output.summary,
     output:

@@ -1,4 +1,4 @@
-"""CTF correction of the full, even and odd views along the defocus gradient of the tilted specimen."""
+"""Binning of the full, even and odd views, gold erased, and CTF correction along the defocus gradient of the tilted specimen."""
 
 import numpy as np
 
@@ -8,26 +8,51 @@ from cryoet_core.ctf.treatment import refuse_corrected
 from cryoet_core.metadata import read_tilt_series, write_tilt_series
 from cryoet_core.step import step
 from cryoet_core.tilt_series import ctf_correction as ctf
-from cryoet_core.tilt_series.halves import iter_views, pointing_to, write_views
+from cryoet_core.tilt_series import preprocess
+from cryoet_core.tilt_series.gold import fill_gold, find_gold
+from cryoet_core.tilt_series.halves import iter_views, pointing_to, pointing_to_used, write_views
 from cryoet_core.tilt_series.summaries import ctf_correction_summary
 
 with step(snakemake) as s:
-    settings = ctf.CtfCorrectionSettings(**s.model(CorrectCtf).model_dump())
+    config = s.model(CorrectCtf)
+    binning = snakemake.params.get("binning")  # None: views are written at full size, all of them and with their grey values
+    gold_diameter_angst = snakemake.params.get("gold_diameter_angst")
     series = read_tilt_series(s.input.table)
-    if settings.mode != "none":
+    if config.mode != "none":
         refuse_corrected(series, "correct_ctf")
-    pixel, views = series.pixel_size_angst, ctf.view_ctfs(series)
-    corrected = np.array([ctf.correctable(view, settings) for view in views])
+    pixel = series.pixel_size_angst * (binning or 1)
+    tolerance = ctf.tolerance_angst(config.defocus_tolerance_angst, pixel, series.optics)
+    settings = ctf.CtfCorrectionSettings(**config.model_dump(exclude={"full_size"}) | {"defocus_tolerance_angst": tolerance})
+    corrected = np.array([ctf.correctable(view, settings) for view in ctf.view_ctfs(series)])
     if not corrected.all() and settings.mode != "none":
         s.log.warning("%d views have no measured defocus and stay as they are", int((~corrected).sum()))
 
-    def correct(images, view, wanted):
-        images = s.to_device(images)
-        return asnumpy(ctf.correct_views(images, view, pixel, series.optics, settings) if wanted else images)
+    written = series if binning is None else series.select(series.included)
+    greys = []
 
-    rows = s.progress(zip(iter_views(series), views, corrected, strict=True), len(series), "views")
-    paths = (s.output.stack, s.output.even, s.output.odd)
-    write_views(paths, (correct(*row) for row in rows), pixel)
-    write_tilt_series(pointing_to(ctf.recorded(series, settings, corrected), paths), s.output.table)
-    copies = [ctf.n_copies(series.image_size_px[::-1], pixel, view, settings) for view in views]
-    s.write_summary(ctf_correction_summary(series, settings, corrected, copies))
+    def views():
+        rows = zip(iter_views(written), ctf.view_ctfs(written), written.tilts["tilt_id"], strict=True)
+        for images, view, tilt_id in s.progress(rows, len(written), "views"):
+            images = preprocess.bin_views(s.to_device(images), binning or 1)
+            if gold_diameter_angst:  # before the CTF is corrected, which would spread a bead beyond what is erased
+                gold = find_gold(images[0], pixel, gold_diameter_angst)
+                rng = s.rng(series.name, int(tilt_id), "gold")  # of the view, so that excluding another one changes nothing here
+                images[1:] = fill_gold(images[1:], gold, pixel, rng, gold_diameter_angst)
+                images[0][gold] = images[1:].sum(axis=0)[gold]  # even + odd stays the full view
+            if ctf.correctable(view, settings):
+                images = ctf.correct_views(images, view, pixel, series.optics, settings)
+            if binning is not None:
+                images, grey = preprocess.scale_views(images, "mean0_std1")
+                greys.append(grey)
+            yield asnumpy(images)
+
+    paths, shape = (s.output.stack, s.output.even, s.output.odd), preprocess.binned_size(series.image_size_px[::-1], binning or 1)
+    write_views(paths, views(), pixel, "float32" if binning is None else "float16")
+    done = ctf.recorded(series, settings, corrected)
+    if binning is None:
+        done = pointing_to(done, paths)
+    else:
+        done = preprocess.with_grey_values(pointing_to_used(done, paths, pixel, shape[::-1]), greys)
+    write_tilt_series(done, s.output.table)
+    copies = [ctf.n_copies(shape, pixel, view, settings) for view in ctf.view_ctfs(series)]
+    s.write_summary(ctf_correction_summary(done, settings, corrected, copies))

@@ -12,12 +12,17 @@ class CorrectCtf(StepModel):
 
     uses_gpu: ClassVar[bool] = True
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     mode: Literal["phase_flip", "multiply", "wiener", "none"] = key(
         "phase_flip", meaning="turn wrong phases; multiply by the CTF; divide by it where there is signal; or leave as is"
     )
-    defocus_tolerance_angst: float = key(
-        500.0, unit="A", meaning="step between the defocus values that are blended across a view", gt=0
+    full_size: bool = key(
+        False, meaning="write the corrected views at full size, for other programs, and bin them afterwards; otherwise views are binned "
+        "(preprocess_tilt_series.binning) before they are corrected, which gives the same binned views for a tenth of the time and space"
+    )
+    defocus_tolerance_angst: float | None = key(
+        None, unit="A", meaning="step between the defocus values that are blended across a view; empty = 0.25 rad of the CTF's phase at the Nyquist "
+        "frequency of the views written, and at least 500 A", gt=0
     )
     wiener_snr: float = key(10.0, meaning="signal-to-noise ratio at low frequency for mode wiener", gt=0)
     wiener_falloff: float = key(1.0, meaning="how fast that ratio falls with frequency: exp(-100 falloff k), k in 1/A", ge=0)

@@ -12,8 +12,8 @@ class PreprocessTiltSeries(StepModel):
 
     uses_gpu: ClassVar[bool] = True
 
-    version: ClassVar[int] = 2
-    binning: int = key(4, meaning="Fourier cropping by this whole number", ge=1, le=64)
+    version: ClassVar[int] = 3
+    binning: int = key(4, meaning="Fourier cropping by this whole number; done before CTF correction", ge=1, le=64)
     grey_values: Literal["none", "mean0", "mean0_std1", "mean_std", "range", "common_mean", "common_range"] = key(
         "mean0_std1", meaning="none; every view to mean 0; to mean 0 and standard deviation 1; to grey_mean and grey_std; its lowest and "
         "highest value to grey_range; every view to the mean of all; that, then one scaling of all to grey_range"
@@ -25,5 +25,5 @@ class PreprocessTiltSeries(StepModel):
         False, meaning="also write <ts>_aligned.mrc: the views turned and shifted onto the tilt axis (IMOD's .ali), with <ts>_aligned.tlt; no step reads it"
     )
     gold_diameter_angst: float | None = key(
-        None, unit="A", meaning="erase gold beads of this diameter from the views before binning; empty = there are none", gt=0
+        None, unit="A", meaning="erase gold beads of this diameter from the binned views, before CTF correction; empty = there are none", gt=0
     )

@@ -14,7 +14,7 @@ class ReconstructTomogram(StepModel):
 
     uses_gpu: ClassVar[bool] = True
 
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     thickness: Literal["auto"] | int = key(
         350, unit="px", meaning="thickness in pixels of the binned views; auto = 1.5 x the slab that align_tilt_series found, and at least 40 nm more"
     )
@@ -44,7 +44,10 @@ class ReconstructTomogram(StepModel):
     )
     radial_cutoff: float = key(0.35, unit="cycles/px", meaning="frequency where the low-pass begins", gt=0, le=1)
     radial_falloff: float = key(0.035, unit="cycles/px", meaning="sigma of the Gaussian beyond the cutoff", ge=0)
-    super_sampling: int = key(2, meaning="views and x-z grid are made this much finer while back-projecting", ge=1, le=4)
+    super_sampling: int = key(
+        2, meaning="rows of the views are made finer while back-projecting: 1 = as they are, n = n + 1 times, which is at least as exact as x-z planes "
+        "n times finer", ge=1, le=4
+    )
     view_scaling: Literal["none", "sd", "mean"] = key(
         "none", meaning="grey values of the views: as they are, equal standard deviation, or divided by their mean"
     )
@@ -61,7 +64,7 @@ class ReconstructTomogram(StepModel):
     )
     ctf_3d_wiener_snr: float = key(10.0, meaning="signal-to-noise ratio at low frequency for ctf_3d wiener", gt=0)
     ctf_3d_wiener_falloff: float = key(1.0, meaning="how fast that ratio falls with frequency: exp(-100 falloff k), k in 1/A", ge=0)
-    format: Literal["float32", "float16"] = key("float32", meaning="grey values in the files: MRC mode 2, or mode 12 at half the size")
+    format: Literal["float32", "float16"] = key("float16", meaning="grey values in the files: MRC mode 2, or mode 12 at half the size")
     halves: bool = key(True, meaning="also reconstruct tomograms of the even and of the odd views")
 
     @model_validator(mode="after")

@@ -2,10 +2,10 @@
 
 With centred voxel coordinates (x, y, z) px and tilt angle t_i::
 
-    u_i = x cos t_i + z sin t_i + shift_i + w//2,     V(z, y, x) = sum_i weights[i] * rows[i, u_i, y]
+    u_i = samples_per_px (x cos t_i + z sin t_i + shift_i) + w//2,     V(z, y, x) = sum_i weights[i] * rows[i, u_i, y]
 
 linear in u, zero outside; v is y itself (rows of image and volume meet at index n//2). Equal to
-:func:`cryoet_core.kernels.back_project.back_project` with R_i = Ry(t_i) and shift (shift_i, 0).
+:func:`cryoet_core.kernels.back_project.back_project` with R_i = Ry(t_i) and shift (shift_i, 0) when there is one sample per pixel.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from cryoet_core.kernels.validation import depth_windows_of, host, output, volum
 
 
 def back_project_aligned(
-    rows, tilts_deg, shape, weights=None, shifts_px=None, centre_offset_px=(0, 0, 0), out=None, y_range=None, depth_windows=None
+    rows, tilts_deg, shape, weights=None, shifts_px=None, centre_offset_px=(0, 0, 0), out=None, y_range=None, depth_windows=None,
+    samples_per_px=1,
 ):
     """Sum of the back-projected images, float32 (z, y, x), on the device of ``rows``.
 
@@ -34,6 +35,7 @@ def back_project_aligned(
     y_range : (first, end): only these y slices are made.
     depth_windows : (n, 2) centre and half width, px, of the depths d_i = -x sin t_i + z cos t_i that image i is used for, with
         weight max(0, 1 - |d - centre| / half_width); infinite or None for all depths.
+    samples_per_px : along u the images are sampled this many times finer than the volume.
 
     Raises
     ------
@@ -45,7 +47,7 @@ def back_project_aligned(
     nz, ny, nx = volume_shape(shape)
     first, end = y_slices(y_range, ny)
     out = output(out, (nz, end - first, nx), "float32", rows, part=True)
-    lines = line_map(tilts_deg, weights, shifts_px, centre_offset_px, rows.shape, (nz, ny, nx))
+    lines = line_map(tilts_deg, weights, shifts_px, centre_offset_px, rows.shape, (nz, ny, nx), samples_per_px)
     implementation = back_project_aligned_gpu if is_gpu_array(rows) else back_project_aligned_cpu
     hats = aligned_hats(tilts_deg, depth_windows, (nz, ny, nx), centre_offset_px)
     implementation.back_project_aligned(rows, *lines, hats, out, first)
@@ -60,7 +62,7 @@ def aligned_hats(tilts_deg, depth_windows, shape, centre_offset_px):
     return hats[:, [0, 2, 3]]
 
 
-def line_map(tilts_deg, weights, shifts_px, centre_offset_px, rows_shape, shape):
+def line_map(tilts_deg, weights, shifts_px, centre_offset_px, rows_shape, shape, samples_per_px=1):
     """(coefficients (n, 3), weights (n,), y_offset): u index = c0 ix + c1 iz + c2, image row = iy + y_offset."""
     n, w, h = rows_shape
     nz, ny, nx = shape
@@ -70,6 +72,6 @@ def line_map(tilts_deg, weights, shifts_px, centre_offset_px, rows_shape, shape)
     dx, dy, dz = host("centre_offset_px", centre_offset_px, (3,))
     if dy != round(dy):
         raise ValueError(f"the y part of centre_offset_px must be whole, found {dy}")
-    cos, sin = np.cos(tilts), np.sin(tilts)
-    start = (dx - nx // 2) * cos + (dz - nz // 2) * sin + shifts + w // 2
+    cos, sin = samples_per_px * np.cos(tilts), samples_per_px * np.sin(tilts)
+    start = (dx - nx // 2) * cos + (dz - nz // 2) * sin + samples_per_px * shifts + w // 2
     return np.stack([cos, sin, start], axis=1), weights, int(dy) - ny // 2 + h // 2

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import numpy as np
 
 from cryoet_core.io import half
-from cryoet_core.io.images import COLUMNS, REPAIRS, image_names, series_views
+from cryoet_core.io.images import COLUMNS, REPAIRS, image_name, image_names, series_views
 from cryoet_core.io.mrc import MrcStackWriter
 
 
@@ -54,3 +54,13 @@ def pointing_to(series, paths, pixel_size_angst: float | None = None, image_size
         pixel_size_angst=series.pixel_size_angst if pixel_size_angst is None else pixel_size_angst,
         image_size_px=series.image_size_px if image_size_px is None else tuple(image_size_px),
     )
+
+
+def pointing_to_used(series, paths, pixel_size_angst: float, image_size_px):
+    """:func:`pointing_to` for stacks that hold the views in use only, in row order; the other rows name no image ("none")."""
+    named = pointing_to(series, paths, pixel_size_angst, image_size_px)
+    sections = np.cumsum(series.included) - 1
+    return named.with_columns(**{
+        column: [image_name(i, path) if used else "none" for i, used in zip(sections.tolist(), series.included, strict=True)]
+        for column, path in zip(COLUMNS, paths, strict=True)
+    })  # fmt: skip

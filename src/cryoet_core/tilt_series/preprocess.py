@@ -1,5 +1,7 @@
 """Binning and grey values of views, and aligned stacks; halves are treated with the factors of the full view.
 
+Binned views are stored with mean 0 and standard deviation 1 in half precision, and their table holds what they were.
+
 Grey values are changed by one line per view, full' = gain (full - mean) + level; a half becomes gain (half - its mean) + level / 2, so
 that even + odd stays the full view. The modes are those of IMOD's newstack (-FloatDensities, man page) in floating point.
 """
@@ -11,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cryoet_core.backend import array_namespace, ndimage_module
-from cryoet_core.fourier import bin_images
+from cryoet_core.fourier import bin_images, binned_shape
 
 SERIES_MODES = ("common_mean", "common_range")  # need the statistics of all views first
 
@@ -54,7 +56,12 @@ class GreyTarget:
 def bin_views(images, binning: int):
     """Fourier-crop (m, h, w) by a whole number, one view at a time."""
     xp = array_namespace(images)
-    return xp.stack([bin_images(image[None].astype(xp.float32), binning)[0] for image in images])
+    return xp.stack([bin_images(image.astype(xp.float32, copy=False), binning) for image in images])
+
+
+def binned_size(shape, binning: int) -> tuple[int, int]:
+    """(h, w) of :func:`bin_views`; without binning sizes stay, odd ones too."""
+    return tuple(shape) if binning == 1 else binned_shape(shape, binning)
 
 
 def measured(image) -> GreyValues:
@@ -105,6 +112,33 @@ def scale_views(images, target: GreyTarget | str):
     share = xp.asarray([level] + [0.5 * level] * (len(images) - 1), dtype=xp.float32)[:, None, None]
     scaled = (images - means) * xp.float32(gain) + share
     return scaled.astype(xp.float32), GreyValues(grey.mean, grey.std, grey.low, grey.high, float(gain), float(level))
+
+
+GREY_COLUMNS = ("grey_mean", "grey_std", "grey_gain", "grey_level")
+
+
+def with_grey_values(series, greys: list[GreyValues]):
+    """The series with the grey values of its views in use; of the others 0, and gain 1."""
+    unused = GreyValues(0.0, 0.0, level=0.0)
+    used = iter(greys)
+    rows = [next(used) if included else unused for included in series.included]
+    values = [(g.mean, g.std, g.gain, g.new_mean) for g in rows]
+    return series.with_columns(**dict(zip(GREY_COLUMNS, np.array(values, dtype=np.float64).reshape(-1, 4).T, strict=True)))
+
+
+def recorded_grey_values(series) -> list[GreyValues] | None:
+    """What :func:`with_grey_values` recorded, of every row; None when the grey values were not changed."""
+    if not set(GREY_COLUMNS) <= set(series.tilts):
+        return None
+    rows = series.tilts[list(GREY_COLUMNS)].to_numpy(np.float64)
+    return [GreyValues(mean, std, gain=gain, level=level) for mean, std, gain, level in rows]
+
+
+def original_values(images, grey: GreyValues):
+    """Full, even and odd images of one view before :func:`scale_views`; every half with half of the full view's mean."""
+    xp = array_namespace(images)
+    share = xp.asarray([1.0] + [0.5] * (len(images) - 1), dtype=xp.float32)[:, None, None]
+    return ((images - share * xp.float32(grey.new_mean)) * xp.float32(1 / grey.gain) + share * xp.float32(grey.mean)).astype(xp.float32)
 
 
 def preprocess_view(images, binning: int, target: GreyTarget | str):

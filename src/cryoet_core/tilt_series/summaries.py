@@ -132,9 +132,11 @@ def without_unaligned(series, result):
 
 
 def ctf_correction_summary(series, settings, corrected, n_copies) -> dict:
-    """How many views were corrected and in how many defocus copies."""
+    """How many views were corrected and in how many defocus copies, and the views that were written."""
     return {
         "mode": settings.mode,
+        "pixel_size_angst": series.pixel_size_angst,
+        "image_size_px": series.image_size_px,
         "wiener": {"snr": settings.wiener_snr, "falloff": settings.wiener_falloff} if settings.mode == "wiener" else None,
         "n_views": len(series),
         "n_corrected": int(np.sum(corrected)),

@@ -18,6 +18,7 @@ from cryoet_core.tilt_series.ctf_correction import (
     ViewCtf,
     correctable,
     ctf_copies,
+    defocus_of_phase,
     delocalisation_px,
 )
 
@@ -36,8 +37,7 @@ class CtfInDepth:
 
 def automatic_step_angst(pixel_size_angst: float, cutoff: float, optics) -> float:
     """Depth over which the CTF's phase turns by PHASE_STEP_RAD at ``cutoff`` (cycles/px)."""
-    k = min(cutoff, 0.5) / pixel_size_angst
-    return PHASE_STEP_RAD / (np.pi * optics.wavelength_angst * k * k)
+    return defocus_of_phase(PHASE_STEP_RAD, pixel_size_angst, cutoff, optics)
 
 
 def depth_windows(rotation, size_px, pixel_size_angst: float, step_angst: float) -> np.ndarray:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import chain
 
 import numpy as np
 
+from cryoet_core.backend import array_namespace
 from cryoet_core.ctf.treatment import refuse_corrected
 from cryoet_core.errors import DataQualityError, UserInputError
 from cryoet_core.metadata import GEOMETRY_COLUMNS, TiltSeries
 from cryoet_core.tilt_series.ctf_correction import CtfCorrectionSettings, correctable, recorded, view_ctfs
+from cryoet_core.tilt_series.halves import iter_views
+from cryoet_core.tomogram.blocks import BlockStatistics, assembled
 from cryoet_core.tomogram.ctf_in_depth import CtfInDepth, automatic_step_angst
-from cryoet_core.tomogram.iterative import IterativeOptions, reconstruct_iteratively
-from cryoet_core.tomogram.reconstruct import reconstruct_tomogram
+from cryoet_core.tomogram.iterative import IterativeOptions, solve_blocks, views_to_solve
+from cryoet_core.tomogram.reconstruct import back_project_views, filter_views, scale_views
 from cryoet_core.tomogram.size import moved_specimen, size_in_movie_pixels, tomogram_size
 from cryoet_core.tomogram.undeform import undeformed_views
 from cryoet_core.tomogram.view_filters import BACK_PROJECTED, FilterOptions
+
+NOT_THE_SUM = 0.05  # of a full view's standard deviation by which it may differ from the sum of its halves
 
 
 def automatic_thickness_angst(alignment: dict, name: str = "") -> float:
@@ -101,54 +107,72 @@ def ctf_of_series(series: TiltSeries, config):
     return CtfInDepth(settings, view_ctfs(used), series.optics, step), recorded(series, settings, corrected)
 
 
-def reconstruct_series(series: TiltSeries, images, size_px, config, ctf=None, report=None):
-    """(tomogram (z, y, x), rms residual before every iteration or None) from ``images`` (n_included, h, w) of the included views.
+def made_from_halves(series: TiltSeries, config) -> bool:
+    """True when the full tomogram is the sum of the even and the odd one: the method is linear and every full view the sum of its halves.
 
-    Where the table has a local deformation of the specimen, the views are brought back to a rigid one first. ctf : from :func:`ctf_of_series`, for 3-D CTF correction.
+    Pixels that were repaired with noise of their own in every image are the difference that NOT_THE_SUM allows.
     """
-    included = series.included
-    if len(images) != int(included.sum()):
-        raise DataQualityError(
-            "E-REC-03", "images and table differ", file=series.name, field="views", found=f"{len(images)} images",
-            expected=f"{int(included.sum())} included rows", fix="run the step before again",
-        )
-    deformation = series.local_deformation
+    if config.method not in BACK_PROJECTED or config.view_scaling != "none":
+        return False
+    views = iter_views(series.select(series.included))
+    return all((full - even - odd).std(dtype=np.float64) <= NOT_THE_SUM * full.std(dtype=np.float64) for full, even, odd in views)
+
+
+def tomogram_blocks(series: TiltSeries, views, size_px, config, ctf=None, report=None):
+    """Yield the blocks (:class:`Block`) of k tomograms from an iterable of the included views, (k, h, w) each: the same view of k stacks.
+
+    Where the table has a local deformation of the specimen, the views are brought back to a rigid one first. ctf : from :func:`ctf_of_series`,
+    for 3-D CTF correction.
+    """
+    used, deformation = series.select(series.included), series.local_deformation
     if deformation is not None:
-        images = undeformed_views(images, deformation.select(included), series.pixel_size_angst)
+        bent = deformation.select(series.included)
+        views = (undeformed_views(images, bent.select([i] * len(images)), series.pixel_size_angst) for i, images in enumerate(views))
+    views = (scale_views(images, config.view_scaling) for images in views)
+    first = next(views)
+    views, xp = chain([first], views), array_namespace(first)
     options = FilterOptions(
         config.method, config.sirt_iterations, config.sirt_alpha, config.angular_weights, config.radial_cutoff,
         config.radial_falloff,
     )
-    common = (images, series.geometry.select(included), series.pixel_size_angst, size_px)
+    common = (views, used.geometry, series.pixel_size_angst, size_px)
     if config.method in BACK_PROJECTED:
-        volume = reconstruct_tomogram(
-            *common, options, super_sampling=config.super_sampling, view_scaling=config.view_scaling, ctf=ctf, report=report
-        )
-        return volume, None
+        filtered = filter_views(*common, options, config.super_sampling, ctf)
+        yield from back_project_views(filtered, size_px, report=report, xp=xp)
+        return
     iterative = IterativeOptions(
         config.sirt_iterations, config.subset_size if config.method == "sart" else None, config.relaxation, config.padding,
         config.sign_constraint,
     )
-    return reconstruct_iteratively(*common, iterative, options, view_scaling=config.view_scaling, report=report)
+    yield from solve_blocks(views_to_solve(*common, iterative, options), size_px, iterative, report=report, xp=xp)
 
 
-def tomogram_summary(series: TiltSeries, volume, config, residuals=None) -> dict:
+def reconstruct_series(series: TiltSeries, images, size_px, config, ctf=None, report=None):
+    """(tomogram (z, y, x), rms residual before every iteration or None) from ``images`` (n_included, h, w) of the included views.
+
+    See :func:`tomogram_blocks`. Raises DataQualityError E-REC-03 when images and table differ.
+    """
+    if len(images) != int(series.included.sum()):
+        raise DataQualityError(
+            "E-REC-03", "images and table differ", file=series.name, field="views", found=f"{len(images)} images",
+            expected=f"{int(series.included.sum())} included rows", fix="run the step before again",
+        )
+    statistics = BlockStatistics(int(size_px[2]))
+    blocks = statistics.noted(tomogram_blocks(series, images[:, None], size_px, config, ctf, report))
+    return assembled(blocks, size_px)[0], statistics.residual_rms
+
+
+def tomogram_summary(series: TiltSeries, size_px, config, statistics: BlockStatistics) -> dict:
     """Numbers of the report: size, views, grey values (mean, sd, 0.1 and 99.9 percentiles of the central third in z), and of
     iterative methods the rms residual before every iteration."""
-    nz = volume.shape[0]
-    core = volume[nz // 3 : nz - nz // 3]
-    low, high = np.percentile(core[:, ::2, ::2], [0.1, 99.9])
     return {
         "n_views": int(series.included.sum()),
-        "size_px": list(volume.shape[::-1]),
+        "size_px": list(size_px),
         "size_movie_px": list(series.tomogram_size_px),
         "pixel_size_angst": series.pixel_size_angst,
         "method": config.method,
         "ctf_3d": config.ctf_3d,
         "local_deformation": series.local_deformation is not None,
-        "residual_rms": residuals,
-        "mean": float(core.mean(dtype=np.float64)),
-        "sd": float(core.std(dtype=np.float64)),
-        "percentile_0_1": float(low),
-        "percentile_99_9": float(high),
+        "residual_rms": statistics.residual_rms,
+        **statistics.grey_values(),
     }

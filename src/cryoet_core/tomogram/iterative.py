@@ -17,12 +17,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cryoet_core.backend import array_namespace, asnumpy
+from cryoet_core.backend import array_namespace, asnumpy, tile_size
 from cryoet_core.kernels.back_project import back_project
 from cryoet_core.kernels.back_project_aligned import back_project_aligned
 from cryoet_core.kernels.forward_project import forward_project
 from cryoet_core.kernels.forward_project_aligned import forward_project_aligned
-from cryoet_core.tomogram.reconstruct import FilteredViews, _slabs, filter_views, rows_of_views, scale_views
+from cryoet_core.kernels.threads import spans
+from cryoet_core.tomogram.blocks import Block, BlockStatistics, assembled
+from cryoet_core.tomogram.frame import inside_view
+from cryoet_core.tomogram.reconstruct import KERNEL_ROWS, FilteredViews, filter_views, rows_of_views, scale_views
 from cryoet_core.tomogram.view_filters import FilterOptions
 
 STEEPEST_DEG = 75.0  # rays of steeper views are not followed to their ends
@@ -106,32 +109,57 @@ def _solve(projector: _Projector, images, inside, subsets, options: IterativeOpt
     return volume, squares, float(seen.sum(dtype=xp.float64))
 
 
+def _slabs(n_y: int, row_bytes: int, memory_mb: float):
+    """(first, end) of slabs of rows; whole blocks of KERNEL_ROWS where they fit, which the kernels treat at the cost of one."""
+    length = max(8, tile_size(n_y, row_bytes, memory_mb))
+    return spans(0, n_y, length - length % KERNEL_ROWS if length > KERNEL_ROWS else length)
+
+
+def _inside(frame, first: int, end: int, height: int, xp):
+    """Where rows first..end of the frame lie inside the raw views, 0 to 1: (n, end - first, w)."""
+    y, x = np.arange(first, end) - height // 2, np.arange(frame.shape[1]) - frame.shape[1] // 2
+    return xp.stack([inside_view(frame, i, y, x, xp) for i in range(len(frame.raw))])
+
+
+def solve_blocks(views: FilteredViews, size_px, options: IterativeOptions, memory_mb: float = 1024.0, report=None, xp=np):
+    """Yield the blocks (:class:`Block`) of the k tomograms of ``size_px`` (x, y, z) from views filtered for the padded size.
+
+    Rows are solved in slabs of about ``memory_mb``; with a tilt about x rows depend on each other and the whole volume is solved at once.
+    """
+    frame, (nx, ny, nz) = views.frame, (int(n) for n in size_px)
+    solved, subsets = padded_size((nx, ny, nz), frame.raw.y_tilt_deg, options.padding), view_subsets(frame.raw.y_tilt_deg, options.subset_size)
+    row_bytes = 4 * (4 * solved[0] * solved[2] + (4 + len(views.images)) * len(views.view) * frame.shape[1])
+    z, x, height = (solved[2] - nz) // 2, (solved[0] - nx) // 2, views.images.shape[2]
+    for first, end in _slabs(ny, row_bytes, memory_mb) if frame.aligned else [(0, ny)]:
+        rows = (first, end) if frame.aligned else (0, height)
+        stacks, inside = rows_of_views(views, slice(None), 1, *rows, xp).transpose(0, 1, 3, 2), _inside(frame, *rows, height, xp)
+        projector = _Projector(views, (solved[2], end - first, solved[0]))
+        volumes, squares, rays = [], 0.0, 0.0
+        for number, data in enumerate(stacks):
+            slab, *fit = _solve(projector, data, inside, subsets, options)
+            squares, rays = (squares, rays) if number else fit
+            volumes.append(asnumpy(slab[z : z + nz, :, x : x + nx]))
+        yield Block(0, first, volumes, squares, rays)
+        if report is not None:
+            report(end, ny)
+
+
+def views_to_solve(images, geometry, pixel_size_angst: float, size_px, options: IterativeOptions, filters: FilterOptions | None = None):
+    """:func:`filter_views` for the volume that is solved for; of ``filters`` only the low-pass is used."""
+    filters = dataclasses.replace(filters or FilterOptions(), method="sirt")
+    solved = padded_size(tuple(int(n) for n in size_px), geometry.y_tilt_deg, options.padding)
+    return filter_views(images, geometry, pixel_size_angst, solved, filters)
+
+
 def reconstruct_iteratively(
     images, geometry, pixel_size_angst: float, size_px, options: IterativeOptions, filters: FilterOptions | None = None, *,
     view_scaling: str = "none", memory_mb: float = 1024.0, report=None,
 ):
     """(tomogram (nz, ny, nx) float32 in host memory, (iterations,) rms residual before each pass) from raw views.
 
-    Arguments as in :func:`cryoet_core.tomogram.reconstruct.reconstruct_tomogram`; of ``filters`` only the low-pass is used. Rows are solved
-    in slabs of about ``memory_mb``; with a tilt about x rows depend on each other and the whole volume is solved at once.
+    Arguments as in :func:`cryoet_core.tomogram.reconstruct.reconstruct_tomogram`; see :func:`solve_blocks`.
     """
-    filters = dataclasses.replace(filters or FilterOptions(), method="sirt")
-    nx, ny, nz = (int(n) for n in size_px)
-    solved = padded_size((nx, ny, nz), geometry.y_tilt_deg, options.padding)
-    views = filter_views(scale_views(images, view_scaling), geometry, pixel_size_angst, solved, filters)
-    xp, subsets = array_namespace(images), view_subsets(geometry.y_tilt_deg, options.subset_size)
-    one_row = 4 * (4 * solved[0] * solved[2] + 5 * len(images) * views.frame.shape[1])
-    slabs = _slabs(ny, one_row, memory_mb) if views.frame.aligned else [(0, ny)]
-    volume = np.empty((nz, ny, nx), np.float32)
-    z, x = (solved[2] - nz) // 2, (solved[0] - nx) // 2
-    squares, rays = 0.0, 0.0
-    for first, end in slabs:
-        rows = (first, end) if views.frame.aligned else (0, views.images.shape[1])
-        data, inside = rows_of_views(views, 1, *rows, xp)
-        projector = _Projector(views, (solved[2], end - first, solved[0]))
-        slab, slab_squares, slab_rays = _solve(projector, data, inside, subsets, options)
-        volume[:, first:end] = asnumpy(slab[z : z + nz, :, x : x + nx])
-        squares, rays = squares + slab_squares, rays + slab_rays
-        if report is not None:
-            report(end, ny)
-    return volume, np.sqrt(squares / max(rays, 1.0))
+    views = views_to_solve(scale_views(images, view_scaling), geometry, pixel_size_angst, size_px, options, filters)
+    statistics = BlockStatistics(int(size_px[2]))
+    blocks = statistics.noted(solve_blocks(views, size_px, options, memory_mb, report, array_namespace(images)))
+    return assembled(blocks, size_px)[0], statistics.residual_rms

@@ -63,8 +63,10 @@ def adjacent_weights_rad(y_tilt_deg) -> np.ndarray:
 
 
 def across_axis_frequency(shape, z_rot_deg: float, xp=np):
-    """Frequency across the tilt axis (cycles/px) on the half-complex grid of a raw view (h, w)."""
+    """Frequency across the tilt axis (cycles/px) on the half-complex grid of a raw view (h, w), one row where the axis is y."""
     ky, kx = frequency_grid(shape, 1.0, xp)
+    if z_rot_deg == 0:
+        return kx
     angle = np.deg2rad(z_rot_deg)
     # the tilt axis is Rz(z_rot) y, the direction across it Rz(z_rot) x
     return kx * np.float32(np.cos(angle)) + ky * np.float32(np.sin(angle))
@@ -151,6 +153,7 @@ def imod_sirt_factor(k_across, iterations: int, xp=np):
     return (1 - (1 - ratio) ** (effective_iterations(iterations) + 0.3)).astype(xp.float32)
 
 
+@lru_cache(maxsize=4)
 def low_pass(shape, cutoff: float, falloff: float, xp=np):
     """1 up to the radial ``cutoff``, then a Gaussian of sigma ``falloff`` (cycles/px)."""
     ky, kx = frequency_grid(shape, 1.0, xp)

@@ -1,11 +1,13 @@
 """CTF correction against images made with the local CTF of every pixel."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from cryoet_core.ctf.model import Optics, ctf_2d
 from cryoet_core.ctf.treatment import CtfTreatment, correction_filter, remaining_ctf, treatment_of
-from cryoet_core.fourier import radial_frequency
+from cryoet_core.fourier import bin_images, radial_frequency
 from cryoet_core.geometry.tilt_geometry import TiltGeometry
 from cryoet_core.tilt_series.ctf_correction import (
     CtfCorrectionSettings,
@@ -15,6 +17,7 @@ from cryoet_core.tilt_series.ctf_correction import (
     ctf_copies,
     defocus_offset,
     n_copies,
+    tolerance_angst,
 )
 
 OPTICS = Optics(300.0, 2.7, 0.1)
@@ -163,3 +166,36 @@ def test_what_remains_is_what_corrected_images_carry(rng, mode):
     low = k < 0.06  # beyond, the point is spread past the border
     assert np.corrcoef(spectrum.real[low], remains[low])[0, 1] > 0.99
     assert treatment_of({}) == CtfTreatment("none")
+
+
+@pytest.mark.parametrize("axis", [85.0, 40.0])
+@pytest.mark.parametrize("tilt", [0.0, 55.0])
+def test_binning_before_correction_equals_binning_afterwards(rng, tilt, axis):
+    """Below the Nyquist frequency of the binned views, on white noise: multiplication is smooth, so that hardly anything may differ."""
+    geometry, ctf = tilted_view(tilt, axis)
+    views = rng.standard_normal((2, 480, 400)).astype(np.float32)
+    settings = CtfCorrectionSettings(mode="multiply", defocus_tolerance_angst=100.0)
+    after = bin_images(correct_views(views, ctf, 2.0, OPTICS, settings), 4)
+    coarse = dataclasses.replace(settings, defocus_tolerance_angst=tolerance_angst(None, 8.0, OPTICS))
+    assert coarse.defocus_tolerance_angst > 1000
+    first = correct_views(bin_images(views, 4), ctf, 8.0, OPTICS, coarse)
+    inner = np.s_[:, 12:-12, 12:-12]
+    assert np.linalg.norm((first - after)[inner]) < 0.04 * np.linalg.norm(after[inner])
+    assert np.linalg.norm((first - bin_images(views, 4))[inner]) > 0.5 * np.linalg.norm(after[inner])
+
+
+@pytest.mark.parametrize("tilt", [0.0, -55.0])
+def test_binned_views_are_flipped_as_well_as_views_at_full_size(rng, tilt):
+    """A noisy phantom with a gradient of defocus, against the ideal: the absolute value of every point's own CTF."""
+    geometry, ctf = tilted_view(tilt)
+    points = np.column_stack([rng.uniform(-900, 900, 160), rng.uniform(-500, 500, 160), np.zeros(160)])
+    uv = geometry.project(points)[0][0]
+    points = points[(np.abs(uv[:, 0]) < 260) & (np.abs(uv[:, 1]) < 320)]
+    raw, ideal = (bin_images(blurred(points, geometry, ctf, flip)[None], 2) if flip else blurred(points, geometry, ctf, flip)[None] for flip in (False, True))
+    raw += 2 * raw.std() * rng.standard_normal(raw.shape).astype(np.float32)
+    fine, coarse = (CtfCorrectionSettings(defocus_tolerance_angst=tolerance_angst(None, pixel, OPTICS)) for pixel in (PIXEL, 2 * PIXEL))
+    after = bin_images(correct_views(raw, ctf, PIXEL, OPTICS, fine), 2)[0]
+    first = correct_views(bin_images(raw, 2), ctf, 2 * PIXEL, OPTICS, coarse)[0]
+    reached, uncorrected = correlation(after, ideal[0]), correlation(bin_images(raw, 2)[0], ideal[0])
+    assert reached > 0.5 > 1.5 * uncorrected
+    assert correlation(first, ideal[0]) > reached - 0.01

@@ -11,6 +11,7 @@ import pytest
 from cryoet_core.errors import ResourceError
 from cryoet_core.geometry import TiltGeometry
 from cryoet_core.tilt_series.ctf_correction import CtfCorrectionSettings, view_ctfs
+from cryoet_core.tomogram.blocks import assembled
 from cryoet_core.tomogram.ctf_in_depth import CtfInDepth, automatic_step_angst, depth_windows
 from cryoet_core.tomogram.reconstruct import back_project_views, filter_views
 from cryoet_core.tomogram.view_filters import FilterOptions
@@ -92,7 +93,7 @@ def test_slabs_and_a_scratch_file_do_not_change_the_result(noise):
     views = filter_views(images, geometry, 3.0, size, FilterOptions(), 2, ctf)
     spilled = filter_views(images, geometry, 3.0, size, FilterOptions(), 2, ctf, scratch_mb=0.1)
     assert isinstance(spilled.images, np.memmap) and not isinstance(views.images, np.memmap)
-    whole, parts = back_project_views(views, size, 2), back_project_views(spilled, size, 2, memory_mb=0.1)
+    whole, parts = (assembled(back_project_views(v, size, memory_mb=mb), size) for v, mb in ((views, 512), (spilled, 0.1)))
     np.testing.assert_allclose(parts, whole, atol=1e-5 * np.abs(whole).max())
 
 
