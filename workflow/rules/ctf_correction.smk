@@ -5,6 +5,7 @@ rule correct_ctf:
         stack=rules.erase_xrays.output.stack,
         even=rules.erase_xrays.output.even,
         odd=rules.erase_xrays.output.odd,
+        gold=rules.align_tilt_series.output.gold,
     output:
         table=result("correct_ctf/{ts}/{ts}.star"),
         stack=result("correct_ctf/{ts}/{ts}.mrc"),
@@ -21,6 +22,7 @@ rule correct_ctf:
         mem_mb=step_memory_mb("correct_ctf", 4000),
         runtime=60,
     params:
+        gold_diameter_angst=RUN.config.preprocess_tilt_series.gold_diameter_angst,
         **step_params("correct_ctf"),
     script:
         "../scripts/correct_ctf.py"

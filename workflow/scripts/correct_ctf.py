@@ -8,6 +8,7 @@ from cryoet_core.ctf.treatment import refuse_corrected
 from cryoet_core.metadata import read_tilt_series, write_tilt_series
 from cryoet_core.step import step
 from cryoet_core.tilt_series import ctf_correction as ctf
+from cryoet_core.tilt_series.gold_fill import BeadEraser
 from cryoet_core.tilt_series.halves import iter_views, pointing_to, write_views
 from cryoet_core.tilt_series.summaries import ctf_correction_summary
 
@@ -21,11 +22,13 @@ with step(snakemake) as s:
     if not corrected.all() and settings.mode != "none":
         s.log.warning("%d views have no measured defocus and stay as they are", int((~corrected).sum()))
 
-    def correct(images, view, wanted):
-        images = s.to_device(images)
+    without_beads = BeadEraser(series, snakemake.params.get("gold_diameter_angst"))
+
+    def correct(row, images, view, wanted):
+        images = without_beads(row, s.to_device(images))  # before their fringes are spread by the correction
         return asnumpy(ctf.correct_views(images, view, pixel, series.optics, settings) if wanted else images)
 
-    rows = s.progress(zip(iter_views(series), views, corrected, strict=True), len(series), "views")
+    rows = s.progress(zip(range(len(series)), iter_views(series), views, corrected, strict=True), len(series), "views")
     paths = (s.output.stack, s.output.even, s.output.odd)
     write_views(paths, (correct(*row) for row in rows), pixel)
     write_tilt_series(pointing_to(ctf.recorded(series, settings, corrected), paths), s.output.table)

@@ -10,7 +10,6 @@ from cryoet_core.io.mrc import MrcStackWriter
 from cryoet_core.metadata import read_tilt_series, write_tilt_series
 from cryoet_core.step import step
 from cryoet_core.tilt_series import preprocess
-from cryoet_core.tilt_series.gold import fill_gold, find_gold
 from cryoet_core.tilt_series.halves import iter_views, pointing_to, write_views
 
 with step(snakemake) as s:
@@ -22,13 +21,8 @@ with step(snakemake) as s:
 
     def binned_views(what):
         views = s.progress(iter_views(series), len(series), what)
-        for images, tilt_id in zip(views, series.tilts["tilt_id"], strict=True):
-            images = s.to_device(images)
-            if config.gold_diameter_angst:
-                gold = find_gold(images[0], series.pixel_size_angst, config.gold_diameter_angst)
-                rng = s.rng(series.name, int(tilt_id), "gold")  # of the view, so that excluding another one changes nothing here
-                images = fill_gold(images, gold, series.pixel_size_angst, rng, config.gold_diameter_angst)
-            yield preprocess.bin_views(images, config.binning)
+        for images in views:
+            yield preprocess.bin_views(s.to_device(images), config.binning)
 
     if config.grey_values in preprocess.SERIES_MODES:
         every = [preprocess.measured(images[0]) for images in binned_views("views measured")]

@@ -8,7 +8,7 @@ from cryoet_core.metadata import read_particles, read_tilt_series
 from cryoet_core.step import step
 from cryoet_core.subtomo.extraction_run import reconstruction_settings
 from cryoet_core.subtomo.reconstruct import HalfSums, insert_series, reconstruct_maps, reconstruction_summary
-from cryoet_core.tilt_series.gold import erase_gold
+from cryoet_core.tilt_series.gold_fill import BeadEraser
 
 with step(snakemake) as s:
     config = s.model(ReconstructParticle)
@@ -19,9 +19,9 @@ with step(snakemake) as s:
         series = read_tilt_series(path)
         own = particles.select(particles.table["tomo_name"].to_numpy() == series.name)
         if len(own):
-            generators = [s.rng(series.name, int(tilt_id), "gold") for tilt_id in series.tilts["tilt_id"]]
-            images = s.to_device(load_images(series))
-            images = erase_gold(images, series.pixel_size_angst, generators, extraction.gold_diameter_angst)
+            images, without_beads = s.to_device(load_images(series)), BeadEraser(series, extraction.gold_diameter_angst)
+            for row in range(len(images)):
+                images[row] = without_beads(row, images[row])
             insert_series(sums, images, series, own, cutoff_fraction=config.cutoff_fraction)
             pixel = series.pixel_size_angst * sums.settings.binning
     maps = reconstruct_maps(sums, wiener_snr=config.wiener_snr, taper_px=config.taper_px)

@@ -12,7 +12,7 @@ from cryoet_core.config.base import StepModel, key
 class AlignTiltSeries(StepModel):
     """Keys of the step."""
 
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     mode: Literal["projection_matching", "patch_tracking", "combined", "import", "skip"] = key(
         "projection_matching",
         meaning="whole views against their prediction; tracked patches and bundle adjustment; the first and then the second, "

@@ -10,7 +10,7 @@ from cryoet_core.config.base import StepModel, key
 class CorrectCtf(StepModel):
     """Keys of the step."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     mode: Literal["phase_flip", "multiply", "wiener", "none"] = key(
         "phase_flip", meaning="turn wrong phases; multiply by the CTF; divide by it where there is signal; or leave as is"
     )

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from cryoet_core.config.base import StepModel, key
+from cryoet_core.config.gold import GoldDiameter, gold_key
 
 
 class PreprocessTiltSeries(StepModel):
     """Keys of the step."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     binning: int = key(4, meaning="Fourier cropping by this whole number", ge=1, le=64)
     grey_values: Literal["none", "mean0", "mean0_std1", "mean_std", "range", "common_mean", "common_range"] = key(
         "mean0_std1", meaning="none; every view to mean 0; to mean 0 and standard deviation 1; to grey_mean and grey_std; its lowest and "
@@ -22,6 +23,4 @@ class PreprocessTiltSeries(StepModel):
     aligned_stack: bool = key(
         False, meaning="also write <ts>_aligned.mrc: the views turned and shifted onto the tilt axis (IMOD's .ali), with <ts>_aligned.tlt; no step reads it"
     )
-    gold_diameter_angst: float | None = key(
-        None, unit="A", meaning="erase gold beads of this diameter from the views before binning; empty = there are none", gt=0
-    )
+    gold_diameter_angst: GoldDiameter = gold_key("that tomograms are made from, before CTF correction")

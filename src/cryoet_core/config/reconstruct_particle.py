@@ -10,7 +10,7 @@ from cryoet_core.config.base import StepModel, key
 class ReconstructParticle(StepModel):
     """Keys of the step; as RELION 5's reconstruct particle."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     binning: int | None = key(None, meaning="binning of the map; empty = that of the extraction", ge=1)
     box_px: int | None = key(None, unit="px", meaning="box that is cut; empty = that of the extraction", ge=8)
     crop_px: int | None = key(None, unit="px", meaning="box of the map; empty = that of the extraction", ge=8)

@@ -62,7 +62,7 @@ def follow_beads(spots_angst, geometry, field_angst, reach_angst: float, radius_
                 seen = np.flatnonzero(nearest[:, 0] >= 0)
                 if len(seen) < max(3, MIN_SHARE * inside.sum()):
                     break
-                point = _intersection(geometry, seen, np.array([spots_angst[i][nearest[i, 0]] for i in seen]))
+                point = intersection(geometry, seen, np.array([spots_angst[i][nearest[i, 0]] for i in seen]))
             else:
                 for i in seen:
                     free[i][nearest[i, 0]] = False
@@ -123,7 +123,7 @@ def _nearest(geometry, points, trees, free, radius_angst, field_angst=(np.inf, n
     return nearest, np.all(np.abs(landing) < 0.5 * np.asarray(field_angst) - radius_angst, axis=2)
 
 
-def _intersection(geometry, views, spots):
+def intersection(geometry, views, spots):
     """(3,) the point nearest to the rays of ``spots`` (m, 2) in ``views``."""
     axes = geometry.rotation[views, :2]
     return np.linalg.lstsq(axes.reshape(-1, 3), (spots - geometry.shift_angst[views]).ravel(), rcond=None)[0]

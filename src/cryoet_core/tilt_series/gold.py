@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
-from cryoet_core.tilt_series.bead_tracks import follow_beads
+from cryoet_core.tilt_series.bead_tracks import follow_beads, intersection
 from cryoet_core.tilt_series.gold_spots import STEP_OF_SIZES, Beam, Spots, find_spots
 
 DARKNESS, MISFIT, SNR = (0.45, 2.5), 0.4, 5.0  # of a spot that may be gold: see Spots
@@ -33,6 +33,15 @@ class Survey:
 
     views: list[Spots]
     diameters_angst: np.ndarray
+
+    @property
+    def radius_angst(self) -> float:
+        """Within which a spot is taken for a bead, of the smallest kind; nan without gold."""
+        return float(_radius(self.diameters_angst.min(initial=np.inf))) if self.diameters_angst.size else np.nan
+
+    def select(self, which) -> Survey:
+        """Of some of the views (boolean mask); the diameters stay."""
+        return Survey([view for view, wanted in zip(self.views, which, strict=True) if wanted], self.diameters_angst)
 
     def beads(self) -> list[np.ndarray]:
         """(m, 3) x, y (A from the view's centre) and diameter of the clear beads of every view."""
@@ -68,10 +77,29 @@ class Gold:
         return self.xy_angst[here], self.diameter_angst[here]
 
 
+    def positions_in(self, geometry, tilt_ids):
+        """(b, 3) positions, A, in the frame of another TiltGeometry of the views ``tilt_ids``: a tomogram that was moved or levelled since."""
+        row_of = {int(tilt_id): row for row, tilt_id in enumerate(tilt_ids)}
+        known = np.array([int(t) in row_of for t in self.tilt_id], bool)
+        rows = np.array([row_of.get(int(t), -1) for t in self.tilt_id], np.int64)
+        return np.array([
+            intersection(geometry, rows[here], self.xy_angst[here]) for here in (known & (self.bead == b) for b in range(len(self.position_angst)))
+        ]).reshape(-1, 3)  # fmt: skip
+
+
 def no_gold() -> Gold:
     """What there is to say about a series without beads."""
     none, whole = np.zeros(0), np.zeros(0, np.int64)
     return Gold(none, np.zeros((0, 3)), none, whole, whole, whole, np.zeros((0, 2)), none, none.astype(bool))
+
+
+def series_beams(series) -> list[Beam]:
+    """How the views of a TiltSeries were taken, as far as its table knows."""
+    def column(name):
+        return series.tilts[name].to_numpy(np.float64) if name in series.tilts else np.zeros(len(series))
+
+    defocus = 0.5 * (column("defocus_u_angst") + column("defocus_v_angst"))
+    return [Beam(dose or None, z or None, series.optics) for dose, z in zip(column("exposure_e_per_a2"), defocus, strict=True)]
 
 
 def survey_views(images, pixel_size_angst: float, beams: list[Beam]) -> Survey:

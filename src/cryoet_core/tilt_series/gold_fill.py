@@ -6,12 +6,13 @@ noise of the halves stays independent. What is levelled is the difference of the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
 
 import numpy as np
 
 from cryoet_core.backend import array_namespace, asnumpy
-from cryoet_core.tilt_series.gold import Gold
+from cryoet_core.tilt_series.gold import series_beams
+from cryoet_core.tilt_series.gold_file import read_gold
 from cryoet_core.tilt_series.gold_spots import Beam, find_of_size
 
 FRINGES = 1.5  # widths of the first bright fringe beyond the edge that are covered: what lies further out sums to zero
@@ -21,26 +22,36 @@ MIN_RIM_PX = 3
 TRIES = 500  # places of a view among which the nearest free one is copied
 
 
-@dataclass(frozen=True)
 class BeadEraser:
-    """What is erased from the views of a series.
+    """Takes beads out of the views of a series, in every step in the same way.
 
-    diameter_angst : "auto", the beads that were found; a number, these and whatever else looks like a bead of that size in a view; None, nothing.
+    series : TiltSeries whose rows the views are; its ``gold_file`` says where beads lie. diameter_angst : "auto", the beads that were found; a number, also
+    whatever else in a view answers to a search for beads of that size; None, nothing. pixel_size_angst : of the views, where it is not the series'.
     """
 
-    diameter_angst: float | str | None
-    gold: Gold
+    def __init__(self, series, diameter_angst: float | str | None, pixel_size_angst: float | None = None):
+        self.diameter_angst, self.name = diameter_angst, series.name
+        self.pixel_size_angst = pixel_size_angst or series.pixel_size_angst
+        self.gold = read_gold(None if diameter_angst is None else series.gold_file)
+        self.tilt_id, self.beams = series.tilts["tilt_id"].to_numpy(), series_beams(series)
 
-    def __call__(self, images, pixel_size_angst: float, tilt_id: int, beam: Beam, rng):
-        """Images (m, h, w) of one view, the full one first, without beads; the same array where there are none. rng : of this view."""
+    def __call__(self, row: int, images):
+        """Images (m, h, w) or (h, w) of the view in a row, full one first, without beads; the same array where there are none."""
         if self.diameter_angst is None:
             return images
-        xy, diameter = self.gold.in_view(tilt_id)
+        stack = images[None] if images.ndim == 2 else images
+        xy, diameter = self.gold.in_view(self.tilt_id[row])
         if self.diameter_angst != "auto":
-            own = find_of_size(images[0], pixel_size_angst, self.diameter_angst, beam)
-            xy = np.concatenate([xy, own])
+            xy = np.concatenate([xy, find_of_size(stack[0], self.pixel_size_angst, self.diameter_angst, self.beams[row])])
             diameter = np.full(len(xy), float(self.diameter_angst))
-        return fill_discs(images, pixel_size_angst, xy, covered_radius_angst(diameter, beam), rng)
+        radius = covered_radius_angst(diameter, self.beams[row])
+        filled = fill_discs(stack, self.pixel_size_angst, xy, radius, self._generator(row))
+        return filled[0] if images.ndim == 2 else filled
+
+    def _generator(self, row):
+        """Random numbers of the view alone: no other view, and no step, changes how it is filled."""
+        digest = hashlib.sha256(f"gold/{self.name}/{self.tilt_id[row]}".encode()).digest()
+        return np.random.default_rng(int.from_bytes(digest[:8], "little"))
 
 
 def covered_radius_angst(diameter_angst, beam: Beam):
