@@ -80,7 +80,8 @@ class TiltSeries:
     pixel_size_angst: of the images the table points at; handedness: +1/-1 (sign of depth in the defocus);
     image_size_px: (w, h) of those images; tomogram_size_px: (x, y, z) in movie pixels, even, 0 = unknown;
     tilts: columns of TILT_LABELS and any others. eer_super_resolution: pixels per camera pixel and axis at which the EER movies of the
-    series are drawn (1, 2 or 4); movie_pixel_size_angst is that of these finer pixels.
+    series are drawn (1, 2 or 4); movie_pixel_size_angst is that of these finer pixels. gold_file: where the places of gold beads are listed
+    (gold.star), "" when nobody looked; gold_diameter_angst: of most beads, 0 when there are none.
     """
 
     name: str
@@ -95,6 +96,8 @@ class TiltSeries:
     tilts: pd.DataFrame
     optics_group_name: str = ""
     eer_super_resolution: int = 1
+    gold_file: str = ""
+    gold_diameter_angst: float = 0.0
 
     def __len__(self) -> int:
         return len(self.tilts)
@@ -203,6 +206,7 @@ def _global_row(series: TiltSeries, star_file: str) -> dict:
         "tlImageSizeX": int(series.image_size_px[0]),
         "tlImageSizeY": int(series.image_size_px[1]),
         "tlEerSuperResolution": int(series.eer_super_resolution),
+        **({"tlGoldFile": series.gold_file, "tlGoldDiameter": float(series.gold_diameter_angst)} if series.gold_file else {}),
     }
 
 
@@ -225,6 +229,8 @@ def series_from_tables(row: dict, tilts: pd.DataFrame) -> TiltSeries:
         tilts=from_star(tilts, TILT_LABELS),
         optics_group_name=str(row.get("rlnOpticsGroupName", "")),
         eer_super_resolution=int(row.get("tlEerSuperResolution", 1)),
+        gold_file=str(row.get("tlGoldFile", "")),
+        gold_diameter_angst=float(row.get("tlGoldDiameter", 0.0)),
     )
 
 

@@ -23,6 +23,7 @@ rule align_tilt_series:
     output:
         table=result("align_tilt_series/{ts}/{ts}.star"),
         summary=result("align_tilt_series/{ts}/summary.json"),
+        gold=result("align_tilt_series/{ts}/gold.star"),
         **{
             name: path
             for program in RUN.config.align_tilt_series.export

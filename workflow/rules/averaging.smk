@@ -37,6 +37,7 @@ def postprocess_files(wildcards):
 # Geometry in the tomogram's frame; the image columns name the raw views, which are therefore inputs too, with the list of their repairs.
 ALIGNED = expand(rules.reconstruct_tomogram.output.raw_table, ts=TILT_SERIES)
 RAW_VIEWS = expand([RAW_STACKS.stack, *([REPAIRS] if REPAIRS else [])], ts=TILT_SERIES)
+GOLD = expand(rules.align_tilt_series.output.gold, ts=TILT_SERIES)  # named in the tables
 
 
 rule extract_subtomos:
@@ -44,6 +45,7 @@ rule extract_subtomos:
         particles=round_particles,
         tilt_series=ALIGNED,
         stacks=RAW_VIEWS,
+        gold=GOLD,
     output:
         particles=result("extract_subtomos/{round}/particles.star"),
         images=stacks_of("extract_subtomos", directory(result("extract_subtomos/{round}/images"))),
@@ -117,6 +119,7 @@ rule reconstruct_particle:
         particles=rules.refine.output.particles,
         tilt_series=ALIGNED,
         stacks=RAW_VIEWS,
+        gold=GOLD,
     output:
         half1=result("reconstruct_particle/{round}/half1.mrc"),
         half2=result("reconstruct_particle/{round}/half2.mrc"),

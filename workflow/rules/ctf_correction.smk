@@ -10,6 +10,7 @@ rule correct_ctf:
         even=RAW_STACKS.even,
         odd=RAW_STACKS.odd,
         repairs=REPAIRS,
+        gold=rules.align_tilt_series.output.gold,
     output:
         table=result("correct_ctf/{ts}/{ts}.star"),
         stack=stacks_of("correct_ctf", result("correct_ctf/{ts}/{ts}.mrc")),

@@ -9,14 +9,13 @@ from cryoet_core.metadata import read_tilt_series, write_tilt_series
 from cryoet_core.step import step
 from cryoet_core.tilt_series import ctf_correction as ctf
 from cryoet_core.tilt_series import preprocess
-from cryoet_core.tilt_series.gold import fill_gold, find_gold
+from cryoet_core.tilt_series.gold_fill import BeadEraser
 from cryoet_core.tilt_series.halves import iter_views, pointing_to, pointing_to_used, write_views
 from cryoet_core.tilt_series.summaries import ctf_correction_summary
 
 with step(snakemake) as s:
     config = s.model(CorrectCtf)
     binning = snakemake.params.get("binning")  # None: views are written at full size, all of them and with their grey values
-    gold_diameter_angst = snakemake.params.get("gold_diameter_angst")
     series = read_tilt_series(s.input.table)
     if config.mode != "none":
         refuse_corrected(series, "correct_ctf")
@@ -31,14 +30,11 @@ with step(snakemake) as s:
     greys = []
 
     def views():
-        rows = zip(iter_views(written), ctf.view_ctfs(written), written.tilts["tilt_id"], strict=True)
-        for images, view, tilt_id in s.progress(rows, len(written), "views"):
-            images = preprocess.bin_views(s.to_device(images), binning or 1)
-            if gold_diameter_angst:  # before the CTF is corrected, which would spread a bead beyond what is erased
-                gold = find_gold(images[0], pixel, gold_diameter_angst)
-                rng = s.rng(series.name, int(tilt_id), "gold")  # of the view, so that excluding another one changes nothing here
-                images[1:] = fill_gold(images[1:], gold, pixel, rng, gold_diameter_angst)
-                images[0][gold] = images[1:].sum(axis=0)[gold]  # even + odd stays the full view
+        without_beads = BeadEraser(written, snakemake.params.get("gold_diameter_angst"))
+        rows = zip(iter_views(written), ctf.view_ctfs(written), strict=True)
+        for row, (images, view) in enumerate(s.progress(rows, len(written), "views")):
+            images = without_beads(row, s.to_device(images))  # before the CTF is corrected, which would spread a bead beyond what is erased
+            images = preprocess.bin_views(images, binning or 1)
             if ctf.correctable(view, settings):
                 images = ctf.correct_views(images, view, pixel, series.optics, settings)
             if binning is not None:

@@ -8,7 +8,7 @@ from cryoet_core.metadata import read_particles, read_tilt_series
 from cryoet_core.step import step
 from cryoet_core.subtomo.extraction_run import reconstruction_settings
 from cryoet_core.subtomo.reconstruct import HalfSums, insert_series, reconstruct_maps, reconstruction_summary
-from cryoet_core.tilt_series.gold import erase_gold
+from cryoet_core.tilt_series.gold_fill import BeadEraser
 
 with step(snakemake) as s:
     config = s.model(ReconstructParticle)
@@ -17,11 +17,8 @@ with step(snakemake) as s:
     sums = HalfSums(reconstruction_settings(config, extraction), config.symmetry, config.insertion)
 
     def raw_views(series):
-        def without_gold(row, image):
-            generator = s.rng(series.name, int(series.tilts["tilt_id"].iloc[row]), "gold")
-            return erase_gold(s.to_device(image)[None], series.pixel_size_angst, [generator], extraction.gold_diameter_angst)[0]
-
-        return series_views(series).map(without_gold)
+        without_beads = BeadEraser(series, extraction.gold_diameter_angst)
+        return series_views(series).map(lambda row, image: without_beads(row, s.to_device(image)))
 
     for path in s.progress(s.input.tilt_series, what="tilt series"):
         series = read_tilt_series(path)

@@ -14,7 +14,7 @@ class AlignTiltSeries(StepModel):
 
     uses_gpu: ClassVar[bool] = True
 
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     mode: Literal["projection_matching", "patch_tracking", "combined", "import", "skip"] = key(
         "projection_matching",
         meaning="whole views against their prediction; tracked patches and bundle adjustment; the first and then the second, "

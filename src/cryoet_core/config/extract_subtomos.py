@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from cryoet_core.config.base import StepModel, key
+from cryoet_core.config.gold import GoldDiameter, gold_key
 
 
 class ExtractSubtomos(StepModel):
@@ -12,7 +13,7 @@ class ExtractSubtomos(StepModel):
 
     uses_gpu: ClassVar[bool] = True
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     binning: int = key(8, meaning="binning of the particle images relative to the tilt images", ge=1)
     box_px: int = key(
         64, unit="px", meaning="box that is cut (binned pixels, even): room for signal spread by defocus", ge=8, multiple_of=2
@@ -42,9 +43,7 @@ class ExtractSubtomos(StepModel):
     cut_from_raw: bool = key(
         False, meaning="bin every particle's box on its own, as RELION, instead of every view once (slower)"
     )
-    gold_diameter_angst: float | None = key(
-        None, unit="A", meaning="erase gold beads of this diameter from the views that particles are cut from; empty = there are none", gt=0
-    )
+    gold_diameter_angst: GoldDiameter = gold_key("that particles are cut from")
     float16: bool = key(False, meaning="store half-precision numbers (MRC mode 12)")
     volumes_3d: bool = key(
         False,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from cryoet_core.config.base import StepModel, key
+from cryoet_core.config.gold import GoldDiameter, gold_key
 
 
 class PreprocessTiltSeries(StepModel):
@@ -24,6 +25,4 @@ class PreprocessTiltSeries(StepModel):
     aligned_stack: bool = key(
         False, meaning="also write <ts>_aligned.mrc: the views turned and shifted onto the tilt axis (IMOD's .ali), with <ts>_aligned.tlt; no step reads it"
     )
-    gold_diameter_angst: float | None = key(
-        None, unit="A", meaning="erase gold beads of this diameter from the binned views, before CTF correction; empty = there are none", gt=0
-    )
+    gold_diameter_angst: GoldDiameter = gold_key("that tomograms are made from, before CTF correction")

@@ -12,7 +12,7 @@ class ReconstructParticle(StepModel):
 
     uses_gpu: ClassVar[bool] = True
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     binning: int | None = key(None, meaning="binning of the map; empty = that of the extraction", ge=1)
     box_px: int | None = key(None, unit="px", meaning="box that is cut; empty = that of the extraction", ge=8)
     crop_px: int | None = key(None, unit="px", meaning="box of the map; empty = that of the extraction", ge=8)

@@ -80,6 +80,7 @@ def alignment(results: Results, numbers: dict, errors: dict) -> Section:
         if summary.get("method") == "import":
             caption += f" Alignment of {summary['program']}, taken from {summary['file']}; views joined by the {summary['joined_by']}."
         caption += _left_out(summary.get("views_left_out", []), series)
+        caption += _gold(summary.get("gold"))
         caption += _beads(summary.get("beads") or {})
         caption += _patches(summary.get("patches") or {})
         n = numbers.get(ts, {})
@@ -95,12 +96,20 @@ def alignment(results: Results, numbers: dict, errors: dict) -> Section:
     return section
 
 
+def _gold(gold: dict | None) -> str:
+    """A sentence about the gold beads that were found."""
+    if not gold or not gold["n_beads"]:
+        return "" if gold is None else " No gold beads were found."
+    sizes = " and ".join(f"{d:.0f}" for d in gold["diameters_angst"])
+    return f" {gold['n_beads']} gold beads of {sizes} A were found, each in {np.median(gold['n_views']):.0f} views (median)."
+
+
 def _beads(beads: dict) -> str:
     """A sentence about gold beads that were followed; none where there were too few."""
     if "residual_px" not in beads:
         return ""
     return (
-        f" {beads['n_beads']} gold beads: held-out residual {beads['held_out_before_px']:.2f} px before and {beads['held_out_after_px']:.2f} px "
+        f" {beads['n_beads']} of them followed as landmarks: held-out residual {beads['held_out_before_px']:.2f} px before and {beads['held_out_after_px']:.2f} px "
         f"after their bundle adjustment, which was {'taken' if beads['accepted'] else 'not taken'}."
     )
 

@@ -32,13 +32,13 @@ THICKNESS_STEPS = ((0.4, 0.6, 0.85, 1.2, 1.7), (0.86, 1.0, 1.16), (0.96, 1.0, 1.
 
 
 def align_tilt_series(images, geometry: TiltGeometry, pixel_size_angst: float, settings: AlignmentSettings,
-                      included=None, log=None) -> Alignment:  # fmt: skip
+                      included=None, log=None, beams=None) -> Alignment:  # fmt: skip
     """Align views without markers.
 
     Parameters
     ----------
     images : n views (h, w) at ``pixel_size_angst``, numpy or cupy, taken one by one. geometry : nominal angles and axis; shifts are ignored.
-    included : (n,) bool, views that take part (all by default). log : called with one sentence per stage.
+    included : (n,) bool, views that take part (all by default). log : called with one sentence per stage. beams : n gold_spots.Beam, how each was taken.
 
     Raises
     ------
@@ -48,7 +48,8 @@ def align_tilt_series(images, geometry: TiltGeometry, pixel_size_angst: float, s
     _check_enough(included)
     part = geometry.select(included).replace(x_shift_angst=0.0, y_shift_angst=0.0)
     chosen = (image for image, wanted in zip(images, included, strict=True) if wanted)
-    views = working_views(chosen, pixel_size_angst, part, settings)
+    chosen_beams = None if beams is None else [beams[i] for i in np.flatnonzero(included)]
+    views = working_views(chosen, pixel_size_angst, part, settings, chosen_beams)
     state = State(part, settings.thickness_angst or min(1500.0, 0.3 * views.field_angst))
     say = log or (lambda text: None)
     used, judged = _whole_views(views, state, settings, say)
@@ -56,7 +57,7 @@ def align_tilt_series(images, geometry: TiltGeometry, pixel_size_angst: float, s
     band = _band(views, settings)
     if settings.mode != "patch_tracking":
         _final_sweeps(views.fine, state, band, settings, say)
-        if views.beads is not None:
+        if views.survey.diameters_angst.size:
             bead_stage(views, state, band, settings, pixel_size_angst, say)
     tracking = replace(band, high_angst=max(band.high_angst, TRACKING_ANGST))
     if settings.mode != "projection_matching":
@@ -68,7 +69,7 @@ def align_tilt_series(images, geometry: TiltGeometry, pixel_size_angst: float, s
     error[used] = np.linalg.norm(refine.scoring_steps(data, prior, band.high_angst, steps=1)[1], axis=1)
     judged[used] = refine.loo_correlation(data, prior)
     state.geometry = _merge(part, state, used)
-    return finished(geometry, included, state, judged, error, prior, views.fine.pixel_size_angst, used)
+    return finished(geometry, included, state, judged, error, prior, views.fine.pixel_size_angst, used, views.survey)
 
 
 def _whole_views(views, state: State, settings, say):

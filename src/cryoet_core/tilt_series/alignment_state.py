@@ -8,6 +8,7 @@ import numpy as np
 
 from cryoet_core.geometry.local_deformation import N_TERMS, LocalDeformation
 from cryoet_core.geometry.tilt_geometry import TiltGeometry
+from cryoet_core.tilt_series.gold import Survey
 from cryoet_core.tilt_series.refine_alignment import turned
 from cryoet_core.tilt_series.slab_model import SlabPrior
 
@@ -42,7 +43,7 @@ class Alignment:
     ("combined" may end as projection_matching). residual_px : (n,) median distance of tracked patches from where the geometry puts
     them, raw pixels, NaN without patch tracking. patches, beads : numbers of the patch tracking and of the beads followed, empty without. used : (n,) bool, views
     that shaped the result; an included view that is not used does not show what the others predict, and its shift is interpolated.
-    deformation : local deformation of all n views (zero where not used), None when not asked for or not found.
+    deformation : local deformation of all n views (zero where not used), None when not asked for or not found. survey : of gold in the views used.
     """
 
     geometry: TiltGeometry
@@ -63,6 +64,7 @@ class Alignment:
     beads: dict = field(default_factory=dict)
     used: np.ndarray | None = None
     deformation: LocalDeformation | None = None
+    survey: Survey | None = None
 
 
 @dataclass
@@ -93,9 +95,9 @@ class State:
         })  # fmt: skip
 
 
-def finished(geometry: TiltGeometry, included, state: State, correlation, error, prior, pixel_size_angst: float, used) -> Alignment:
+def finished(geometry: TiltGeometry, included, state: State, correlation, error, prior, pixel_size_angst: float, used, survey) -> Alignment:
     """The result for all views of ``geometry`` (nominal) from the state of those ``included``; correlation, error (of the included ones), used : per
-    included view. ``state.geometry`` holds all included views, ``state.residual_px`` and ``state.deformation`` those used.
+    included view; survey : of the used ones. ``state.geometry`` holds all included views, ``state.residual_px`` and ``state.deformation`` those used.
     """
     full = turned(geometry.replace(x_shift_angst=0.0, y_shift_angst=0.0), state.axis_deg, state.offset_deg, state.x_tilt_deg)
     shift = full.shift_angst
@@ -130,6 +132,7 @@ def finished(geometry: TiltGeometry, included, state: State, correlation, error,
         beads=state.beads,
         used=part_of_fit,
         deformation=deformation,
+        survey=survey,
     )
 
 

@@ -29,23 +29,22 @@ from cryoet_core.tilt_series.refine_alignment import Band, spectra_in_band
 
 MIN_SHARE = 0.6  # of the views whose field holds a bead must show it
 ROUNDS = 2  # of tracking and adjustment: the first may take a neighbour for a bead
-CLEARANCE = 4.0  # radii: what :func:`gold.bead_positions` averages over
+CLEARANCE = 4.0  # radii: what the fit of a bead may see of its neighbour
 MIN_SEEN = 5  # views in which a bead stands alone
 N_REFERENCES = 5  # least tilted views whose spots are followed: a spot missed in one is there in another
 
 
-def track_beads(spots_angst, geometry, field_angst, pixel_size_angst: float, reach_angst: float, radius_angst: float) -> PatchTracks:
-    """Follow beads through the views.
+def follow_beads(spots_angst, geometry, field_angst, reach_angst: float, radius_angst: float):
+    """Which spots of the views are one and the same body.
 
     Parameters
     ----------
-    spots_angst : n arrays (m, 2), x, y from each view's centre (gold.bead_positions). geometry : of these views, good to less than
-    ``radius_angst``. field_angst : (x, y) size of the views. pixel_size_angst : of the raw views, the unit of the tracks.
-    reach_angst : largest distance from the plane Z = 0.
+    spots_angst : n arrays (m, 2), x, y from each view's centre. geometry : of these views, good to less than ``radius_angst``. field_angst : (x, y) size of
+    the views. reach_angst : largest distance from the plane Z = 0.
 
     Returns
     -------
-    PatchTracks with one "patch" per bead, weights 1, ``points_angst`` with the depths found.
+    points (b, 3), A, and the spots that show them: (k, 4) bead, view, x, y.
     """
     trees = [cKDTree(s) if len(s) else None for s in spots_angst]
     free = [np.ones(len(s), bool) for s in spots_angst]
@@ -63,25 +62,39 @@ def track_beads(spots_angst, geometry, field_angst, pixel_size_angst: float, rea
                 seen = np.flatnonzero(nearest[:, 0] >= 0)
                 if len(seen) < max(3, MIN_SHARE * inside.sum()):
                     break
-                point = _intersection(geometry, seen, np.array([spots_angst[i][nearest[i, 0]] for i in seen]))
+                point = intersection(geometry, seen, np.array([spots_angst[i][nearest[i, 0]] for i in seen]))
             else:
                 for i in seen:
                     free[i][nearest[i, 0]] = False
                     rows.append((len(points), i, *spots_angst[i][nearest[i, 0]]))
                 points.append(point)
-    table = np.array(rows).reshape(-1, 4)
+    return np.array(points).reshape(-1, 3), np.array(rows).reshape(-1, 4)
+
+
+def track_beads(spots_angst, geometry, field_angst, pixel_size_angst: float, reach_angst: float, radius_angst: float) -> PatchTracks:
+    """:func:`follow_beads` as tracks, of beads that stand alone in enough views.
+
+    Parameters
+    ----------
+    pixel_size_angst : of the raw views, the unit of the tracks.
+
+    Returns
+    -------
+    PatchTracks with one "patch" per bead, weights 1, ``points_angst`` with the depths found.
+    """
+    points, table = follow_beads(spots_angst, geometry, field_angst, reach_angst, radius_angst)
     table = table[_apart(table, spots_angst, points, geometry, CLEARANCE * radius_angst)]
     often = np.flatnonzero(np.bincount(table[:, 0].astype(np.int64), minlength=len(points)) >= MIN_SEEN)
     table = table[np.isin(table[:, 0], often)]
     bead, view, spot = np.searchsorted(often, table[:, 0]), table[:, 1].astype(np.int64), table[:, 2:]
-    return PatchTracks(bead, view, spot / pixel_size_angst, np.ones(len(table)), np.array(points).reshape(-1, 3)[often])
+    return PatchTracks(bead, view, spot / pixel_size_angst, np.ones(len(table)), points[often])
 
 
 def _apart(table, spots_angst, points, geometry, clearance_angst):
     """(m,) bool: observations with no second spot and no second bead nearby, which would pull the darkest place towards it."""
     if not len(points):
         return np.zeros(0, bool)
-    landing = geometry.project(np.array(points))[0]
+    landing = geometry.project(points)[0]
     alone = []
     for bead, view, *spot in table:
         others = np.concatenate([spots_angst[int(view)], np.delete(landing[int(view)], int(bead), axis=0)])
@@ -110,7 +123,7 @@ def _nearest(geometry, points, trees, free, radius_angst, field_angst=(np.inf, n
     return nearest, np.all(np.abs(landing) < 0.5 * np.asarray(field_angst) - radius_angst, axis=2)
 
 
-def _intersection(geometry, views, spots):
+def intersection(geometry, views, spots):
     """(3,) the point nearest to the rays of ``spots`` (m, 2) in ``views``."""
     axes = geometry.rotation[views, :2]
     return np.linalg.lstsq(axes.reshape(-1, 3), (spots - geometry.shift_angst[views]).ravel(), rcond=None)[0]

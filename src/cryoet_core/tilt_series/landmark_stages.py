@@ -21,7 +21,7 @@ from cryoet_core.tilt_series.bundle import (
 from cryoet_core.tilt_series.patches import track_patches
 from cryoet_core.tilt_series.plane import PlaneViews
 from cryoet_core.tilt_series.refine_alignment import Band
-from cryoet_core.tilt_series.working_views import BEAD_ANGST, WorkingViews
+from cryoet_core.tilt_series.working_views import WorkingViews
 
 TRACKING_ROUNDS = 3  # of tracking and adjustment when only coarse alignment went before
 DEFORMATION_ANGST = 30.0  # spread of one coefficient of the local deformation
@@ -29,8 +29,9 @@ DEFORMATION_ANGST = 30.0  # spread of one coefficient of the local deformation
 
 def bead_stage(views: WorkingViews, state: State, band: Band, settings, raw_pixel_angst, say):
     """Shifts and axis from the beads, if held-out beads and the specimen without beads agree with it; the offset stays that of the specimen."""
+    spots, radius = [beads[:, :2] for beads in views.survey.beads()], views.survey.radius_angst
     found, state.beads = adjust_to_beads(
-        views.beads, views.plain, state.geometry, band, raw_pixel_angst, state.thickness_angst, 0.5 * BEAD_ANGST, settings.refine_axis
+        spots, views.plain, state.geometry, band, raw_pixel_angst, state.thickness_angst, radius, settings.refine_axis
     )
     if found is not None:
         _take(state, found, settings)

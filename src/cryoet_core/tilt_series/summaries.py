@@ -83,6 +83,29 @@ def alignment_summary(series, result) -> dict:
     }
 
 
+def gold_summary(gold, series) -> dict:
+    """Beads of a series: diameters, number, positions (A, tomogram), and per view how many are shown and how many places are known."""
+    ids = series.tilts["tilt_id"].to_numpy()
+    here = gold.tilt_id[None] == ids[:, None]  # (views, places)
+    return {
+        "diameters_angst": gold.diameters_angst,
+        "n_beads": len(gold.position_angst),
+        "position_angst": gold.position_angst,
+        "bead_diameter_angst": gold.bead_diameter_angst,
+        "n_views": gold.n_views,
+        "views": {"tilt_id": ids, "seen": (here & gold.seen).sum(axis=1), "places": here.sum(axis=1)},
+    }
+
+
+def gold_sentence(gold) -> str:
+    """What was found, for the log and the report."""
+    if not len(gold.position_angst):
+        return "No gold beads were found."
+    sizes = " and ".join(f"{d:.0f}" for d in gold.diameters_angst)
+    views = f"each in {np.median(gold.n_views):.0f} views (median)"
+    return f"{len(gold.position_angst)} gold beads of {sizes} A, {views}; {np.mean(~gold.seen):.0%} of their places are known from other views only."
+
+
 def _curve(prior: SlabPrior) -> dict:
     return {"frequency_per_angst": prior.frequency, "signal_fraction": prior.signal_fraction}
 

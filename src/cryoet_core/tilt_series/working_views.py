@@ -8,17 +8,16 @@ import numpy as np
 
 from cryoet_core.backend import array_namespace
 from cryoet_core.fourier import bin_images, highpass
-from cryoet_core.tilt_series.gold import bead_positions, fill_gold, find_gold
+from cryoet_core.tilt_series.gold import Survey, bead_diameters
+from cryoet_core.tilt_series.gold_fill import covered_radius_angst, fill_discs
+from cryoet_core.tilt_series.gold_spots import Beam, find_spots
 from cryoet_core.tilt_series.plane import PlaneViews, prepare_views
-
-BEAD_ANGST = 100.0  # diameter of the beads looked for
-MAX_GOLD_SHARE = 0.3  # of the views; more dark spots than this are not beads
 
 
 @dataclass(frozen=True)
 class WorkingViews:
     """fine : at the working pixel size. plain : the same with beads filled; ``fine`` itself where there are none. coarse : at twice the
-    pixel size. beads : (m, 2) positions in every view, A from its centre, None without beads. highpass_angst : of all of them.
+    pixel size. survey : what the views show of gold. highpass_angst : of all of them.
 
     Beads are good landmarks for shifts, but too few to tell how a slab lies.
     """
@@ -26,7 +25,7 @@ class WorkingViews:
     fine: PlaneViews
     plain: PlaneViews
     coarse: PlaneViews
-    beads: list | None
+    survey: Survey
     highpass_angst: float
 
     @property
@@ -38,25 +37,28 @@ class WorkingViews:
         """Some of the views (boolean mask)."""
         fine = self.fine.select(used)
         plain = fine if self.plain is self.fine else self.plain.select(used)
-        beads = None if self.beads is None else [self.beads[i] for i in np.flatnonzero(used)]
-        return WorkingViews(fine, plain, self.coarse.select(used), beads, self.highpass_angst)
+        return WorkingViews(fine, plain, self.coarse.select(used), self.survey.select(used), self.highpass_angst)
 
 
-def working_views(images, pixel_size_angst: float, geometry, settings) -> WorkingViews:
-    """Prepare views for alignment; ``images`` (h, w), each binned before the next is taken, ``settings`` an AlignmentSettings."""
+def working_views(images, pixel_size_angst: float, geometry, settings, beams: list[Beam] | None = None) -> WorkingViews:
+    """Prepare views for alignment; ``images`` (h, w), each binned and searched for beads before the next is taken, ``settings`` an AlignmentSettings."""
     binning = alignment_binning(pixel_size_angst, settings.pixel_size_angst)
-    small, sides = [], []
-    for image in images:
+    beams = beams or [Beam()] * len(geometry)
+    small, sides, spots = [], [], []
+    for image, beam in zip(images, beams, strict=True):
         small.append(binned_view(image, binning))
         sides.append(min(image.shape))
+        spots.append(find_spots(image, pixel_size_angst, beam))
+    survey = Survey(spots, bead_diameters(spots))
     pixel, axis = pixel_size_angst * binning, float(np.mean(geometry.z_rot_deg))
     highpass_angst = settings.highpass_angst or float(np.clip(0.25 * sides[0] * pixel_size_angst, 400, 1200))
     fine = alignment_images(small, pixel, highpass_angst, settings.clip_sigma)
     coarse = bin_images(fine, 2)
-    plain, beads = images_without_gold(small, pixel, highpass_angst, settings.clip_sigma)
-    fine = prepare_views(fine, pixel, axis)
-    plain = fine if plain is None else prepare_views(plain, pixel, axis)
-    return WorkingViews(fine, plain, prepare_views(coarse, 2 * pixel, axis), beads, highpass_angst)
+    fine = plain = prepare_views(fine, pixel, axis)
+    if survey.diameters_angst.size:
+        filled = [_without_beads(*view, pixel) for view in zip(small, survey.beads(), beams, strict=True)]
+        plain = prepare_views(alignment_images(filled, pixel, highpass_angst, settings.clip_sigma), pixel, axis)
+    return WorkingViews(fine, plain, prepare_views(coarse, 2 * pixel, axis), survey, highpass_angst)
 
 
 def alignment_binning(pixel_size_angst: float, target_angst: float) -> int:
@@ -70,19 +72,10 @@ def alignment_images(images, pixel_size_angst: float, highpass_angst: float, cli
     return xp.stack([_clipped(highpass(image, highpass_angst, pixel_size_angst), clip_sigma) for image in images])
 
 
-def images_without_gold(images, pixel_size_angst: float, highpass_angst: float, clip_sigma: float):
-    """:func:`alignment_images` with beads replaced by their surroundings, and the (m, 2) positions of the beads in every view (A from its
-    centre); (None, None) when there are none, or too many to be beads.
-    """
-    xp, pixel = array_namespace(images[0]), pixel_size_angst
-    rng, filled, share, beads = np.random.default_rng(0), [], [], []
-    for small in images:
-        flat = highpass(small, highpass_angst, pixel)
-        gold = find_gold(flat, pixel, BEAD_ANGST)
-        beads.append(bead_positions(flat, pixel, BEAD_ANGST))
-        share.append(float(gold.mean()))
-        filled.append(_clipped(highpass(fill_gold(small[None], gold, pixel, rng, BEAD_ANGST)[0], highpass_angst, pixel), clip_sigma))
-    return (xp.stack(filled), beads) if 0 < np.mean(share) < MAX_GOLD_SHARE else (None, None)
+def _without_beads(image, beads, beam, pixel_size_angst):
+    """A view (h, w) with its beads (m, 3; x, y, diameter) covered; of itself only, so that no other view changes it."""
+    radius = covered_radius_angst(beads[:, 2], beam)
+    return fill_discs(image[None], pixel_size_angst, beads[:, :2], radius, np.random.default_rng(0))[0]
 
 
 def binned_view(image, binning: int):
