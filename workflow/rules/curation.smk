@@ -70,10 +70,9 @@ rule relion_stack:
         result("logs/relion_stack/{ts}.log"),
     benchmark:
         result("benchmarks/relion_stack/{ts}.tsv")
-    threads: 1
+    threads: threads_of("relion_stack")
     resources:
-        mem_mb=step_memory_mb("relion_stack", 1000),
-        runtime=30,
+        **resources_of("relion_stack", runtime=30),
     script:
         "../scripts/relion_stack.py"
 

@@ -68,7 +68,8 @@ COSTS: dict[str, Cost] = {
     "correct_ctf": Cost(170, {"view": 24.0}, seconds={"stack": 0.08}),
     "preprocess_tilt_series": Cost(170, {"view": 8.0}, seconds={"stack": 0.02}),
     "reconstruct_tomogram": Cost(180, {"tomogram": 2.0, "binned_stack": 3.0}, seconds={"back_projection": 1.2e-2}, two_threads=1.6),
-    "match_template": Cost(800, {"tomogram": 6.0}, {"one": 50}, seconds={"tomogram": 8.0}, two_threads=1.8, alone=True, most=128),
+    "relion_stack": Cost(120, {"view": 4.0}, seconds={"stack": 0.02}),
+    "match_template": Cost(450, {"tomogram": 1.5}, {"one": 100}, seconds={"tomogram": 0.4}, two_threads=1.8, alone=True, most=128),
     # for every averaging round
     "extract_subtomos": Cost(200, {"stack": 1.0, "particle_stack": 1.5}, of="round", seconds={"images": 3e-4, "all_stack": 0.01}, two_threads=1.3, alone=True),
     "initial_model": Cost(230, {"particle_images": 3.0}, {"search_tiles": 0.5}, of="round", seconds={"images": 0.02}, two_threads=1.7, most=128, alone=True),
