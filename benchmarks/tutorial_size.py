@@ -231,7 +231,10 @@ def gold_errors(run: Run, ts: str, error) -> dict:
     out = {}
     for step in ("erase_xrays", "align_tilt_series", "match_template"):
         path = run.path(step, ts, "summary.json")
-        named = read_summary(path).get("gold_beads") if path.is_file() else None
+        summary = read_summary(path) if path.is_file() else {}
+        named = summary.get("gold_beads")
+        if "gold" in summary:
+            named = [dict(zip(("x_angst", "y_angst", "z_angst"), place, strict=True)) for place in summary["gold"]["position_angst"]]
         if not isinstance(named, list) or not truth or not all(isinstance(b, dict) and "z_angst" in b for b in named):
             continue
         true, found = (np.array([[b[f"{a}_angst"] for a in "xyz"] for b in beads]).reshape(-1, 3) for beads in (truth, named))

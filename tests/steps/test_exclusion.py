@@ -24,7 +24,7 @@ def run_steps(folder, table):
     erased = {key: folder / "x" / name for key, name in (("table", "TS_01.star"), ("repairs", "r.star"), ("strongest", "s.mrc"), ("summary", "s.json"))}
     run_script("erase_xrays", {"table": table}, erased, {})
     aligned = {k: folder / "a" / f"TS_01.{k}" for k in ("xf", "tlt", "xtilt", "aln", "xml")}
-    aligned |= {"table": folder / "a/TS_01.star", "summary": folder / "a/summary.json"}
+    aligned |= {"table": folder / "a/TS_01.star", "gold": folder / "a/gold.star", "summary": folder / "a/summary.json"}
     run_script("align_tilt_series", {"table": erased["table"]}, aligned, {"max_sweeps": 3})
     corrected, binned = stack_files(folder / "c"), stack_files(folder / "p")
     run_script("correct_ctf", {"table": aligned["table"]}, corrected, {}, binning=1, gold_diameter_angst=200.0)

@@ -178,7 +178,10 @@ def gold_summary(searchable, pixel_size_angst: float) -> dict:
         return {"gold_voxels": 0, "gold_beads": []}
     centre = np.array(searchable.shape) // 2
     beads = [
-        {"xyz_angst": [round(float(v), 1) for v in (place - centre)[::-1] * pixel_size_angst], "diameter_angst": round(size * pixel_size_angst, 1)}
+        {
+            **{f"{axis}_angst": round(float(v), 1) for axis, v in zip("zyx", (place - centre) * pixel_size_angst, strict=True)},
+            "diameter_angst": round(size * pixel_size_angst, 1),
+        }
         for place, size in searchable.gold.table()
     ]
     return {"gold_voxels": len(searchable.gold.beads), "gold_beads": beads}
