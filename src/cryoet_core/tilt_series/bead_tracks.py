@@ -34,13 +34,13 @@ MIN_SEEN = 5  # views in which a bead stands alone
 N_REFERENCES = 5  # least tilted views whose spots are followed: a spot missed in one is there in another
 
 
-def follow_beads(spots_angst, geometry, field_angst, reach_angst: float, radius_angst: float):
+def follow_beads(spots_angst, geometry, field_angst, reach_angst: float, radius_angst: float, references: int = N_REFERENCES, least: int = 3):
     """Which spots of the views are one and the same body.
 
     Parameters
     ----------
     spots_angst : n arrays (m, 2), x, y from each view's centre. geometry : of these views, good to less than ``radius_angst``. field_angst : (x, y) size of
-    the views. reach_angst : largest distance from the plane Z = 0.
+    the views. reach_angst : largest distance from the plane Z = 0. references : so many of the least tilted views are started from. least : views that show a body.
 
     Returns
     -------
@@ -50,7 +50,7 @@ def follow_beads(spots_angst, geometry, field_angst, reach_angst: float, radius_
     free = [np.ones(len(s), bool) for s in spots_angst]
     depths = np.arange(-reach_angst, reach_angst + radius_angst / 2, radius_angst / 2)
     points, rows = [], []
-    for view in np.argsort(np.abs(geometry.y_tilt_deg))[:N_REFERENCES]:
+    for view in np.argsort(np.abs(geometry.y_tilt_deg))[:references]:
         for k in range(len(spots_angst[view])):
             if not free[view][k]:
                 continue
@@ -60,7 +60,7 @@ def follow_beads(spots_angst, geometry, field_angst, reach_angst: float, radius_
             for _ in range(3):
                 nearest, inside = _nearest(geometry, point[None], trees, free, radius_angst, field_angst)
                 seen = np.flatnonzero(nearest[:, 0] >= 0)
-                if len(seen) < max(3, MIN_SHARE * inside.sum()):
+                if len(seen) < max(least, MIN_SHARE * inside.sum()):
                     break
                 point = intersection(geometry, seen, np.array([spots_angst[i][nearest[i, 0]] for i in seen]))
             else:

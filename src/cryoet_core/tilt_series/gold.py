@@ -11,19 +11,17 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
-from cryoet_core.tilt_series.bead_tracks import follow_beads, intersection
-from cryoet_core.tilt_series.gold_spots import STEP_OF_SIZES, Beam, Spots, find_spots
+from cryoet_core.tilt_series.bead_tracks import MIN_SEEN, N_REFERENCES, follow_beads, intersection
+from cryoet_core.tilt_series.gold_spots import LEAST_ANGST, STEP_OF_SIZES, Beam, Spots, find_spots
 
-DARKNESS, MISFIT, SNR = (0.45, 2.5), 0.4, 5.0  # of a spot that may be gold: see Spots
-LOOSE_MISFIT, LOOSE_SNR = 1.0, 3.0  # of one that overlaps another or is faint, where there is gold
+LOOSE_DARKNESS, LOOSE_MISFIT, LOOSE_SNR = 0.55, 1.0, 3.0  # of a spot that overlaps another or is faint, where there is gold
 SAME, ASIDE = 0.10, 0.25  # diameters of one kind differ by less than the first; few beads differ by more than that and less than the second
 CROWDED, CROWDED_SIGMA = 1.7, 3.0  # times as many spots within SAME as aside (two and a half times as many per diameter), and so clearly
 KIND = 0.25  # a spot whose diameter differs by less belongs to a kind
-VIEWS_SHARE, BEADS_SHARE = 0.5, 0.1  # of the views show a kind, of the beads belong to it
-LEAST_ANGST = 42.0  # diameter: below, protein gathers at the end of what is fitted
+VIEWS_SHARE, BEADS_SHARE = 0.5, 0.1  # of the views show a kind; a further kind has such a share of the beads of the first
 REACH_ANGST = 2500.0  # from the plane Z = 0 within which beads are looked for
 LEAST_RADIUS_ANGST = 40.0  # within which a spot is taken for a bead: an alignment's error
-LONE_DARKNESS, LONE_MISFIT = 0.7, 0.2  # of a spot that no other view confirms
+LONE_DARKNESS, LONE_MISFIT = 0.9, 0.2  # of a spot that no other view confirms
 LONE, CLEAR, FAINT, ANSWER = 0, 1, 2, 3  # how much a spot looks like a bead, most first
 
 
@@ -113,29 +111,25 @@ def bead_diameters(views: list[Spots]) -> np.ndarray:
 
     The spots of protein, ice and carbon that are dark enough spread over all diameters.
     """
-    per_view = [view.diameter_angst[_like_gold(view)] for view in views]
+    per_view = [view.diameter_angst[view.dark_and_round] for view in views]
     number = np.repeat(np.arange(len(views)), [len(d) for d in per_view])
     size = np.log(np.concatenate([np.zeros(0), *per_view]))
-    total, found = len(size), []
+    found, least = [], 0.0
     while len(size):
         apart = np.abs(size[:, None] - size[None])  # of any two spots
         near, aside = apart < SAME, (apart >= SAME) & (apart < ASIDE)
         in_views, count, aside = np.array([np.unique(number[row]).size for row in near]), near.sum(axis=1), aside.sum(axis=1)
         width = SAME / (ASIDE - SAME)
         crowd = (count >= CROWDED * aside) & (count - width * aside >= CROWDED_SIGMA * np.sqrt(count + width**2 * aside))
-        kind = crowd & (in_views >= VIEWS_SHARE * len(views)) & (count >= BEADS_SHARE * total) & (size > np.log(LEAST_ANGST))
+        kind = crowd & (in_views >= VIEWS_SHARE * len(views)) & (count >= least) & (size > np.log(LEAST_ANGST))
         if not kind.any():
             break
         best = int(np.argmax(np.where(kind, count, 0)))
         found.append(float(np.exp(np.median(size[near[best]]))))
+        least = max(least, BEADS_SHARE * count[best])
         rest = apart[best] >= ASIDE
         size, number = size[rest], number[rest]
     return np.array(found)
-
-
-def _like_gold(view: Spots):
-    """(m,) bool: round and as dark as gold."""
-    return (view.darkness > DARKNESS[0]) & (view.darkness < DARKNESS[1]) & (view.misfit < MISFIT) & (view.snr > SNR)
 
 
 def _kind(diameter_angst, diameters_angst, tolerance=KIND):
@@ -149,11 +143,11 @@ def _kind(diameter_angst, diameters_angst, tolerance=KIND):
 def _candidates(view: Spots, diameters_angst):
     fitted = np.column_stack([view.xy_angst, view.diameter_angst])
     own = _kind(view.diameter_angst, diameters_angst) >= 0
-    clear = own & _like_gold(view)
+    clear = own & view.like_gold
     certain = clear & (view.darkness > LONE_DARKNESS) & (view.misfit < LONE_MISFIT) & (_kind(view.diameter_angst, diameters_angst, SAME) >= 0)
-    faint = own & ~clear & (view.darkness > DARKNESS[0]) & (view.misfit < LOOSE_MISFIT) & (view.snr > LOOSE_SNR)
+    faint = own & ~clear & (view.darkness > LOOSE_DARKNESS) & (view.misfit < LOOSE_MISFIT) & (view.snr > LOOSE_SNR)
     searched = _kind(view.seeds[:, 2], diameters_angst, 0.5 * np.log(STEP_OF_SIZES) + 1e-9)
-    answer = (searched >= 0) & (view.seeds[:, 3] > DARKNESS[0])
+    answer = searched >= 0
     answers = np.column_stack([view.seeds[answer, :2], np.take(diameters_angst, searched[answer])])
     ranked = [np.column_stack([rows, np.full(len(rows), rank)]) for rank, rows in enumerate((fitted[certain], fitted[clear & ~certain], fitted[faint], answers))]
     rows, kept = np.concatenate(ranked), []
@@ -174,7 +168,10 @@ def locate_beads(survey: Survey, geometry, used, tilt_ids, field_angst, deformat
     rows, kinds = np.flatnonzero(used), survey.diameters_angst
     spots = survey.candidates()
     found = [_beads_of_kind(spots, kind, kinds, geometry.select(rows), field_angst) for kind in range(len(kinds))]
-    if not sum(len(points) for points in found):
+    shown = np.array([len(points) > 0 for points in found], bool)
+    if not shown.all():  # a kind of which no bead can be followed is none
+        return locate_beads(Survey(survey.views, kinds[shown]), geometry, used, tilt_ids, field_angst, deformation)
+    if not len(kinds):
         return no_gold()
     points, size = np.concatenate(found), np.repeat(kinds, [len(points) for points in found])
     landing = geometry.project(points)[0]
@@ -198,15 +195,19 @@ def locate_beads(survey: Survey, geometry, used, tilt_ids, field_angst, deformat
 
 
 def _beads_of_kind(spots, kind, diameters_angst, geometry, field_angst):
-    """(b, 3) beads of one kind: first those that clear spots show; where there are any, also those that overlapping and faint ones add."""
+    """(b, 3) beads of one kind: first those that clear spots show; where there are any, also those that overlapping and faint ones add, and those that only
+    tilted views hold.
+    """
     radius = float(_radius(diameters_angst[kind]))
     own = [here[_kind(here[:, 2], diameters_angst) == kind] for here in spots]
-    points = follow_beads([here[here[:, 3] <= CLEAR, :2] for here in own], geometry, field_angst, REACH_ANGST, radius)[0]
-    if not len(points):
-        return points
-    left = _matched(geometry.project(points)[0], np.full(len(points), diameters_angst[kind]), own)[1]
-    rest = [here[free & (here[:, 3] <= FAINT), :2] for here, free in zip(own, left, strict=True)]
-    return np.concatenate([points, follow_beads(rest, geometry, field_angst, REACH_ANGST, radius)[0]])
+    points = np.zeros((0, 3))
+    for rank, references, least in ((CLEAR, N_REFERENCES, 3), (FAINT, N_REFERENCES, 3), (CLEAR, len(own), MIN_SEEN)):
+        left = _matched(geometry.project(points)[0], np.full(len(points), diameters_angst[kind]), own)[1]
+        rest = [here[free & (here[:, 3] <= rank), :2] for here, free in zip(own, left, strict=True)]
+        points = np.concatenate([points, follow_beads(rest, geometry, field_angst, REACH_ANGST, radius, references, least)[0]])
+        if not len(points):
+            break
+    return points
 
 
 def _radius(diameter_angst):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from cryoet_core.backend import array_namespace, asnumpy, ndimage_module
 from cryoet_core.ctf.model import Optics
@@ -22,10 +23,12 @@ SIZES_ANGST = tuple(50.0 * STEP_OF_SIZES ** np.arange(5))  # diameters looked fo
 INNER, OUTER = 0.28, 0.56  # widths of the two Gaussians whose difference answers to spots, in diameters
 STEP = 1.04  # between the diameters that are fitted, 36 to 290 A
 FITTED_ANGST = 36.0 * STEP ** np.arange(54)
-SEED_DARKNESS, SEED_SIGMA = 0.3, 4.5  # of a spot worth a fit: relative to gold, and to the robust spread of the view
-MAX_SPOTS = 300  # of a view
+SEED_DARKNESS, SEED_SIGMA = 0.6, 4.5  # of a place worth a fit: relative to gold, and to the robust spread of the view
+DARKNESS, MISFIT, SNR = (0.7, 4.0), 0.4, 5.0  # of a spot that may be gold: see Spots
+LEAST_ANGST = 42.0  # diameter of gold: what is smaller gathers at the end of what is fitted
+PATIENCE = 40  # more fits than beads may end with something else, from the darkest place on: then there are no more beads
 FIT_TURNS = 3
-HOPELESS = 0.2, 1.5  # less dark, or more of the image unexplained: no bead, whatever the next turns of the fit would say
+HOPELESS = 0.55, 1.0  # less dark, or more of the image unexplained: no bead, whatever the next turns of the fit would say
 NOISE_OVER_DOSE = 0.7, 4.0  # noise of a view over that of its dose, least (a filtered view) and most (few electrons come through)
 USUAL_DOSE, USUAL_DEFOCUS_ANGST, USUAL_OPTICS = 3.0, 25000.0, Optics(300.0, 2.7, 0.1)  # where nothing is known
 
@@ -39,6 +42,11 @@ class Beam:
     optics: Optics = USUAL_OPTICS
 
     @property
+    def log_defocus(self) -> int:
+        """Defocus in steps of a tenth, so that views of about the same share their profiles."""
+        return round(np.log(max(abs(self.defocus_angst or USUAL_DEFOCUS_ANGST), 1000.0)) / np.log(1.1))
+
+    @property
     def fringe_angst(self) -> float:
         """How far the first bright fringe reaches from the edge of a bead."""
         return fringe_angst(self.defocus_angst or USUAL_DEFOCUS_ANGST, self.optics)
@@ -48,7 +56,7 @@ class Beam:
 class Spots:
     """Spots of a view.
 
-    xy_angst : (m, 2) from the view's centre (index n//2). diameter_angst : (m,) of the bead that fits best. darkness : (m,) absorption relative to that of a
+    xy_angst : (m, 2) from the view's centre (index n//2). diameter_angst : (m,) of the bead that fits best. darkness : (m,) contrast relative to that of a
     gold bead of this diameter. misfit : (m,) power of the image that no bead explains, noise taken off, over the power of the bead. snr : (m,) power of the
     bead over that of the noise, root. seeds : (k, 4) x, y (A), size looked for (A), darkness of all that answered to the search: also spots cut by the border or part of others.
     """
@@ -60,23 +68,45 @@ class Spots:
     snr: np.ndarray
     seeds: np.ndarray
 
+    @property
+    def dark_and_round(self) -> np.ndarray:
+        """(m,) bool: like gold, of any size."""
+        return _like_gold(self.diameter_angst, self.darkness, self.misfit, self.snr, 0.0)
+
+    @property
+    def like_gold(self) -> np.ndarray:
+        """(m,) bool: round, as dark as gold, and not the smallest."""
+        return _like_gold(self.diameter_angst, self.darkness, self.misfit, self.snr)
+
+
+def _like_gold(diameter_angst, darkness, misfit, snr, least_angst=LEAST_ANGST):
+    return (diameter_angst > least_angst) & (darkness > DARKNESS[0]) & (darkness < DARKNESS[1]) & (misfit < MISFIT) & (snr > SNR)
+
 
 def find_spots(image, pixel_size_angst: float, beam: Beam | None = None) -> Spots:
     """Dark spots of a recorded view (h, w), numpy or cupy, in any unit of grey values."""
     beam = beam or Beam()
     full, zero, noise = _grey_scale(image, pixel_size_angst, beam)
-    seeds, strength = (np.concatenate(part) for part in zip(*(_seeds(image, pixel_size_angst, size, zero) for size in SIZES_ANGST), strict=True))
+    seeds, strength = (np.concatenate(part) for part in zip(*(_seeds(image, pixel_size_angst, size, zero, beam) for size in SIZES_ANGST), strict=True))
     binning = max(1, round(FIT_ANGST / pixel_size_angst))
     fit = _Fit(image, zero, pixel_size_angst, binning, noise / (full * pixel_size_angst * binning), beam)
-    fitted = [row for row in (fit.spot(seed) for seed in seeds[_strongest(seeds, strength)]) if row is not None]
+    fitted, beads = [], 0
+    for number, seed in enumerate(_darkest_first(seeds, strength)):
+        if number - beads == PATIENCE + beads:
+            break
+        row = fit.spot(seed)
+        if row is not None:
+            fitted.append(row)
+            beads += _like_gold(*row[2:])
     table = _distinct(np.array(fitted).reshape(-1, 6))
     return Spots(table[:, :2], *table[:, 2:].T, seeds)
 
 
 def find_of_size(image, pixel_size_angst: float, diameter_angst: float, beam: Beam | None = None) -> np.ndarray:
     """(k, 2) x, y from the centre, A, of all that answers to a search for spots of this diameter, whatever it is."""
-    zero = _grey_scale(image, pixel_size_angst, beam or Beam())[1]
-    return _seeds(image, pixel_size_angst, float(diameter_angst), zero)[0][:, :2]
+    beam = beam or Beam()
+    zero = _grey_scale(image, pixel_size_angst, beam)[1]
+    return _seeds(image, pixel_size_angst, float(diameter_angst), zero, beam)[0][:, :2]
 
 
 def block_mean(image, binning: int):
@@ -102,7 +132,7 @@ def _grey_scale(image, pixel_size_angst, beam):
     return full, level - full, noise
 
 
-def _seeds(image, pixel_size_angst, size, zero):
+def _seeds(image, pixel_size_angst, size, zero, beam):
     """Places that answer to spots of one size, in pixels of about a fifth of it.
 
     Returns (k, 4) x, y (A from the centre), size, darkness; and (k,) how far the place is darker than its surroundings, of one.
@@ -115,7 +145,7 @@ def _seeds(image, pixel_size_angst, size, zero):
     answer = wide - ndimage.gaussian_filter(small, INNER * size / pixel)
     spread = 1.4826 * xp.median(xp.abs(answer - xp.median(answer)))
     of_one = answer / xp.maximum(wide - zero, 1e-12)
-    dark = of_one / _answer_to_gold(size, pixel)
+    dark = of_one / _answer_to_gold(size, pixel, beam.log_defocus, beam.optics)
     reach = 2 * max(1, round(0.3 * size / pixel)) + 1
     rows, columns = xp.nonzero((answer > SEED_SIGMA * spread) & (dark > SEED_DARKNESS) & (answer == ndimage.maximum_filter(answer, reach)))
     places = np.column_stack([asnumpy(columns), asnumpy(rows)]) * binning + 0.5 * (binning - 1)
@@ -124,23 +154,27 @@ def _seeds(image, pixel_size_angst, size, zero):
     return seeds, asnumpy(of_one[rows, columns]).astype(np.float64)
 
 
-@lru_cache(maxsize=64)
-def _answer_to_gold(size_angst: float, pixel_angst: float) -> float:
+@lru_cache(maxsize=256)
+def _answer_to_gold(size_angst: float, pixel_angst: float, log_defocus: int, optics: Optics) -> float:
     """What the difference of two Gaussians is in the middle of a bead, of one."""
-    r = np.arange(0.5, 3 * size_angst)
-    profile = bead_profiles([size_angst], r, 0.0, USUAL_OPTICS, pixel_angst)[0][0]
+    r = np.arange(1.0, 3 * size_angst, 2.0)
+    profile = sum(bead_profiles([size_angst], r, 1.1**log_defocus, optics, pixel_angst))[0]
     narrow, wide = (np.exp(-0.5 * (r / (s * size_angst)) ** 2) / (2 * np.pi * (s * size_angst) ** 2) for s in (INNER, OUTER))
-    return float(np.sum(profile * (wide - narrow) * 2 * np.pi * r))
+    return float(np.sum(profile * (wide - narrow) * 4 * np.pi * r))
 
 
-def _strongest(seeds, strength):
-    """Of seeds that may be one spot at several sizes, the one that stands out most: indices, strongest first."""
-    chosen = []
+def _darkest_first(seeds, strength):
+    """Of seeds that may be one spot at several sizes, the one that stands out most, (k, 4); in the order of the darkest of each spot."""
+    tree, free = cKDTree(seeds[:, :2]) if len(seeds) else None, np.ones(len(seeds), bool)
+    chosen, darkness = [], []
     for i in np.argsort(-strength, kind="stable"):
-        gap = np.linalg.norm(seeds[chosen, :2] - seeds[i, :2], axis=1)
-        if len(chosen) < MAX_SPOTS and np.all(gap > 0.6 * seeds[chosen, 2]):
+        if free[i]:
+            same = np.array(tree.query_ball_point(seeds[i, :2], 0.6 * seeds[i, 2]))
             chosen.append(i)
-    return np.array(chosen, dtype=np.int64)
+            darkness.append(seeds[same, 3].max())
+            free[same] = False
+    order = np.argsort(-np.array(darkness), kind="stable")
+    return seeds[np.array(chosen, dtype=np.int64)[order]]
 
 
 def _distinct(table):
@@ -155,7 +189,7 @@ def _distinct(table):
 
 @lru_cache(maxsize=32)
 def _library(log_defocus: int, optics: Optics, pixel_angst: float):
-    """Profiles (2, diameters, radii) of absorption and phase, and their radii; defocus in steps of a tenth."""
+    """Profiles (2, diameters, radii) of absorption and phase, and their radii."""
     radii = np.arange(0.0, 0.65 * FITTED_ANGST[-1] + 100.0, 2.0)
     return np.stack(bead_profiles(FITTED_ANGST, radii, 1.1**log_defocus, optics, pixel_angst)), radii
 
@@ -167,8 +201,7 @@ class _Fit:
         self.image, self.zero, self.raw_pixel, self.fine, self.noise = image, zero, pixel_size_angst, fine, noise
         self.pixel = pixel_size_angst * fine
         self.fringe = beam.fringe_angst
-        defocus = max(abs(beam.defocus_angst or USUAL_DEFOCUS_ANGST), 1000.0)
-        self.library, self.radii = _library(round(np.log(defocus) / np.log(1.1)), beam.optics, self.pixel)
+        self.library, self.radii = _library(beam.log_defocus, beam.optics, self.pixel)
 
     def spot(self, seed):
         """(x, y, diameter, darkness, misfit, snr) from a seed (x, y, size, ...); None where the border cuts it or the fit leaves it."""
@@ -178,7 +211,10 @@ class _Fit:
             found = None if patch is None else self._fitted(patch, offset, size)
             if found is None or np.hypot(*found[0]) > 0.5 * size or found[2] < HOPELESS[0] or found[3] > HOPELESS[1]:
                 return None
+            settled = np.hypot(*found[0]) < 0.1 * self.pixel and abs(found[1] / size - 1) < 0.01
             xy, size = xy + found[0], found[1]
+            if settled:
+                break
         return (*xy, *found[1:])
 
     def _patch(self, xy, reach):
@@ -214,7 +250,9 @@ class _Fit:
         core = r < 0.5 * diameter + 0.5 * self.fringe
         unexplained = np.sum((left - step @ moves)[core] ** 2) - core.sum() * self.noise**2
         power = np.sum((bead - bead.mean()) ** 2)
-        return step[:2], diameter, dark / level, unexplained / np.sum(bead[core] ** 2), np.sqrt(power) / self.noise
+        gold = absorbed + fringe
+        darkness = np.sqrt(power / np.sum((gold - gold.mean()) ** 2)) / level
+        return step[:2], diameter, darkness, unexplained / np.sum(bead[core] ** 2), np.sqrt(power) / self.noise
 
     def _at(self, r, rows):
         """Absorption and phase (2, rows..., pixels) of the library at distances r, and their slopes."""
@@ -236,7 +274,7 @@ class _Fit:
         fit, error = _least_squares(basis, value, weight)
         plain, plain_error = _least_squares(basis[:2], value, weight)
         wrong = (fit[:, 1:] < 0).any(axis=1)  # no fringes of the wrong sign
-        fit, error = np.where(wrong[:, None], np.pad(plain, ((0, 0), (0, 1))), fit), np.where(wrong, plain_error, error)
+        fit, error = np.where(wrong[:, None], np.column_stack([plain, np.zeros(len(plain))]), fit), np.where(wrong, plain_error, error)
         best, shift = int(np.argmin(error)), 0.0
         if 0 < best < len(error) - 1:
             low, mid, high = error[best - 1 : best + 2]
