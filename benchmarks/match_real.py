@@ -3,7 +3,7 @@
     python benchmarks/match_real.py RESULTS --series TS_254 --maps MAPS [--control 20S_proteasome_3j9i_10A.mrc] [--picture picks.png] [--halves views] [--parts template control]
 
 RESULTS is the results folder of a run (config/empiar10499.yaml makes one): its match_template/<series>/, reconstruct_tomogram/<series>/<series>.mrc with _even
-and _odd, its <series>.star, preprocess_tilt_series/<series>/<series>.mrc, and resize_reference/reference.mrc are read. MAPS holds the control's map, a particle that is not expected in these cells in such
+and _odd, its <series>.star, the views that it names, and resize_reference/reference.mrc are read. MAPS holds the control's map, a particle that is not expected in these cells in such
 numbers. Nobody knows the true picks of a real tomogram. What can be measured: whether template and mirror image differ, whether
 independent halves of the data agree, how many picks a template gives that should give few. --halves views: two tomograms from every second
 view in the order of their tilts; noise: the tomograms of the counting noise split in two, each with all views.
@@ -25,6 +25,7 @@ from cryoet_core.config.match_template import MatchTemplate
 from cryoet_core.config.reconstruct_tomogram import ReconstructTomogram
 from cryoet_core.fourier import centre_crop_or_pad, fourier_crop
 from cryoet_core.geometry import angular_distance_deg
+from cryoet_core.io.images import load_images
 from cryoet_core.io.mrc import read_header, read_mrc
 from cryoet_core.metadata import read_particles, read_tilt_series
 from cryoet_core.picking.match import match_template
@@ -51,9 +52,9 @@ def tomogram_and_series(results: Path, name: str, half: str):
     if not half.startswith("views"):
         return read_mrc(folder / f"{name}{half}.mrc")[0], series
     series = every_second_view(series, int(half[-1]))
-    images = read_mrc(results / "preprocess_tilt_series" / name / f"{name}.mrc")[0][series.included]
+    images = load_images(series.select(series.included))
     size = read_header(folder / f"{name}.mrc").shape[::-1]
-    return reconstruct_series(series, np.asarray(images, dtype=np.float32), size, ReconstructTomogram())[0], series
+    return reconstruct_series(series, images, size, ReconstructTomogram())[0], series
 
 
 def search(results: Path, name: str, half: str, reference, pixel: float, **options):

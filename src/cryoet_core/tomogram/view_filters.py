@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from cryoet_core.errors import DataQualityError
 from cryoet_core.fourier import frequency_grid
@@ -129,7 +130,11 @@ def sirt_weights(tilts_rad: tuple, thickness_px: float, iterations: int) -> Weig
     view, x' = A^T D b, is closest to it, E|x - x'|^2 least, where (S o C) d = diag(S F C); C is the covariance of views of a
     white specimen with noise as strong as itself.
     """
-    kx, phase, cosines = _slab(tilts_rad, thickness_px)
+    with threadpool_limits(1, user_api="blas"):  # the last bits of products depend on BLAS's threads
+        return _sirt_weights(*_slab(tilts_rad, thickness_px), thickness_px, iterations)
+
+
+def _sirt_weights(kx, phase, cosines, thickness_px: float, iterations: int) -> WeightTable:
     n, overlap = len(cosines), np.sinc(phase)  # S / T
     values, vectors = np.linalg.eigh(overlap / n)
     values = np.clip(values, 1e-12, 1.0)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from cryoet_core.errors import CryoetError, DataQualityError, UserInputError
 from cryoet_core.io import mrc
 from cryoet_core.io.images import image_names, load_named_images, split_image_name
+from cryoet_core.io.mrc import MrcBlockWriter, read_header, read_mrc, write_mrc
 from cryoet_core.io.mrc_header import HEADER_DTYPE, IMOD_STAMP
 
 
@@ -229,3 +230,26 @@ def test_sections_and_names(tmp_path, stack):
         load_named_images(["000001@nowhere.mrc"])
     with pytest.raises(UserInputError, match="E-IMG-01"):
         load_named_images([])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_volume_written_in_blocks_is_the_same_file(tmp_path, rng, dtype):
+    volume = rng.normal(0.3, 0.01, (5, 9, 7)).astype(np.float32)
+    write_mrc(tmp_path / "whole.mrc", volume, 4.0, dtype=dtype)
+    with MrcBlockWriter(tmp_path / "blocks.mrc", volume.shape, 4.0, dtype=dtype) as writer:
+        for z, y in ((2, 4), (0, 0), (2, 0), (0, 4)):
+            writer.write_block(z, y, volume[z : z + 2 + (z > 0), y : y + 4 + (y > 0)])
+        with pytest.raises(UserInputError, match="E-MRC-08"):
+            writer.write_block(4, 0, volume[:2])
+    whole, blocks = (read_header(tmp_path / f"{name}.mrc") for name in ("whole", "blocks"))
+    assert blocks.shape == whole.shape and blocks.mode == whole.mode and blocks.pixel_size_angst == whole.pixel_size_angst
+    np.testing.assert_array_equal(read_mrc(tmp_path / "blocks.mrc")[0], read_mrc(tmp_path / "whole.mrc")[0])
+    statistics = [np.frombuffer((tmp_path / f"{n}.mrc").read_bytes()[:1024], "<f4")[[19, 20, 21, 54]] for n in ("whole", "blocks")]
+    np.testing.assert_allclose(*statistics, rtol=1e-6)  # minimum, maximum, mean, rms
+
+
+def test_values_too_small_for_half_precision_are_refused(tmp_path, rng):
+    volume = rng.normal(0, 1e-6, (3, 8, 8)).astype(np.float32)
+    with pytest.raises(DataQualityError, match="E-NUM-02"), MrcBlockWriter(tmp_path / "v.mrc", volume.shape, 4.0, dtype="float16") as writer:
+        writer.write_block(0, 0, volume)
+    assert not (tmp_path / "v.mrc").exists()
