@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from cryoet_core.io.images import REPAIRS
 from cryoet_core.io.relion import with_own_stack, write_relion_project
 from cryoet_core.metadata import read_particles, read_tilt_series
 from cryoet_core.step import step
@@ -9,6 +10,8 @@ from cryoet_core.step import step
 with step(snakemake) as s:
     series = [read_tilt_series(path) for path in s.input.tilt_series]
     stacks = s.input.get("stacks") or [None] * len(series)
+    if not s.input.get("stacks") and any(REPAIRS in one.tilts for one in series):
+        s.log.warning("RELION reads the stacks of correct_motion, in which pixels hit by X-rays are as recorded")
     write_relion_project(
         Path(s.output.optimisation_set).parent,
         [with_own_stack(*pair) for pair in zip(series, stacks, strict=True)],

@@ -9,14 +9,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
 from cryoet_core.errors import DataQualityError, UserInputError
-from cryoet_core.io import half
 from cryoet_core.io.atomic import atomic_path
 from cryoet_core.io.mrc_header import HEADER_BYTES, MrcHeader, build_header, parse_header
+
+if TYPE_CHECKING:
+    from cryoet_core.io.half import Measured
 
 _WRITE_MODES = {"float32": 2, "float16": 12, "int16": 1, "uint16": 6, "int8": 0, "uint8": 0}
 _SMALLEST_HALF_RMS = 1e-5  # steps of half precision below 6e-5 are 6e-8: an error of 0.2 % of this
@@ -61,6 +63,13 @@ def _unpack_nibbles(packed: np.ndarray, nx: int) -> np.ndarray:
     return values[..., :nx]
 
 
+def _half():
+    """The conversions of io.half: compiled, and so half a second to import, which what reads only headers and tables need not wait for."""
+    from cryoet_core.io import half
+
+    return half
+
+
 def _read_sections(stream: BinaryIO, header: MrcHeader, first: int, count: int) -> np.ndarray:
     ny, nx = header.shape[1:]
     stream.seek(header.data_offset + first * header.section_bytes)
@@ -74,7 +83,7 @@ def _converted(array: np.ndarray, dtype: str | None) -> np.ndarray:
     native = array.dtype.newbyteorder("=")
     wanted = native if dtype is None else np.dtype(dtype)
     if native == np.float16 and wanted == np.float32:
-        return half.from_half(array.astype(native, copy=False))
+        return _half().from_half(array.astype(native, copy=False))
     return array.astype(wanted, copy=False)
 
 
@@ -140,7 +149,7 @@ class _Statistics:
         self.count, self.mean, self.squares = 0, 0.0, 0.0
         self.minimum, self.maximum = np.inf, -np.inf
 
-    def add(self, section: half.Measured, size: int) -> None:
+    def add(self, section: Measured, size: int) -> None:
         """Take in a section of ``size`` pixels."""
         total = self.count + size
         delta = section.mean - self.mean
@@ -154,7 +163,7 @@ class _Statistics:
         return float(np.sqrt(self.squares / max(self.count, 1)))
 
 
-def _stored(section: np.ndarray, dtype: np.dtype, path: str | os.PathLike) -> tuple[np.ndarray, half.Measured]:
+def _stored(section: np.ndarray, dtype: np.dtype, path: str | os.PathLike) -> tuple[np.ndarray, Measured]:
     """Section as it goes to disk, integers rounded, and its statistics.
 
     Raises DataQualityError E-NUM-01 for NaN or infinite values, E-NUM-02 if a value does not fit.
@@ -162,8 +171,8 @@ def _stored(section: np.ndarray, dtype: np.dtype, path: str | os.PathLike) -> tu
     integer = dtype.kind in "iu"
     with np.errstate(over="ignore"):  # what does not fit float32 becomes infinite and is reported below
         single = np.ascontiguousarray(np.rint(section) if integer and section.dtype.kind == "f" else section, dtype=np.float32)
-    stored = half.to_half(single) if dtype == np.float16 else single
-    measured = half.measure(stored)
+    stored = _half().to_half(single) if dtype == np.float16 else single
+    measured = _half().measure(stored)
     limits = np.iinfo(dtype) if integer else np.finfo(dtype)
     if not (np.isfinite(measured.mean) and float(limits.min) <= measured.minimum <= measured.maximum <= float(limits.max)):
         check_finite(section, path)
@@ -234,7 +243,7 @@ class MrcStackWriter:
         size = self.shape[0] * self.shape[1]
         for number in reversed(range(self.n_sections)):  # from the end, where the file grows
             self._stream.seek(HEADER_BYTES + 2 * number * size)
-            section = half.from_half(np.fromfile(self._stream, "<f2", size))
+            section = _half().from_half(np.fromfile(self._stream, "<f2", size))
             self._stream.seek(HEADER_BYTES + 4 * number * size)
             section.tofile(self._stream)
         self._stream.seek(0, os.SEEK_END)

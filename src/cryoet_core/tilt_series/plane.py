@@ -97,14 +97,15 @@ def resample_to_plane(views: PlaneViews, geometry, edge_px: float = 8.0, warp=No
     -------
     (n, ny, nx) float32, index n//2 = specimen centre.
     """
-    xp = array_namespace(views.coefficients)
-    window = taper_window(views.plane_shape, edge_px, xp)
+    return array_namespace(views.coefficients).stack(list(_planes(views, geometry, edge_px, warp)))
+
+
+def _planes(views: PlaneViews, geometry, edge_px: float, warp):
+    """The planes of :func:`resample_to_plane`, one by one."""
+    window = taper_window(views.plane_shape, edge_px, array_namespace(views.coefficients))
     matrices, shifts = in_plane(geometry) @ (np.eye(2) if warp is None else warp), geometry.shift_angst / views.pixel_size_angst
-    planes = [
-        _resample_one(image, matrix, shift, views.plane_shape, edge_px) * window
-        for image, matrix, shift in zip(views.coefficients, matrices, shifts, strict=True)
-    ]
-    return xp.stack(planes)
+    for image, matrix, shift in zip(views.coefficients, matrices, shifts, strict=True):
+        yield _resample_one(image, matrix, shift, views.plane_shape, edge_px) * window
 
 
 def _resample_one(coefficients, matrix, shift_px, plane_shape, edge_px):
@@ -145,12 +146,11 @@ def plane_spectra(views: PlaneViews, geometry, edge_px: float = 8.0, max_frequen
     """Resample, transform, whiten; columns and rows above ``max_frequency`` (1/A) of the plane are cut away."""
     xp = array_namespace(views.coefficients)
     warp = np.eye(2) if warp is None else np.asarray(warp)
-    transform = rfft_centred(resample_to_plane(views, geometry, edge_px, warp), 2)
     ky, kx = frequency_grid(views.plane_shape, views.pixel_size_angst, xp)
-    if max_frequency is not None:
-        rows, columns = xp.abs(ky[:, 0]) <= max_frequency, kx[0] <= max_frequency
-        transform = transform[:, rows][:, :, columns]
-        ky, kx = ky[rows], kx[:, columns]
+    limit = np.inf if max_frequency is None else max_frequency
+    rows, columns = xp.abs(ky[:, 0]) <= limit, kx[0] <= limit
+    transform = xp.stack([rfft_centred(plane, 2)[rows][:, columns] for plane in _planes(views, geometry, edge_px, warp)])
+    ky, kx = ky[rows], kx[:, columns]
     frequency = _image_frequency(in_plane(geometry) @ warp, ky, kx)
     step = 1.0 / (max(views.coefficients.shape[1:]) * views.pixel_size_angst)
     whitened = _whiten(transform, frequency, views.amplitude, step, min(max_frequency or np.inf, FAITHFUL / views.pixel_size_angst))

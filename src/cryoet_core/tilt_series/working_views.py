@@ -34,7 +34,9 @@ class WorkingViews:
         return min(self.fine.coefficients.shape[1:]) * self.fine.pixel_size_angst
 
     def select(self, used) -> WorkingViews:
-        """Some of the views (boolean mask)."""
+        """Some of the views (boolean mask); these views themselves, not a copy, where it is all of them."""
+        if np.all(used):
+            return self
         fine = self.fine.select(used)
         plain = fine if self.plain is self.fine else self.plain.select(used)
         return WorkingViews(fine, plain, self.coarse.select(used), self.survey.select(used), self.highpass_angst)

@@ -33,10 +33,11 @@ class LocalLevels:
     def at(self, rows, columns):
         """(mean, sigma) at pixels: arrays of any shape, or two slices for a part of the view."""
         if isinstance(rows, slice):
-            place = np.ix_(self.rows[rows], self.columns[columns])
+            rows, columns = self.rows[rows][:, None], self.columns[columns]
         else:
-            place = self.rows[rows], self.columns[columns]
-        return self.mean[place], self.sigma[place]
+            rows, columns = self.rows[rows], self.columns[columns]
+        place = rows * np.int32(self.mean.shape[1]) + columns
+        return self.mean.take(place), self.sigma.take(place)
 
 
 def local_levels(image, size_px: int, low: float, high: float) -> LocalLevels:

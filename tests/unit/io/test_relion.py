@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from cryoet_core.errors import UserInputError
+from cryoet_core.io.alignment_files import write_alignment_files
 from cryoet_core.io.mrc import read_mrc, write_mrc
 from cryoet_core.io.relion import parse_visible_frames, read_relion_tomograms, write_relion_project
 from cryoet_core.io.star import read_star
@@ -128,3 +129,16 @@ def test_refusals(here):
         write_relion_project(here, series, bad)
     with pytest.raises(UserInputError, match="E-RELION-02"):
         parse_visible_frames("[1,2]")
+
+
+def test_views_of_a_stack_that_was_made_for_relion(here):
+    """Only full views are in it, and the list of repairs is none of RELION's business."""
+    series = make_series("TS_01")
+    series = series.with_columns(image_even=series.tilts["image"], image_odd=series.tilts["image"], xray_repairs="x/TS_01_repairs.star")
+    folder = "results/align_tilt_series/TS_01/relion"
+    write_alignment_files(series, {"relion": f"{folder}/tomograms.star"}, "results/relion/stacks/TS_01.mrcs")
+    table = read_star(f"{folder}/tilt_series/TS_01.star")["TS_01"]
+    assert table["rlnMicrographName"].tolist() == [f"00000{n}@results/relion/stacks/TS_01.mrcs" for n in (2, 3)]
+    assert not [c for c in table if "Even" in c or "Odd" in c or c.startswith("tl")] and not list(Path(folder).rglob("*.mrcs"))
+    write_alignment_files(series, {"relion": f"{folder}/tomograms.star"})
+    assert "rlnMicrographNameEven" in read_star(f"{folder}/tilt_series/TS_01.star")["TS_01"]
