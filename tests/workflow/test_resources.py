@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import yaml
 
+from cryoet_core.config import load_config
 from cryoet_core.io.mrc import write_mrc
 from cryoet_core.resources.costs import COSTS
 from cryoet_core.resources.timeline import Job, Limits, schedule
+from cryoet_core.workflow import Run
 
 ROOT = Path(__file__).resolve().parents[2]
 LONG = {"match_template", "initial_model", "refine", "reconstruct_particle", "extract_subtomos"}
@@ -76,7 +78,7 @@ def test_32_cores_and_128_gb_are_filled_and_never_passed(eight):
     assert together["cores"] <= 32 and together["mem_mb"] <= 128_000
     assert all(each[rule]["cores"] == 32 for rule in ("initial_model", "refine", "reconstruct_particle"))  # alone: all cores
     assert all(24 <= each[rule]["cores"] <= 32 for rule in ("correct_motion", "reconstruct_tomogram", "match_template"))  # eight share them
-    assert "W-MEM-01" not in said
+    assert "warning: " not in said
 
 
 def test_little_memory_is_never_passed(eight):
@@ -95,13 +97,19 @@ def test_the_machine_s_own_memory_is_the_limit_when_none_is_given(eight):
 def test_a_job_that_is_larger_than_the_machine_is_told_beforehand(eight):
     jobs, said = planned(eight, "--cores", "4", "--resources", "mem_mb=700")
     assert max(int(r["mem_mb"]) for _, _, r in jobs) == 700  # it runs alone
-    assert "W-MEM-01: match_template" in said and "Traceback" not in said
-    assert len(re.findall("W-MEM-01: match_template", said)) == 1
+    assert "warning: match_template is expected to need" in said and "Traceback" not in said
+    assert len(re.findall("warning: match_template", said)) == 1
 
 
 def test_a_single_series_gives_long_jobs_all_cores(tmp_path):
     jobs, _ = planned(write_tutorial(tmp_path, 1), "--cores", "16", "--resources", "mem_mb=128000")
     assert {rule: r["threads"] for rule, _, r in jobs if rule in LONG} == dict.fromkeys(LONG, 16)
+
+
+def test_the_cluster_s_profile_names_the_steps_that_use_a_gpu():
+    profile = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text())
+    run = Run(load_config({"device": "cuda", "data": {"simulate": True}}))
+    assert set(profile["set-resources"]) == {step for step in COSTS if run.step_gpu(step)}
 
 
 def test_every_job_has_a_gpu_and_users_numbers_win(eight, tmp_path):

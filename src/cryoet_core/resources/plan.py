@@ -102,7 +102,7 @@ class ResourcePlan:
         if self.memory_mb and need > self.memory_mb and step not in self._warned:
             self._warned.add(step)
             print(
-                f"W-MEM-01: {step} is expected to need {need / 1000:.1f} GB, this run has {self.memory_mb / 1000:.1f} GB for its jobs. It will run with nothing "
+                f"warning: {step} is expected to need {need / 1000:.1f} GB, this run has {self.memory_mb / 1000:.1f} GB for its jobs. It will run with nothing "
                 "beside it and may be stopped by the system. Fix: a larger binning or a smaller tomogram, a machine with more memory, or, if this one has "
                 "more, --resources mem_mb=...", file=sys.stderr,
             )  # fmt: skip

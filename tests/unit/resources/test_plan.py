@@ -118,4 +118,4 @@ def test_too_large_a_job_is_told_once(capsys):
     for _ in range(2):
         plan.memory_of("correct_motion", wildcards("correct_motion"))
     said = capsys.readouterr().err
-    assert said.count("W-MEM-01") == 1 and "correct_motion" in said and "Fix:" in said
+    assert said.count("warning: correct_motion is expected") == 1 and "Fix:" in said
