@@ -29,7 +29,8 @@ LEAST_ANGST = 42.0  # diameter of gold: what is smaller gathers at the end of wh
 PATIENCE = 40  # more fits than beads may end with something else, from the darkest place on: then there are no more beads
 FIT_TURNS = 3
 HOPELESS = 0.55, 1.0  # less dark, or more of the image unexplained: no bead, whatever the next turns of the fit would say
-NOISE_OVER_DOSE = 0.7, 4.0  # noise of a view over that of its dose, least (a filtered view) and most (few electrons come through)
+NOISE_OVER_DOSE = 0.7, 6.0  # noise of counts over that of the dose, least (a filtered view) and most (few electrons come through)
+USUAL_NOISE_OVER_DOSE = 1.5
 USUAL_DOSE, USUAL_DEFOCUS_ANGST, USUAL_OPTICS = 3.0, 25000.0, Optics(300.0, 2.7, 0.1)  # where nothing is known
 
 
@@ -127,8 +128,9 @@ def _grey_scale(image, pixel_size_angst, beam):
     small = block_mean(image, binning)
     level = float(xp.median(small))
     noise = 1.4826 / np.sqrt(2) * float(xp.median(xp.abs(small[:, 1:] - small[:, :-1]))) * pixel_size_angst * binning + 1e-12
-    least, most = (noise * np.sqrt(beam.dose_e_per_a2 or USUAL_DOSE) / limit for limit in NOISE_OVER_DOSE[::-1])
-    full = float(np.clip(level, least, most))
+    of_dose = noise * np.sqrt(beam.dose_e_per_a2 or USUAL_DOSE)  # the background if the dose made all of the noise
+    counts = of_dose / NOISE_OVER_DOSE[1] < level < of_dose / NOISE_OVER_DOSE[0]
+    full = float(level if counts else of_dose / USUAL_NOISE_OVER_DOSE)
     return full, level - full, noise
 
 
