@@ -34,11 +34,11 @@ from cryoet_core.tilt_series.align import align_tilt_series
 from cryoet_core.tilt_series.alignment_state import AlignmentSettings
 from cryoet_core.tilt_series.bundle import BundleModel, solve_bundle
 from cryoet_core.tilt_series.evaluate import geometry_error, specimen_grid
-from cryoet_core.tilt_series.gold import erase_gold
+from cryoet_core.tilt_series.gold_fill import BeadEraser
 from cryoet_core.tilt_series.patches import track_patches
 from cryoet_core.tilt_series.plane import prepare_views
 from cryoet_core.tilt_series.refine_alignment import Band
-from cryoet_core.tilt_series.working_views import alignment_images
+from cryoet_core.tilt_series.working_views import alignment_images, binned_view
 from cryoet_core.tomogram.reconstruct import reconstruct_tomogram
 from cryoet_core.tomogram.undeform import undeformed_views
 
@@ -52,7 +52,7 @@ def fit(images, geometry, pixel, settings, thickness_angst):
     field = min(images.shape[1:]) * pixel
     binning = max(1, round(settings.pixel_size_angst / pixel))
     highpass = float(np.clip(0.25 * field, 400, 1200))
-    views = prepare_views(alignment_images(images, pixel, binning, highpass, 4.0), pixel * binning, float(geometry.z_rot_deg.mean()))
+    views = prepare_views(alignment_images([binned_view(i, binning) for i in images], pixel * binning, highpass, 4.0), pixel * binning, float(geometry.z_rot_deg.mean()))
     band = Band(highpass, max(settings.resolution_angst, 2.1 * views.pixel_size_angst))
     data, prior = refine.spectra_in_band(views, geometry, band, thickness_angst)
     tracks = track_patches(views, geometry, pixel, Band(highpass, max(40.0, band.high_angst)), thickness_angst)
@@ -134,8 +134,8 @@ def main() -> None:
     chosen = parser.parse_args()
     series = read_tilt_series(chosen.table)
     images, pixel, included = load_images(series), series.pixel_size_angst, series.included
-    generators = [np.random.default_rng(i) for i in range(len(images))]
-    plain = bin_images(erase_gold(images, pixel, generators, chosen.bead_angst), chosen.tomogram_binning)
+    without_beads = BeadEraser(series, chosen.bead_angst)
+    plain = bin_images(np.stack([without_beads(row, image) for row, image in enumerate(images)]), chosen.tomogram_binning)
     binned_angst = pixel * chosen.tomogram_binning
     reference = resize_reference(*read_mrc(chosen.reference), binned_angst)[0] if chosen.reference else None
     start = series.geometry.replace(x_shift_angst=0.0, y_shift_angst=0.0)

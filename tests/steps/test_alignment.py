@@ -51,7 +51,7 @@ def aligned(tmp_path_factory):
     series.tilts.loc[0, ["excluded", "exclude_reason"]] = [1, "dark"]
     write_tilt_series(series, table)
     names = {"table": "TS_01.star", "xf": "TS_01.xf", "tlt": "TS_01.tlt", "xtilt": "TS_01.xtilt", "aln": "TS_01.aln", "xml": "TS_01.xml",
-             "summary": "summary.json"}  # fmt: skip
+             "gold": "gold.star", "summary": "summary.json"}  # fmt: skip
     files = {key: folder / "a" / name for key, name in names.items()}
     run_script("align_tilt_series", {"table": table, "stack": stacks[0]}, files, {})
     truth = series.with_geometry(TiltGeometry(0.0, TILTS + 1.5, 86.0, shifts[:, 0], shifts[:, 1]))
@@ -92,7 +92,9 @@ def test_skip_keeps_the_nominal_geometry(aligned, tmp_path):
     geometry = read_tilt_series(out["table"]).geometry
     np.testing.assert_allclose(geometry.y_tilt_deg, TILTS + 2.0)
     np.testing.assert_allclose(geometry.shift_angst, 0)
-    assert read_summary(out["summary"]) == {"aligned": False}
+    summary = read_summary(out["summary"])
+    assert summary.pop("gold")["n_beads"] == 0
+    assert summary == {"aligned": False}
 
 
 def test_patch_tracking_writes_residuals(aligned, tmp_path):
@@ -118,7 +120,8 @@ def with_stranger(tmp_path_factory):
     views = project_blobs(rng, shifts)
     views[STRANGER] = np.roll(views[STRANGER][::-1, ::-1], 50, axis=0)
     table, stacks = small_series(folder, TILTS, np.stack([views / 2, views / 2], axis=1), pixel=14.0, axis=85.0)
-    names = {"table": "a/TS_01.star", "aln": "a/TS_01.aln", "xml": "a/TS_01.xml", "relion": "a/relion/tomograms.star", "summary": "a/summary.json"}
+    names = {"table": "a/TS_01.star", "aln": "a/TS_01.aln", "xml": "a/TS_01.xml", "relion": "a/relion/tomograms.star"}
+    names |= {"gold": "a/gold.star", "summary": "a/summary.json"}
     files = {key: folder / name for key, name in names.items()}
     run_script("align_tilt_series", {"table": table, "stack": stacks[0]}, files, {})
     return files, table
@@ -144,7 +147,7 @@ def test_view_that_could_not_be_aligned_is_excluded_with_a_reason(with_stranger)
 
 def test_unaligned_views_can_be_kept(with_stranger, tmp_path):
     _, table = with_stranger
-    files = {"table": tmp_path / "TS_01.star", "summary": tmp_path / "summary.json"}
+    files = {"table": tmp_path / "TS_01.star", "gold": tmp_path / "gold.star", "summary": tmp_path / "summary.json"}
     run_script("align_tilt_series", {"table": table}, files, {"unaligned_views": "keep"})
     assert read_tilt_series(files["table"]).included.all()
     assert len(read_summary(files["summary"])["views_left_out"]) == 1
@@ -168,7 +171,7 @@ def test_local_deformation_of_a_bent_series_brings_blobs_where_they_were_seen(tm
     shifts = rng.uniform(-60, 60, (TILTS.size, 2))
     views = project_blobs(rng, shifts, swelling_angst=60.0, shape=(160, 168), reach=1900.0, n_blobs=900)
     table, stacks = small_series(tmp_path, TILTS, np.stack([views / 2, views / 2], axis=1), pixel=14.0, axis=85.0)
-    files = {"table": tmp_path / "a/TS_01.star", "summary": tmp_path / "a/summary.json"}
+    files = {"table": tmp_path / "a/TS_01.star", "gold": tmp_path / "a/gold.star", "summary": tmp_path / "a/summary.json"}
     run_script("align_tilt_series", {"table": table, "stack": stacks[0]}, files, {"local_deformation": "auto"})
     series = read_tilt_series(files["table"])
     assert read_summary(files["summary"])["patches"]["deformation_accepted"]

@@ -99,7 +99,7 @@ WRITERS = {"imod": write_imod, "aretomo": write_aretomo, "relion": write_relion,
 
 def outputs(folder):
     names = {"table": "TS_01.star", "xf": "TS_01.xf", "tlt": "TS_01.tlt", "xtilt": "TS_01.xtilt", "aln": "TS_01.aln", "xml": "TS_01.xml",
-             "summary": "summary.json"}  # fmt: skip
+             "gold": "gold.star", "summary": "summary.json"}  # fmt: skip
     return {key: folder / "out" / name for key, name in names.items()}
 
 

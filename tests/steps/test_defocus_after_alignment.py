@@ -31,7 +31,7 @@ def found(tmp_path_factory):
     across = shifts @ [np.cos(AXIS), np.sin(AXIS)]
     measured = CENTRE + HAND * across * np.tan(np.deg2rad(TILTS + OFFSET))  # the plane z = 0 where it crosses the image's centre
     write_tilt_series(series.with_columns(defocus_u_angst=measured, defocus_v_angst=measured, defocus_at="image_centre"), table)
-    names = ("table", "xf", "tlt", "xtilt", "aln", "xml", "summary")
+    names = ("table", "xf", "tlt", "xtilt", "aln", "xml", "gold", "summary")
     files = {name: folder / "a" / f"TS_01.{name}" for name in names}
     run_script("align_tilt_series", {"table": table, "stack": stacks[0]}, files, {})
     return read_tilt_series(files["table"]), shifts, measured
