@@ -23,7 +23,7 @@ class Phantom:
 
     def __init__(self, rng, *, shape=(400, 440), pixel=5.0, thickness=1500.0, beads=0, diameters=(100.0,), ribosomes=60, vesicles=3, crystals=3,
                  aggregates=2, dark_crystals=1, carbon=True, spread=0.5):  # fmt: skip
-        self.shape, self.pixel, self.thickness, self.carbon = shape, pixel, thickness, carbon
+        self.shape, self.pixel, self.thickness, self.carbon, self.carbon_edge = shape, pixel, thickness, carbon, -0.42
         self.field = np.array([shape[1], shape[0]]) * pixel
         half = np.array([*(0.5 * self.field), 0.45 * thickness])
 
@@ -69,7 +69,7 @@ class Phantom:
             absorbed[box] += rng.choice([0.0, 0.03, 0.2]) * (r < radius)  # Bragg contrast comes and goes
         along = 1 / np.cos(np.deg2rad(tilt_deg))
         if self.carbon:
-            edge = (x[None] * self.pixel * np.cos(0.4) + y[:, None] * self.pixel * np.sin(0.4)) < -0.42 * self.field[0]
+            edge = (x[None] * self.pixel * np.cos(0.4) + y[:, None] * self.pixel * np.sin(0.4)) < self.carbon_edge * self.field[0]
             phase += edge * (0.6 + 0.08 * rng.standard_normal(phase.shape)) * along
             absorbed += 0.12 * along * edge
         phase += 0.15 * np.sqrt(along) * rng.standard_normal(phase.shape) / self.pixel  # amorphous ice

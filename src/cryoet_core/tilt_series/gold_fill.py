@@ -46,6 +46,8 @@ class BeadEraser:
             diameter = np.full(len(xy), float(self.diameter_angst))
         radius = covered_radius_angst(diameter, self.beams[row])
         filled = fill_discs(stack, self.pixel_size_angst, xy, radius, self._generator(row))
+        if filled is stack:
+            return images
         return filled[0] if images.ndim == 2 else filled
 
     def _generator(self, row):
