@@ -19,10 +19,13 @@ def chord(r, radius):
 
 
 class Phantom:
-    """A specimen of spheres: columns x, y, z, radius, potential (V above ice), absorption (1/A). Vesicles are a sphere less a smaller one."""
+    """A specimen of spheres: columns x, y, z, radius, potential (V above ice), absorption (1/A). Vesicles are a sphere less a smaller one.
+
+    positions : (n, 3) of the beads, drawn where not given.
+    """
 
     def __init__(self, rng, *, shape=(400, 440), pixel=5.0, thickness=1500.0, beads=0, diameters=(100.0,), ribosomes=60, vesicles=3, crystals=3,
-                 aggregates=2, dark_crystals=1, carbon=True, spread=0.5):  # fmt: skip
+                 aggregates=2, dark_crystals=1, carbon=True, positions=None):  # fmt: skip
         self.shape, self.pixel, self.thickness, self.carbon, self.carbon_edge = shape, pixel, thickness, carbon, -0.42
         self.field = np.array([shape[1], shape[0]]) * pixel
         half = np.array([*(0.5 * self.field), 0.45 * thickness])
@@ -30,7 +33,8 @@ class Phantom:
         def places(n, reach=1.1):
             return rng.uniform(-1, 1, (n, 3)) * half * [reach, reach, 1]
 
-        self.beads = places(beads, 0.95)
+        self.beads = places(beads, 0.95) if positions is None else np.asarray(positions, float)
+        beads = len(self.beads)
         self.bead_diameter = np.resize(diameters, beads) * (1 + 0.04 * rng.standard_normal(beads))
         rows = [np.column_stack([self.beads, 0.5 * self.bead_diameter, np.full((beads, 2), [GOLD_POTENTIAL, GOLD_ABSORPTION])])]
         for centre in places(ribosomes):

@@ -13,12 +13,12 @@ from cryoet_core.tilt_series.gold_spots import Beam
 PIXEL = 5.0
 
 
-def with_and_without(dose, seed=1, defocus=30000.0, **more):
+def with_and_without(dose, defocus=30000.0):
     """The same view of a clean specimen with its beads, 600 A apart, and without; phantom and places of the beads."""
-    rng = np.random.default_rng(seed)
-    phantom = Phantom(rng, beads=8, ribosomes=0, vesicles=0, crystals=0, aggregates=0, dark_crystals=0, carbon=False, **more)
-    phantom.beads = np.array([(x, y, 0.0) for x in (-600, 0, 600) for y in (-600, 0, 600)][:8]) + rng.uniform(-40, 40, (8, 3))
-    phantom.spheres[:8, :3], views = phantom.beads, []
+    rng = np.random.default_rng(1)
+    places = np.array([(x, y, 0.0) for x in (-600, 0, 600) for y in (-600, 0, 600)][:8]) + rng.uniform(-40, 40, (8, 3))
+    phantom = Phantom(rng, ribosomes=0, vesicles=0, crystals=0, aggregates=0, dark_crystals=0, carbon=False, positions=places)
+    views = []
     for _ in range(2):
         views.append(phantom.view(np.random.default_rng(2), 20.0, dose=dose, defocus=defocus))
         phantom.spheres = phantom.spheres[8:]
