@@ -93,11 +93,13 @@ def no_gold() -> Gold:
 
 def series_beams(series) -> list[Beam]:
     """How the views of a TiltSeries were taken, as far as its table knows."""
+
     def column(name):
         return series.tilts[name].to_numpy(np.float64) if name in series.tilts else np.zeros(len(series))
 
     defocus = 0.5 * (column("defocus_u_angst") + column("defocus_v_angst"))
-    return [Beam(dose or None, z or None, series.optics) for dose, z in zip(column("exposure_e_per_a2"), defocus, strict=True)]
+    known = ((dose if dose > 0 else None, z if np.isfinite(z) and z else None) for dose, z in zip(column("exposure_e_per_a2"), defocus, strict=True))
+    return [Beam(dose, z, series.optics) for dose, z in known]
 
 
 def survey_views(images, pixel_size_angst: float, beams: list[Beam]) -> Survey:

@@ -17,6 +17,7 @@ from cryoet_core.tilt_series.gold_spots import Beam, find_of_size
 
 FRINGES = 1.5  # widths of the first bright fringe beyond the edge that are covered: what lies further out sums to zero
 MARGIN_ANGST = 5.0  # error of a place
+PLACE_ERROR = 0.2  # of the diameter: what is searched in one view is found in pixels of a fifth of it
 RIM = 0.35  # of the radius: width of the rim that is levelled
 MIN_RIM_PX = 3
 TRIES = 500  # places of a view among which the nearest free one is copied
@@ -42,8 +43,9 @@ class BeadEraser:
         stack = images[None] if images.ndim == 2 else images
         xy, diameter = self.gold.in_view(self.tilt_id[row])
         if self.diameter_angst != "auto":
-            xy = np.concatenate([xy, find_of_size(stack[0], self.pixel_size_angst, self.diameter_angst, self.beams[row])])
-            diameter = np.full(len(xy), float(self.diameter_angst))
+            found = find_of_size(stack[0], self.pixel_size_angst, self.diameter_angst, self.beams[row])
+            wide = (1 + PLACE_ERROR) * float(self.diameter_angst)
+            xy, diameter = np.concatenate([xy, found]), np.concatenate([np.full(len(xy), float(self.diameter_angst)), np.full(len(found), wide)])
         radius = covered_radius_angst(diameter, self.beams[row])
         filled = fill_discs(stack, self.pixel_size_angst, xy, radius, self._generator(row))
         if filled is stack:

@@ -119,12 +119,12 @@ def block_mean(image, binning: int):
 
 
 def _grey_scale(image, pixel_size_angst, beam):
-    """Grey value of the view's background above that of no electrons, the latter, and the noise of a mean over 1 A^2.
+    """Grey value of the view's background above that of no electrons, the latter, and the noise of the mean over 1 A^2.
 
     The background is the median itself where the noise allows it to be counts; else (mean subtracted, an offset added) what the noise says.
     """
     xp = array_namespace(image)
-    binning = max(1, round(SEARCH_ANGST / pixel_size_angst))
+    binning = max(1, min(round(SEARCH_ANGST / pixel_size_angst), min(image.shape) // 3))
     small = block_mean(image, binning)
     level = float(xp.median(small))
     noise = 1.4826 / np.sqrt(2) * float(xp.median(xp.abs(small[:, 1:] - small[:, :-1]))) * pixel_size_angst * binning + 1e-12
@@ -142,6 +142,8 @@ def _seeds(image, pixel_size_angst, size, zero, beam):
     xp = array_namespace(image)
     ndimage = ndimage_module(xp)
     binning = max(1, round(0.2 * size / pixel_size_angst))
+    if min(image.shape) < 3 * binning:  # a view smaller than the spot
+        return np.zeros((0, 4)), np.zeros(0)
     small, pixel = block_mean(image, binning), pixel_size_angst * binning
     wide = ndimage.gaussian_filter(small, OUTER * size / pixel)
     answer = wide - ndimage.gaussian_filter(small, INNER * size / pixel)

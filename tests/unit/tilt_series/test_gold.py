@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 from gold_phantom import Phantom
+from phantom_series import make_series
 
 from cryoet_core.geometry.tilt_geometry import TiltGeometry
-from cryoet_core.tilt_series.gold import bead_diameters, distance_to_beads, locate_beads, survey_views
+from cryoet_core.tilt_series.gold import bead_diameters, distance_to_beads, locate_beads, series_beams, survey_views
 from cryoet_core.tilt_series.gold_image import bead_profiles
 from cryoet_core.tilt_series.gold_spots import USUAL_OPTICS, Beam, find_of_size, find_spots
 
@@ -140,6 +141,19 @@ def test_a_given_size_is_searched_in_one_view():
     inside, uv = phantom.seen(0.0)
     found = find_of_size(phantom.view(rng, 0.0), phantom.pixel, 100.0, Beam(3.0, 30000.0))
     assert np.linalg.norm(uv[inside][:, None] - found[None], axis=2).min(axis=1).max() < 20
+
+
+@pytest.mark.parametrize("shape, pixel", [((30, 33), 1.0), ((200, 210), 10.0), ((8, 8), 60.0)])
+def test_blank_and_tiny_views_have_no_spots(shape, pixel):
+    rng = np.random.default_rng(0)
+    for view in (np.zeros(shape), np.full(shape, -5.0), rng.poisson(5, shape)):
+        assert len(find_spots(view.astype(np.float32), pixel).xy_angst) == 0
+
+
+def test_what_the_table_does_not_know_is_not_used():
+    series = make_series([0.0, 30.0, 60.0], 86.0, (64, 64), 5.0, dose_step=3.0)
+    series.tilts.loc[0, ["defocus_u_angst", "exposure_e_per_a2"]] = [np.nan, 0.0]
+    assert [(b.dose_e_per_a2, b.defocus_angst) for b in series_beams(series)] == [(None, None), (3.0, 12100.0), (3.0, 12200.0)]
 
 
 def test_no_views_no_diameters():
