@@ -13,9 +13,11 @@ LARGEST_ANGST = 1000.0
 def gold_key(views: str):
     """auto, a diameter in A, or nothing; to be checked by :func:`possible_diameter`."""
     return key(
-        "auto", unit="A", meaning=f"gold beads are erased from the views {views}: auto = those that align_tilt_series found; a number = those, and whatever "
-        "else in a view looks like a bead of this diameter; empty = they stay",
-    )  # fmt: skip
+        "auto",
+        unit="A",
+        meaning=f"gold beads are erased from the views {views}: auto = those that align_tilt_series found; a number = "
+        "those, and whatever else in a view looks like a bead of this diameter; empty = they stay",
+    )
 
 
 def possible_diameter(value: GoldDiameter) -> GoldDiameter:

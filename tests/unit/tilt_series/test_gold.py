@@ -17,7 +17,10 @@ AXIS = 86.0
 def survey(phantom, rng, dose, defocus=30000.0, tilts=TILTS, change=lambda view: view, beam=None):
     """(Survey, true geometry) of a series of the phantom."""
     shifts = rng.normal(0, 40, (len(tilts), 2))
-    views = (change(phantom.view(rng, t, dose=dose, defocus=defocus, shift=s)).astype(np.float32) for t, s in zip(tilts, shifts, strict=True))
+    views = (
+        change(phantom.view(rng, t, dose=dose, defocus=defocus, shift=s)).astype(np.float32)
+        for t, s in zip(tilts, shifts, strict=True)
+    )
     beams = [beam or Beam(dose, defocus)] * len(tilts)
     return survey_views(views, phantom.pixel, beams), TiltGeometry(0.0, tilts, AXIS, shifts[:, 0], shifts[:, 1])
 
@@ -61,18 +64,23 @@ def test_two_sizes_at_low_dose():
 
 @pytest.mark.parametrize("seed", range(20))
 def test_no_beads_without_gold(seed):
-    """Ribosomes, dense protein, vesicles, ice crystals, carbon and contamination at 1 to 5 e/A2 and up to 60 degrees."""
+    """Ribosomes, dense protein, vesicles, ice crystals, carbon and contamination at 1 to 5 e/A2 and up to 60
+    degrees."""
     rng = np.random.default_rng(100 + seed)
     more = {"ribosomes": (60, 150, 20)[seed % 3], "vesicles": 6, "crystals": 6, "carbon": seed % 2 == 0}
     phantom = Phantom(rng, shape=(300, 320), **more)
     phantom.carbon_edge = (-0.42, 0.1)[seed % 3 == 0]
-    found, geometry = survey(phantom, rng, (1.0, 2.0, 3.0, 5.0)[seed % 4], (15000.0, 30000.0, 50000.0)[seed % 3], TILTS[::2])
+    found, geometry = survey(
+        phantom, rng, (1.0, 2.0, 3.0, 5.0)[seed % 4], (15000.0, 30000.0, 50000.0)[seed % 3], TILTS[::2]
+    )
     gold = located(found, geometry, phantom.field)
     assert len(gold.position_angst) == 0 and len(gold.diameters_angst) == 0 and len(gold.xy_angst) == 0
 
 
 @pytest.mark.parametrize(
-    "change", [lambda v: (v - v.mean()) / v.std(), lambda v: 100 * v + 20000, lambda v: v / 12], ids=["mean 0, sd 1", "with an offset", "averaged"]
+    "change",
+    [lambda v: (v - v.mean()) / v.std(), lambda v: 100 * v + 20000, lambda v: v / 12],
+    ids=["mean 0, sd 1", "with an offset", "averaged"],
 )
 def test_unit_of_grey_values_does_not_matter(change):
     rng = np.random.default_rng(3)
@@ -88,7 +96,9 @@ def test_unknown_and_wrong_defocus_still_measure_the_diameter():
     for beam in (Beam(), Beam(3.0, 15000.0)):
         rng = np.random.default_rng(3)
         phantom = Phantom(rng, shape=(300, 320), beads=8)
-        assert survey(phantom, rng, 3.0, 40000.0, TILTS[::2], beam=beam)[0].diameters_angst == pytest.approx([100.0], rel=0.08)
+        assert survey(phantom, rng, 3.0, 40000.0, TILTS[::2], beam=beam)[0].diameters_angst == pytest.approx(
+            [100.0], rel=0.08
+        )
 
 
 def test_spots_that_move_on_their_own_are_no_beads():
@@ -105,7 +115,13 @@ def test_spots_that_move_on_their_own_are_no_beads():
 
 def test_a_view_that_hides_a_bead_still_has_its_place():
     rng = np.random.default_rng(7)
-    phantom = Phantom(rng, shape=(300, 320), dark_crystals=0, carbon=False, positions=[(-400, -300, 200), (-300, 300, -200), (50, 0, 0), (350, 350, 100)])
+    phantom = Phantom(
+        rng,
+        shape=(300, 320),
+        dark_crystals=0,
+        carbon=False,
+        positions=[(-400, -300, 200), (-300, 300, -200), (50, 0, 0), (350, 350, 100)],
+    )
     found, geometry = survey(phantom, rng, 3.0)
     blank = find_spots(rng.poisson(40, phantom.shape).astype(np.float32), phantom.pixel)
     found.views[3] = blank
@@ -125,13 +141,17 @@ def test_profile_is_that_of_a_wave_propagated_in_two_dimensions():
     k = np.fft.fftfreq(n, step)
     k2 = k**2 + k[:, None] ** 2
     aberration = np.pi * 0.0196875 * defocus * k2 - 0.5 * np.pi * 2.7e7 * 0.0196875**3 * k2**2
-    wave = np.fft.fft2(np.fft.ifftshift(np.exp((12.0 * 6.53e-4j - 0.0043 / 2) * path))) * np.exp(1j * aberration - 25 * k2)
+    wave = np.fft.fft2(np.fft.ifftshift(np.exp((12.0 * 6.53e-4j - 0.0043 / 2) * path))) * np.exp(
+        1j * aberration - 25 * k2
+    )
     intensity = np.abs(np.fft.fftshift(np.fft.ifft2(wave))) ** 2
     intensity = np.real(np.fft.ifft2(np.fft.fft2(intensity) * np.sinc(k * 5.0) * np.sinc(k[:, None] * 5.0)))
     rings = (r / 5).astype(int)
     mean = np.bincount(rings.ravel(), intensity.ravel())[:30] / np.bincount(rings.ravel())[:30]
     profile = sum(bead_profiles([diameter], np.arange(0, 150, 1.0), defocus, USUAL_OPTICS, 5.0))[0]
-    ours = np.array([np.average(profile[5 * i : 5 * i + 5], weights=np.arange(5 * i, 5 * i + 5) + 0.5) for i in range(30)])
+    ours = np.array(
+        [np.average(profile[5 * i : 5 * i + 5], weights=np.arange(5 * i, 5 * i + 5) + 0.5) for i in range(30)]
+    )
     assert np.abs(ours[2:] - (mean[2:] - 1)).max() < 0.02
 
 
@@ -153,7 +173,11 @@ def test_blank_and_tiny_views_have_no_spots(shape, pixel):
 def test_what_the_table_does_not_know_is_not_used():
     series = make_series([0.0, 30.0, 60.0], 86.0, (64, 64), 5.0, dose_step=3.0)
     series.tilts.loc[0, ["defocus_u_angst", "exposure_e_per_a2"]] = [np.nan, 0.0]
-    assert [(b.dose_e_per_a2, b.defocus_angst) for b in series_beams(series)] == [(None, None), (3.0, 12100.0), (3.0, 12200.0)]
+    assert [(b.dose_e_per_a2, b.defocus_angst) for b in series_beams(series)] == [
+        (None, None),
+        (3.0, 12100.0),
+        (3.0, 12200.0),
+    ]
 
 
 def test_no_views_no_diameters():
@@ -162,7 +186,9 @@ def test_no_views_no_diameters():
 
 def test_distance_to_beads():
     places = np.array([(0.0, 0, 0), (100, 0, 0)])
-    np.testing.assert_allclose(distance_to_beads(places, np.array([(0.0, 30, 40), (500, 0, 0)])), [50, np.hypot(100, 50)])
+    np.testing.assert_allclose(
+        distance_to_beads(places, np.array([(0.0, 30, 40), (500, 0, 0)])), [50, np.hypot(100, 50)]
+    )
     assert np.isinf(distance_to_beads(places, np.zeros((0, 3)))).all()
 
 
@@ -171,7 +197,10 @@ def test_positions_follow_the_frame_of_the_tomogram():
     phantom = Phantom(rng, shape=(300, 320), beads=5, dark_crystals=0)
     found, geometry = survey(phantom, rng, 3.0)
     gold = located(found, geometry, phantom.field)
-    moved = geometry.replace(x_shift_angst=geometry.project([(0.0, 0, 150)])[0][:, 0, 0], y_shift_angst=geometry.project([(0.0, 0, 150)])[0][:, 0, 1])
+    moved = geometry.replace(
+        x_shift_angst=geometry.project([(0.0, 0, 150)])[0][:, 0, 0],
+        y_shift_angst=geometry.project([(0.0, 0, 150)])[0][:, 0, 1],
+    )
     shift = gold.positions_in(moved, np.arange(1, len(TILTS) + 1)) - gold.position_angst
     assert len(shift) >= 4
     np.testing.assert_allclose(shift, np.tile([0, 0, -150.0], (len(shift), 1)), atol=5)

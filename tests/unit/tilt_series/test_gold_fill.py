@@ -1,4 +1,5 @@
-"""Beads taken out of views: what is left of them, of their fringes and of the noise, with the same view without beads as truth."""
+"""Beads taken out of views: what is left of them, of their fringes and of the noise, with the same view without beads
+as truth."""
 
 import numpy as np
 import pytest
@@ -17,7 +18,9 @@ def with_and_without(dose, defocus=30000.0):
     """The same view of a clean specimen with its beads, 600 A apart, and without; phantom and places of the beads."""
     rng = np.random.default_rng(1)
     places = np.array([(x, y, 0.0) for x in (-600, 0, 600) for y in (-600, 0, 600)][:8]) + rng.uniform(-40, 40, (8, 3))
-    phantom = Phantom(rng, ribosomes=0, vesicles=0, crystals=0, aggregates=0, dark_crystals=0, carbon=False, positions=places)
+    phantom = Phantom(
+        rng, ribosomes=0, vesicles=0, crystals=0, aggregates=0, dark_crystals=0, carbon=False, positions=places
+    )
     views = []
     for _ in range(2):
         views.append(phantom.view(np.random.default_rng(2), 20.0, dose=dose, defocus=defocus))
@@ -36,7 +39,10 @@ def test_nothing_of_a_bead_or_its_fringes_is_left(defocus):
     for u, v in uv[inside]:
         ring = (np.hypot(x[None] - u, y[:, None] - v) / 15).astype(int)
         for means, image in zip(rings, (filled, view), strict=True):
-            means.append(np.bincount(ring.ravel(), ((image - truth) / truth.mean()).ravel())[:13] / np.bincount(ring.ravel())[:13])
+            means.append(
+                np.bincount(ring.ravel(), ((image - truth) / truth.mean()).ravel())[:13]
+                / np.bincount(ring.ravel())[:13]
+            )
     after, before = (np.mean(means, axis=0) for means in rings)
     assert len(rings[0]) >= 6
     assert np.abs(before).max() > 0.3
@@ -55,8 +61,17 @@ def test_filled_places_have_the_noise_of_the_view():
     assert not (changed & ~discs).any() and changed[discs].mean() > 0.85  # counts may happen to be the same
     assert filled[discs].mean() == pytest.approx(truth[discs].mean(), abs=0.5)
     assert filled[discs].std() == pytest.approx(truth[discs].std(), rel=0.06)
-    low = [np.std([image[j : j + 8, i : i + 8].mean() for j in range(0, 392, 8) for i in range(0, 432, 8) if discs[j : j + 8, i : i + 8].all()])
-           for image in (filled, truth)]  # fmt: skip
+    low = [
+        np.std(
+            [
+                image[j : j + 8, i : i + 8].mean()
+                for j in range(0, 392, 8)
+                for i in range(0, 432, 8)
+                if discs[j : j + 8, i : i + 8].all()
+            ]
+        )
+        for image in (filled, truth)
+    ]
     assert low[0] < 1.6 * low[1]  # no spots, dark or bright
 
 
@@ -84,12 +99,20 @@ def test_beads_at_the_border_and_everywhere():
 
 @pytest.fixture
 def series_with_gold(tmp_path):
-    """A series of two views, gold.star with one bead in each, and an image with a bead at that place and another of its size elsewhere."""
+    """A series of two views, gold.star with one bead in each, and an image with a bead at that place and another of
+    its size elsewhere."""
     series = make_series([0.0, 30.0], 86.0, (200, 220), PIXEL, dose_step=3.0)
     gold = Gold(
-        np.array([100.0]), np.array([(100.0, 50, 20)]), np.array([98.0]), np.array([2]), np.array([1, 2]), np.array([0, -1]),
-        np.array([(100.0, 50), (80, 50)]), np.array([98.0, 100]), np.array([True, False]),
-    )  # fmt: skip
+        np.array([100.0]),
+        np.array([(100.0, 50, 20)]),
+        np.array([98.0]),
+        np.array([2]),
+        np.array([1, 2]),
+        np.array([0, -1]),
+        np.array([(100.0, 50), (80, 50)]),
+        np.array([98.0, 100]),
+        np.array([True, False]),
+    )
     path = tmp_path / "gold.star"
     write_gold(gold, "TS_01", path)
     series.gold_file = str(path)
