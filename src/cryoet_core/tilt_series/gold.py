@@ -16,24 +16,15 @@ from scipy.spatial import cKDTree
 from cryoet_core.tilt_series.bead_tracks import MIN_SEEN, N_REFERENCES, follow_beads, intersection
 from cryoet_core.tilt_series.gold_spots import LEAST_ANGST, STEP_OF_SIZES, Beam, Spots, find_spots
 
-LOOSE_DARKNESS, LOOSE_MISFIT, LOOSE_SNR = (
-    0.55,
-    1.0,
-    3.0,
-)  # of a spot that overlaps another or is faint, where there is gold
-SAME, ASIDE = (
-    0.10,
-    0.25,
-)  # diameters of one kind differ by less than the first; few beads differ by more than that and less than the second
-CROWDED, CROWDED_SIGMA = (
-    1.7,
-    3.0,
-)  # times as many spots within SAME as aside (two and a half times as many per diameter), and so clearly
+# of a spot that overlaps another or is faint, where there is gold
+LOOSE_DARKNESS, LOOSE_MISFIT, LOOSE_SNR = 0.55, 1.0, 3.0
+# diameters of one kind differ by less than the first; few beads differ by more than that and less than the second
+SAME, ASIDE = 0.10, 0.25
+# times as many spots within SAME as aside (two and a half times as many per diameter), and so clearly
+CROWDED, CROWDED_SIGMA = 1.7, 3.0
 KIND = 0.25  # a spot whose diameter differs by less belongs to a kind
-VIEWS_SHARE, BEADS_SHARE = (
-    0.5,
-    0.1,
-)  # of the views show a kind; a further kind has such a share of the beads of the first
+# of the views show a kind; a further kind has such a share of the beads of the first
+VIEWS_SHARE, BEADS_SHARE = 0.5, 0.1
 REACH_ANGST = 2500.0  # from the plane Z = 0 within which beads are looked for
 LEAST_RADIUS_ANGST = 40.0  # within which a spot is taken for a bead: an alignment's error
 LONE_DARKNESS, LONE_MISFIT = 0.9, 0.2  # of a spot that no other view confirms

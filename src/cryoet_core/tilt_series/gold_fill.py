@@ -48,10 +48,8 @@ class BeadEraser:
         if self.diameter_angst != "auto":
             found = find_of_size(stack[0], self.pixel_size_angst, self.diameter_angst, self.beams[row])
             wide = (1 + PLACE_ERROR) * float(self.diameter_angst)
-            xy, diameter = (
-                np.concatenate([xy, found]),
-                np.concatenate([np.full(len(xy), float(self.diameter_angst)), np.full(len(found), wide)]),
-            )
+            diameter = np.concatenate([np.full(len(xy), float(self.diameter_angst)), np.full(len(found), wide)])
+            xy = np.concatenate([xy, found])
         radius = covered_radius_angst(diameter, self.beams[row])
         filled = fill_discs(stack, self.pixel_size_angst, xy, radius, self._generator(row))
         if filled is stack:

@@ -3,8 +3,8 @@ and roundness.
 
 Spots are looked for at several sizes in a view of about 10 A per pixel, and each is fitted with the profile of a bead
 (gold_image.py) in finer pixels. Nothing is assumed about the diameter, nor that there is gold at all. Darkness is
-absolute: gold is 1, protein and ice below 0.2, whatever the unit of the grey values, because the noise of a view says
-how many electrons made it.
+absolute: gold is about 1, most protein below 0.7, whatever the unit of the grey values, because the noise of a view
+says how many electrons made it.
 """
 
 from __future__ import annotations
@@ -28,18 +28,13 @@ FITTED_ANGST = 36.0 * STEP ** np.arange(54)
 SEED_DARKNESS, SEED_SIGMA = 0.6, 4.5  # of a place worth a fit: relative to gold, and to the robust spread of the view
 DARKNESS, MISFIT, SNR = (0.7, 4.0), 0.4, 5.0  # of a spot that may be gold: see Spots
 LEAST_ANGST = 42.0  # diameter of gold: what is smaller gathers at the end of what is fitted
-PATIENCE = (
-    40  # more fits than beads may end with something else, from the darkest place on: then there are no more beads
-)
+# more fits than beads may end with something else, from the darkest place on: then there are no more beads
+PATIENCE = 40
 FIT_TURNS = 3
-HOPELESS = (
-    0.55,
-    1.0,
-)  # less dark, or more of the image unexplained: no bead, whatever the next turns of the fit would say
-NOISE_OVER_DOSE = (
-    0.7,
-    6.0,
-)  # noise of counts over that of the dose, least (a filtered view) and most (few electrons come through)
+# less dark, or more of the image unexplained: no bead, whatever the next turns of the fit would say
+HOPELESS = 0.55, 1.0
+# noise of counts over that of the dose, least (a filtered view) and most (few electrons come through)
+NOISE_OVER_DOSE = 0.7, 6.0
 USUAL_NOISE_OVER_DOSE = 1.5
 USUAL_DOSE, USUAL_DEFOCUS_ANGST, USUAL_OPTICS = 3.0, 25000.0, Optics(300.0, 2.7, 0.1)  # where nothing is known
 
