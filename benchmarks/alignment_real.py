@@ -34,7 +34,7 @@ from cryoet_core.tilt_series.align import align_tilt_series
 from cryoet_core.tilt_series.alignment_state import AlignmentSettings
 from cryoet_core.tilt_series.bundle import BundleModel, solve_bundle
 from cryoet_core.tilt_series.evaluate import geometry_error, specimen_grid
-from cryoet_core.tilt_series.gold import erase_gold
+from cryoet_core.tilt_series.gold_fill import BeadEraser
 from cryoet_core.tilt_series.patches import track_patches
 from cryoet_core.tilt_series.plane import prepare_views
 from cryoet_core.tilt_series.refine_alignment import Band
@@ -134,8 +134,8 @@ def main() -> None:
     chosen = parser.parse_args()
     series = read_tilt_series(chosen.table)
     images, pixel, included = load_images(series), series.pixel_size_angst, series.included
-    generators = [np.random.default_rng(i) for i in range(len(images))]
-    plain = bin_images(erase_gold(images, pixel, generators, chosen.bead_angst), chosen.tomogram_binning)
+    without_beads = BeadEraser(series, chosen.bead_angst)
+    plain = bin_images(np.stack([without_beads(row, image) for row, image in enumerate(images)]), chosen.tomogram_binning)
     binned_angst = pixel * chosen.tomogram_binning
     reference = resize_reference(*read_mrc(chosen.reference), binned_angst)[0] if chosen.reference else None
     start = series.geometry.replace(x_shift_angst=0.0, y_shift_angst=0.0)

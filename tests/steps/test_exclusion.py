@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from script_runner import run_script
 from small_series import small_series
-from synthetic_series import blob_series
+from synthetic_series import blob_series, view_axes
 
 from cryoet_core.io.images import load_images
 from cryoet_core.io.mrc import read_mrc
+from cryoet_core.io.summary import read_summary
 from cryoet_core.metadata import read_tilt_series, write_tilt_series
 from cryoet_core.tilt_series.exclude import mark_excluded
 
@@ -27,22 +28,24 @@ def run_steps(folder, table):
     aligned |= {"table": folder / "a/TS_01.star", "gold": folder / "a/gold.star", "summary": folder / "a/summary.json"}
     run_script("align_tilt_series", {"table": erased["table"]}, aligned, {"max_sweeps": 3})
     corrected, binned = stack_files(folder / "c"), stack_files(folder / "p")
-    run_script("correct_ctf", {"table": aligned["table"]}, corrected, {}, binning=1, gold_diameter_angst=200.0)
+    run_script("correct_ctf", {"table": aligned["table"]}, corrected, {}, binning=1, gold_diameter_angst="auto")
     run_script("preprocess_tilt_series", {"table": corrected["table"]}, binned, GREY)
     rec = {"table": folder / "r/TS_01.star", "raw_table": folder / "r/raw.star", "tomogram": folder / "r/TS_01.mrc", "summary": folder / "r/s.json"}
     run_script("reconstruct_tomogram", {"table": binned["table"], "aligned": aligned["table"]}, rec, {"thickness": 40})
-    return {"erased": erased, "aligned": aligned, "binned": binned, "rec": rec}
+    return {"erased": erased, "aligned": aligned, "corrected": corrected, "binned": binned, "rec": rec}
 
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
     """(with the view excluded, without it): outputs of all steps. The bad view is bright noise with beads, hits and a dead row."""
     rng = np.random.default_rng(9)
-    images, tilts, _ = blob_series(rng, noise=0.6)
+    images, tilts, shifts = blob_series(rng, noise=0.6)
     mean = 30 * (1 + 0.05 * images / images.std())
-    for view in mean:
-        y, x = rng.integers(20, 90, 2)
-        view[y : y + 14, x : x + 14] *= 0.2  # a bead
+    beads = np.array([(250.0, -300.0, 200.0), (-350.0, 200.0, -150.0), (50.0, 400.0, 100.0)])
+    y, x = ((np.arange(n) - n // 2) * PIXEL for n in mean.shape[1:])
+    for view, axes, shift in zip(mean, view_axes(tilts + 2.0, 86.0), shifts, strict=True):
+        for u, v in beads @ axes.T + shift:
+            view *= np.exp(-0.0045 * 2 * np.sqrt(np.clip(100.0**2 - (x[None] - u) ** 2 - (y[:, None] - v) ** 2, 0, None)))
     mean[BAD] = 300 * rng.random(mean[BAD].shape)
     halves = np.stack([rng.poisson(np.maximum(m, 0), (2, *m.shape)) for m in mean]).astype(np.float32)
     halves[2, 0, 50, 60] += 300
@@ -66,6 +69,17 @@ def test_images_of_the_other_views_are_the_same(both, step, column):
     one, other = one.select(one.included), other.select(other.included)  # alignment may leave out a view, in both the same
     assert one.tilts["tilt_id"].tolist() == other.tilts["tilt_id"].tolist()
     np.testing.assert_allclose(load_images(one, column), load_images(other, column), rtol=1e-6, atol=1e-6)
+
+
+def test_beads_are_found_and_erased_in_both(both):
+    for outputs in both:
+        assert read_summary(outputs["aligned"]["summary"])["gold"]["n_beads"] == 3
+        used = read_tilt_series(outputs["aligned"]["table"]).included
+        before, after = (load_images(read_tilt_series(outputs[step]["table"]).select(used)) for step in ("erased", "corrected"))
+        for recorded, corrected in zip(before, after, strict=True):
+            beads = recorded < 0.55 * np.median(recorded)
+            darkness = [(np.mean(v) - np.mean(v[beads])) / np.std(v) for v in (recorded, corrected)]
+            assert beads.mean() > 0.005 and darkness[0] > 2 and darkness[1] < 0.35 * darkness[0]
 
 
 def test_geometry_is_the_same(both):

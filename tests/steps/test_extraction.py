@@ -1,5 +1,6 @@
 """The scripts of extraction, reconstruction, postprocessing and the RELION view on a small series, against truth."""
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -27,6 +28,8 @@ from cryoet_core.subtomo.noise import correction_sums, group_amplitude, initial_
 from cryoet_core.subtomo.reconstruct import taper_to_sphere
 from cryoet_core.subtomo.refine_run import series_images, volume_images
 from cryoet_core.subtomo.stacks import ParticleVolumes, read_extracted
+from cryoet_core.tilt_series.gold import Gold
+from cryoet_core.tilt_series.gold_file import write_gold
 
 EXTRACT = {"binning": 1, "box_px": 64, "crop_px": 32}
 SHAPE, PIXEL = (240, 240), 4.0
@@ -112,6 +115,29 @@ def test_averaging_reads_the_volumes_where_they_were_asked_for(project):
         sums = correction_sums(images, np.arange(4), slices, phases, initial_spectra(images), 10)
         strength.append(group_amplitude([sums]))
     assert strength[0] > 0 and abs(strength[1] / strength[0] - 1) < 0.1
+
+
+def test_beads_of_the_alignment_are_erased_and_counted(project):
+    """A bead's place beside the first particle of a series, as gold.star lists it: no image of that particle keeps what lies there."""
+    series, positions, _ = project[0]
+    bead = positions[0] + [30.0, 0, 0]
+    seen = series.geometry.project(bead)[0][:, 0]
+    n, table = len(seen), series.tilts
+    gold = Gold(
+        np.array([60.0]), bead[None], np.array([60.0]), np.array([n]), table["tilt_id"].to_numpy(), np.zeros(n, np.int64), seen, np.full(n, 60.0),
+        np.ones(n, bool),
+    )  # fmt: skip
+    write_gold(gold, "TS_01", "gold/TS_01.star")
+    write_tilt_series(dataclasses.replace(series, gold_file="gold/TS_01.star", gold_diameter_angst=60.0), "gold/aligned.star")
+    inputs, changed = {"particles": ["picks/TS_01.star"], "tilt_series": ["gold/aligned.star"]}, {}
+    for name, diameter in (("auto", "auto"), ("left", None)):
+        outputs = {key: f"gold/{name}/{file}" for key, file in (("particles", "p.star"), ("images", "images"), ("summary", "s.json"))}
+        run_script("extract_subtomos", inputs, outputs, EXTRACT | {"gold_diameter_angst": diameter})
+        assert read_summary(outputs["summary"])["particles_with_a_bead_in_their_box"] == {"TS_01": 1}
+        changed[name] = read_extracted(outputs["particles"], ["gold/aligned.star"]).series[0]
+    particle = changed["auto"].particle
+    change = np.abs(np.asarray(changed["auto"].images) - np.asarray(changed["left"].images)).max(axis=(1, 2))
+    assert (change[particle == 0] > 0.01).all() and np.median(change[particle != 0]) < 1e-6
 
 
 def test_map_fsc_and_relion_view(project):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from pydantic import field_validator
+
 from cryoet_core.config.base import StepModel, key
-from cryoet_core.config.gold import GoldDiameter, gold_key
+from cryoet_core.config.gold import GoldDiameter, gold_key, possible_diameter
 
 
 class ExtractSubtomos(StepModel):
@@ -56,3 +58,5 @@ class ExtractSubtomos(StepModel):
     relion_files: bool = key(
         False, meaning="also write one 2D stack per particle, as RELION reads them, and particles_relion.star"
     )
+
+    _possible_diameter = field_validator("gold_diameter_angst")(possible_diameter)

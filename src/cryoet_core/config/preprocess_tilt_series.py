@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from pydantic import field_validator
+
 from cryoet_core.config.base import StepModel, key
-from cryoet_core.config.gold import GoldDiameter, gold_key
+from cryoet_core.config.gold import GoldDiameter, gold_key, possible_diameter
 
 
 class PreprocessTiltSeries(StepModel):
@@ -26,3 +28,5 @@ class PreprocessTiltSeries(StepModel):
         False, meaning="also write <ts>_aligned.mrc: the views turned and shifted onto the tilt axis (IMOD's .ali), with <ts>_aligned.tlt; no step reads it"
     )
     gold_diameter_angst: GoldDiameter = gold_key("that tomograms are made from, before CTF correction")
+
+    _possible_diameter = field_validator("gold_diameter_angst")(possible_diameter)

@@ -1,4 +1,5 @@
-"""gold.star: the beads of a series in the tomogram, which viewers of particles can open, and their places in every view."""
+"""gold.star: the beads of a series in the tomogram, which viewers of particles can open, and their places in every
+view."""
 
 from __future__ import annotations
 
@@ -14,16 +15,30 @@ POSITIONS = ("rlnCenteredCoordinateXAngst", "rlnCenteredCoordinateYAngst", "rlnC
 
 
 def write_gold(gold: Gold, series_name: str, path: str | os.PathLike) -> None:
-    """Write data_kinds (diameters), data_particles (the beads) and data_views (places, A from the view's centre; bead 0: only this view shows it)."""
-    beads = pd.DataFrame({
-        "rlnTomoName": [series_name] * len(gold.position_angst), **dict(zip(POSITIONS, gold.position_angst.T, strict=True)),
-        "tlBead": np.arange(1, len(gold.position_angst) + 1), "tlDiameterAngst": gold.bead_diameter_angst, "tlViews": gold.n_views,
-    })  # fmt: skip
-    places = pd.DataFrame({
-        "tlTiltId": gold.tilt_id, "tlBead": gold.bead + 1, "tlXAngst": gold.xy_angst[:, 0], "tlYAngst": gold.xy_angst[:, 1],
-        "tlDiameterAngst": gold.diameter_angst, "tlSeen": gold.seen.astype(np.int64),
-    })  # fmt: skip
-    write_star(path, {"kinds": pd.DataFrame({"tlDiameterAngst": gold.diameters_angst}), "particles": beads, "views": places})
+    """Write data_kinds (diameters), data_particles (the beads) and data_views (places, A from the view's centre; bead
+    0: only this view shows it)."""
+    beads = pd.DataFrame(
+        {
+            "rlnTomoName": [series_name] * len(gold.position_angst),
+            **dict(zip(POSITIONS, gold.position_angst.T, strict=True)),
+            "tlBead": np.arange(1, len(gold.position_angst) + 1),
+            "tlDiameterAngst": gold.bead_diameter_angst,
+            "tlViews": gold.n_views,
+        }
+    )
+    places = pd.DataFrame(
+        {
+            "tlTiltId": gold.tilt_id,
+            "tlBead": gold.bead + 1,
+            "tlXAngst": gold.xy_angst[:, 0],
+            "tlYAngst": gold.xy_angst[:, 1],
+            "tlDiameterAngst": gold.diameter_angst,
+            "tlSeen": gold.seen.astype(np.int64),
+        }
+    )
+    write_star(
+        path, {"kinds": pd.DataFrame({"tlDiameterAngst": gold.diameters_angst}), "particles": beads, "views": places}
+    )
 
 
 def read_gold(path: str | os.PathLike | None) -> Gold:
@@ -37,7 +52,13 @@ def read_gold(path: str | os.PathLike | None) -> Gold:
         return table[name].to_numpy(dtype=kind)
 
     return Gold(
-        column(kinds, "tlDiameterAngst"), np.stack([column(beads, name) for name in POSITIONS], axis=1), column(beads, "tlDiameterAngst"),
-        column(beads, "tlViews", np.int64), column(places, "tlTiltId", np.int64), column(places, "tlBead", np.int64) - 1,
-        np.stack([column(places, name) for name in ("tlXAngst", "tlYAngst")], axis=1), column(places, "tlDiameterAngst"), column(places, "tlSeen") > 0,
-    )  # fmt: skip
+        column(kinds, "tlDiameterAngst"),
+        np.stack([column(beads, name) for name in POSITIONS], axis=1),
+        column(beads, "tlDiameterAngst"),
+        column(beads, "tlViews", np.int64),
+        column(places, "tlTiltId", np.int64),
+        column(places, "tlBead", np.int64) - 1,
+        np.stack([column(places, name) for name in ("tlXAngst", "tlYAngst")], axis=1),
+        column(places, "tlDiameterAngst"),
+        column(places, "tlSeen") > 0,
+    )

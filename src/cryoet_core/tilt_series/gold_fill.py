@@ -1,7 +1,8 @@
 """Beads taken out of a view: each is covered by a piece of the view near it, levelled to what surrounds the bead.
 
-The piece has the view's own noise and texture, and it is the same place in the full, the even and the odd image, so that even + odd stays the full view and the
-noise of the halves stays independent. What is levelled is the difference of the two rims, a plane; nothing is smoothed, and only pixels about the beads are touched.
+The piece has the view's own noise and texture, and it is the same place in the full, the even and the odd image, so
+that even + odd stays the full view and the noise of the halves stays independent. What is levelled is the difference
+of the two rims, a plane; nothing is smoothed, and only pixels about the beads are touched.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from cryoet_core.tilt_series.gold_spots import Beam, find_of_size
 
 FRINGES = 1.5  # widths of the first bright fringe beyond the edge that are covered: what lies further out sums to zero
 MARGIN_ANGST = 5.0  # error of a place
+PLACE_ERROR = 0.2  # of the diameter: what is searched in one view is found in pixels of a fifth of it
 RIM = 0.35  # of the radius: width of the rim that is levelled
 MIN_RIM_PX = 3
 TRIES = 500  # places of a view among which the nearest free one is copied
@@ -25,8 +27,9 @@ TRIES = 500  # places of a view among which the nearest free one is copied
 class BeadEraser:
     """Takes beads out of the views of a series, in every step in the same way.
 
-    series : TiltSeries whose rows the views are; its ``gold_file`` says where beads lie. diameter_angst : "auto", the beads that were found; a number, also
-    whatever else in a view answers to a search for beads of that size; None, nothing. pixel_size_angst : of the views, where it is not the series'.
+    series : TiltSeries whose rows the views are; its ``gold_file`` says where beads lie. diameter_angst : "auto", the
+    beads that were found; a number, also whatever else in a view answers to a search for beads of that size; None,
+    nothing. pixel_size_angst : of the views, where it is not the series'.
     """
 
     def __init__(self, series, diameter_angst: float | str | None, pixel_size_angst: float | None = None):
@@ -36,16 +39,21 @@ class BeadEraser:
         self.tilt_id, self.beams = series.tilts["tilt_id"].to_numpy(), series_beams(series)
 
     def __call__(self, row: int, images):
-        """Images (m, h, w) or (h, w) of the view in a row, full one first, without beads; the same array where there are none."""
+        """Images (m, h, w) or (h, w) of the view in a row, full one first, without beads; the same array where there
+        are none."""
         if self.diameter_angst is None:
             return images
         stack = images[None] if images.ndim == 2 else images
         xy, diameter = self.gold.in_view(self.tilt_id[row])
         if self.diameter_angst != "auto":
-            xy = np.concatenate([xy, find_of_size(stack[0], self.pixel_size_angst, self.diameter_angst, self.beams[row])])
-            diameter = np.full(len(xy), float(self.diameter_angst))
+            found = find_of_size(stack[0], self.pixel_size_angst, self.diameter_angst, self.beams[row])
+            wide = (1 + PLACE_ERROR) * float(self.diameter_angst)
+            diameter = np.concatenate([np.full(len(xy), float(self.diameter_angst)), np.full(len(found), wide)])
+            xy = np.concatenate([xy, found])
         radius = covered_radius_angst(diameter, self.beams[row])
         filled = fill_discs(stack, self.pixel_size_angst, xy, radius, self._generator(row))
+        if filled is stack:
+            return images
         return filled[0] if images.ndim == 2 else filled
 
     def _generator(self, row):
@@ -62,10 +70,14 @@ def covered_radius_angst(diameter_angst, beam: Beam):
 def fill_discs(images, pixel_size_angst: float, xy_angst, radius_angst, rng):
     """Images (m, h, w) of one view with discs covered; the same array where there are none.
 
-    xy_angst : (k, 2) from the centre (index n//2). radius_angst : (k,). rng : numpy Generator, drawn from in the same way whatever the discs.
+    xy_angst : (k, 2) from the centre (index n//2). radius_angst : (k,). rng : numpy Generator, drawn from in the same
+    way whatever the discs.
     """
     height, width = images.shape[1:]
-    middle, radius = np.array([width // 2, height // 2]) + np.reshape(xy_angst, (-1, 2)) / pixel_size_angst, np.asarray(radius_angst) / pixel_size_angst
+    middle, radius = (
+        np.array([width // 2, height // 2]) + np.reshape(xy_angst, (-1, 2)) / pixel_size_angst,
+        np.asarray(radius_angst) / pixel_size_angst,
+    )
     touching = np.all((middle > -radius[:, None]) & (middle < np.array([width, height]) - 1 + radius[:, None]), axis=1)
     middle, radius = middle[touching], radius[touching]
     free = rng.random((TRIES, 2)) * [width, height]
@@ -93,7 +105,8 @@ def fill_discs(images, pixel_size_angst: float, xy_angst, radius_angst, rng):
 
 
 def _copied_from(free, middle, radius, k, first, last, size, reach):
-    """(x, y) step from a disc's window to the one that is copied: the nearest of the places ``free`` that holds no bead, else the one farthest from any."""
+    """(x, y) step from a disc's window to the one that is copied: the nearest of the places ``free`` that holds no
+    bead, else the one farthest from any."""
     low, high = middle[k] - first, np.array(size) - (last - middle[k])
     inside = np.all((free >= low) & (free <= high), axis=1)
     steps = np.round(free[inside] - middle[k]).astype(int) if inside.any() else np.zeros((1, 2), int)
@@ -102,7 +115,11 @@ def _copied_from(free, middle, radius, k, first, last, size, reach):
         return np.zeros(2, int)
     gap = (np.linalg.norm(middle[k] + steps[:, None] - middle[None], axis=2) - radius).min(axis=1)
     clear = gap > reach
-    return steps[np.argmin(np.where(clear, np.linalg.norm(steps, axis=1), np.inf))] if clear.any() else steps[np.argmax(gap)]
+    return (
+        steps[np.argmin(np.where(clear, np.linalg.norm(steps, axis=1), np.inf))]
+        if clear.any()
+        else steps[np.argmax(gap)]
+    )
 
 
 def _plane(values, where, x, y):

@@ -1,8 +1,10 @@
-"""Dark round spots of one view, each measured against the image of a gold bead: where it lies, its diameter, darkness and roundness.
+"""Dark round spots of one view, each measured against the image of a gold bead: where it lies, its diameter, darkness
+and roundness.
 
-Spots are looked for at several sizes in a view of about 10 A per pixel, and each is fitted with the profile of a bead (gold_image.py) in finer pixels.
-Nothing is assumed about the diameter, nor that there is gold at all. Darkness is absolute: gold is 1, protein and ice below 0.2, whatever the unit of the grey
-values, because the noise of a view says how many electrons made it.
+Spots are looked for at several sizes in a view of about 10 A per pixel, and each is fitted with the profile of a bead
+(gold_image.py) in finer pixels. Nothing is assumed about the diameter, nor that there is gold at all. Darkness is
+absolute: gold is about 1, most protein below 0.7, whatever the unit of the grey values, because the noise of a view
+says how many electrons made it.
 """
 
 from __future__ import annotations
@@ -26,10 +28,14 @@ FITTED_ANGST = 36.0 * STEP ** np.arange(54)
 SEED_DARKNESS, SEED_SIGMA = 0.6, 4.5  # of a place worth a fit: relative to gold, and to the robust spread of the view
 DARKNESS, MISFIT, SNR = (0.7, 4.0), 0.4, 5.0  # of a spot that may be gold: see Spots
 LEAST_ANGST = 42.0  # diameter of gold: what is smaller gathers at the end of what is fitted
-PATIENCE = 40  # more fits than beads may end with something else, from the darkest place on: then there are no more beads
+# more fits than beads may end with something else, from the darkest place on: then there are no more beads
+PATIENCE = 40
 FIT_TURNS = 3
-HOPELESS = 0.55, 1.0  # less dark, or more of the image unexplained: no bead, whatever the next turns of the fit would say
-NOISE_OVER_DOSE = 0.7, 4.0  # noise of a view over that of its dose, least (a filtered view) and most (few electrons come through)
+# less dark, or more of the image unexplained: no bead, whatever the next turns of the fit would say
+HOPELESS = 0.55, 1.0
+# noise of counts over that of the dose, least (a filtered view) and most (few electrons come through)
+NOISE_OVER_DOSE = 0.7, 6.0
+USUAL_NOISE_OVER_DOSE = 1.5
 USUAL_DOSE, USUAL_DEFOCUS_ANGST, USUAL_OPTICS = 3.0, 25000.0, Optics(300.0, 2.7, 0.1)  # where nothing is known
 
 
@@ -56,9 +62,11 @@ class Beam:
 class Spots:
     """Spots of a view.
 
-    xy_angst : (m, 2) from the view's centre (index n//2). diameter_angst : (m,) of the bead that fits best. darkness : (m,) contrast relative to that of a
-    gold bead of this diameter. misfit : (m,) power of the image that no bead explains, noise taken off, over the power of the bead. snr : (m,) power of the
-    bead over that of the noise, root. seeds : (k, 4) x, y (A), size looked for (A), darkness of all that answered to the search: also spots cut by the border or part of others.
+    xy_angst : (m, 2) from the view's centre (index n//2). diameter_angst : (m,) of the bead that fits best. darkness
+    : (m,) contrast relative to that of a gold bead of this diameter. misfit : (m,) power of the image that no bead
+    explains, noise taken off, over the power of the bead. snr : (m,) power of the bead over that of the noise, root.
+    seeds : (k, 4) x, y (A), size looked for (A), darkness of all that answered to the search: also spots cut by the
+    border or part of others.
     """
 
     xy_angst: np.ndarray
@@ -80,14 +88,23 @@ class Spots:
 
 
 def _like_gold(diameter_angst, darkness, misfit, snr, least_angst=LEAST_ANGST):
-    return (diameter_angst > least_angst) & (darkness > DARKNESS[0]) & (darkness < DARKNESS[1]) & (misfit < MISFIT) & (snr > SNR)
+    return (
+        (diameter_angst > least_angst)
+        & (darkness > DARKNESS[0])
+        & (darkness < DARKNESS[1])
+        & (misfit < MISFIT)
+        & (snr > SNR)
+    )
 
 
 def find_spots(image, pixel_size_angst: float, beam: Beam | None = None) -> Spots:
     """Dark spots of a recorded view (h, w), numpy or cupy, in any unit of grey values."""
     beam = beam or Beam()
     full, zero, noise = _grey_scale(image, pixel_size_angst, beam)
-    seeds, strength = (np.concatenate(part) for part in zip(*(_seeds(image, pixel_size_angst, size, zero, beam) for size in SIZES_ANGST), strict=True))
+    seeds, strength = (
+        np.concatenate(part)
+        for part in zip(*(_seeds(image, pixel_size_angst, size, zero, beam) for size in SIZES_ANGST), strict=True)
+    )
     binning = max(1, round(FIT_ANGST / pixel_size_angst))
     fit = _Fit(image, zero, pixel_size_angst, binning, noise / (full * pixel_size_angst * binning), beam)
     fitted, beads = [], 0
@@ -110,7 +127,8 @@ def find_of_size(image, pixel_size_angst: float, diameter_angst: float, beam: Be
 
 
 def block_mean(image, binning: int):
-    """Means of squares of ``binning`` pixels (h // binning, w // binning), float32; what is left over at the ends is not used."""
+    """Means of squares of ``binning`` pixels (h // binning, w // binning), float32; what is left over at the ends is
+    not used."""
     xp = array_namespace(image)
     h, w = (n // binning for n in image.shape)
     rows = image[: h * binning, : w * binning].reshape(h, binning, w * binning).mean(axis=1, dtype=xp.float32)
@@ -118,28 +136,36 @@ def block_mean(image, binning: int):
 
 
 def _grey_scale(image, pixel_size_angst, beam):
-    """Grey value of the view's background above that of no electrons, the latter, and the noise of a mean over 1 A^2.
+    """Grey value of the view's background above that of no electrons, the latter, and the noise of the mean over 1 A^2.
 
-    The background is the median itself where the noise allows it to be counts; else (mean subtracted, an offset added) what the noise says.
+    The background is the median itself where the noise allows it to be counts; else (mean subtracted, an offset
+    added) what the noise says.
     """
     xp = array_namespace(image)
-    binning = max(1, round(SEARCH_ANGST / pixel_size_angst))
+    binning = max(1, min(round(SEARCH_ANGST / pixel_size_angst), min(image.shape) // 3))
     small = block_mean(image, binning)
     level = float(xp.median(small))
-    noise = 1.4826 / np.sqrt(2) * float(xp.median(xp.abs(small[:, 1:] - small[:, :-1]))) * pixel_size_angst * binning + 1e-12
-    least, most = (noise * np.sqrt(beam.dose_e_per_a2 or USUAL_DOSE) / limit for limit in NOISE_OVER_DOSE[::-1])
-    full = float(np.clip(level, least, most))
+    noise = (
+        1.4826 / np.sqrt(2) * float(xp.median(xp.abs(small[:, 1:] - small[:, :-1]))) * pixel_size_angst * binning
+        + 1e-12
+    )
+    of_dose = noise * np.sqrt(beam.dose_e_per_a2 or USUAL_DOSE)  # the background if the dose made all of the noise
+    counts = of_dose / NOISE_OVER_DOSE[1] < level < of_dose / NOISE_OVER_DOSE[0]
+    full = float(level if counts else of_dose / USUAL_NOISE_OVER_DOSE)
     return full, level - full, noise
 
 
 def _seeds(image, pixel_size_angst, size, zero, beam):
     """Places that answer to spots of one size, in pixels of about a fifth of it.
 
-    Returns (k, 4) x, y (A from the centre), size, darkness; and (k,) how far the place is darker than its surroundings, of one.
+    Returns (k, 4) x, y (A from the centre), size, darkness; and (k,) how far the place is darker than its
+    surroundings, of one.
     """
     xp = array_namespace(image)
     ndimage = ndimage_module(xp)
     binning = max(1, round(0.2 * size / pixel_size_angst))
+    if min(image.shape) < 3 * binning:  # a view smaller than the spot
+        return np.zeros((0, 4)), np.zeros(0)
     small, pixel = block_mean(image, binning), pixel_size_angst * binning
     wide = ndimage.gaussian_filter(small, OUTER * size / pixel)
     answer = wide - ndimage.gaussian_filter(small, INNER * size / pixel)
@@ -147,7 +173,9 @@ def _seeds(image, pixel_size_angst, size, zero, beam):
     of_one = answer / xp.maximum(wide - zero, 1e-12)
     dark = of_one / _answer_to_gold(size, pixel, beam.log_defocus, beam.optics)
     reach = 2 * max(1, round(0.3 * size / pixel)) + 1
-    rows, columns = xp.nonzero((answer > SEED_SIGMA * spread) & (dark > SEED_DARKNESS) & (answer == ndimage.maximum_filter(answer, reach)))
+    rows, columns = xp.nonzero(
+        (answer > SEED_SIGMA * spread) & (dark > SEED_DARKNESS) & (answer == ndimage.maximum_filter(answer, reach))
+    )
     places = np.column_stack([asnumpy(columns), asnumpy(rows)]) * binning + 0.5 * (binning - 1)
     places = (places - np.array([n // 2 for n in image.shape[::-1]])) * pixel_size_angst
     seeds = np.column_stack([places, np.full(len(places), size), asnumpy(dark[rows, columns])]).astype(np.float64)
@@ -159,12 +187,15 @@ def _answer_to_gold(size_angst: float, pixel_angst: float, log_defocus: int, opt
     """What the difference of two Gaussians is in the middle of a bead, of one."""
     r = np.arange(1.0, 3 * size_angst, 2.0)
     profile = sum(bead_profiles([size_angst], r, 1.1**log_defocus, optics, pixel_angst))[0]
-    narrow, wide = (np.exp(-0.5 * (r / (s * size_angst)) ** 2) / (2 * np.pi * (s * size_angst) ** 2) for s in (INNER, OUTER))
+    narrow, wide = (
+        np.exp(-0.5 * (r / (s * size_angst)) ** 2) / (2 * np.pi * (s * size_angst) ** 2) for s in (INNER, OUTER)
+    )
     return float(np.sum(profile * (wide - narrow) * 4 * np.pi * r))
 
 
 def _darkest_first(seeds, strength):
-    """Of seeds that may be one spot at several sizes, the one that stands out most, (k, 4); in the order of the darkest of each spot."""
+    """Of seeds that may be one spot at several sizes, the one that stands out most, (k, 4); in the order of the
+    darkest of each spot."""
     tree, free = cKDTree(seeds[:, :2]) if len(seeds) else None, np.ones(len(seeds), bool)
     chosen, darkness = [], []
     for i in np.argsort(-strength, kind="stable"):
@@ -204,7 +235,8 @@ class _Fit:
         self.library, self.radii = _library(beam.log_defocus, beam.optics, self.pixel)
 
     def spot(self, seed):
-        """(x, y, diameter, darkness, misfit, snr) from a seed (x, y, size, ...); None where the border cuts it or the fit leaves it."""
+        """(x, y, diameter, darkness, misfit, snr) from a seed (x, y, size, ...); None where the border cuts it or the
+        fit leaves it."""
         xy, size, found = seed[:2].copy(), seed[2], None
         for _ in range(FIT_TURNS):
             patch, offset = self._patch(xy, 0.6 * size + self.fringe + self.pixel)
@@ -262,7 +294,8 @@ class _Fit:
         return first + (second - first) * (r / step - low), (second - first) / step
 
     def _best_diameter(self, grey, r, size):
-        """Row of the library, diameter between the rows, and (level, absorption, phase) that fit the means over rings best."""
+        """Row of the library, diameter between the rows, and (level, absorption, phase) that fit the means over rings
+        best."""
         near = np.flatnonzero(np.abs(np.log(FITTED_ANGST / size)) < 0.5)
         ring = (r / self.pixel).astype(int)
         count = np.bincount(ring)
@@ -274,7 +307,10 @@ class _Fit:
         fit, error = _least_squares(basis, value, weight)
         plain, plain_error = _least_squares(basis[:2], value, weight)
         wrong = (fit[:, 1:] < 0).any(axis=1)  # no fringes of the wrong sign
-        fit, error = np.where(wrong[:, None], np.column_stack([plain, np.zeros(len(plain))]), fit), np.where(wrong, plain_error, error)
+        fit, error = (
+            np.where(wrong[:, None], np.column_stack([plain, np.zeros(len(plain))]), fit),
+            np.where(wrong, plain_error, error),
+        )
         best, shift = int(np.argmin(error)), 0.0
         if 0 < best < len(error) - 1:
             low, mid, high = error[best - 1 : best + 2]
