@@ -70,16 +70,15 @@ def test_reference_is_imported_resized_and_found(run_folder):
     assert summary["hand"]["verdict"] == "right"
     assert summary["n_picks"] == len(particles)
     assert (particles.table["score"].diff().dropna() <= 0).all()
-    scores_shape = read_mrc(folder / "TS_01.mrc")[0].shape
-    index, _ = read_mrc(picked["orientations"])
+    (index, voxel), (scores, same) = read_mrc(picked["orientations"]), read_mrc(picked["scores"])
+    assert voxel == same == pytest.approx(summary["search_pixel_angst"])
+    assert np.abs(np.array(scores.shape) * voxel - np.array(read_mrc(folder / "TS_01.mrc")[0].shape) * PIXEL).max() < 12 * voxel
     angles_list = read_star(picked["orientation_list"])["orientations"]
-    assert index.shape == scores_shape and index.max() < len(angles_list) == summary["n_rotations"]
-    best = particles.positions_angst[0] / PIXEL + np.array(index.shape[::-1]) // 2
+    assert index.shape == scores.shape and index.max() < len(angles_list) == summary["n_rotations"]
+    best = particles.positions_angst[0] / voxel + np.array(index.shape[::-1]) // 2
     row = angles_list.iloc[int(index[tuple(np.rint(best[::-1]).astype(int))])]
     mapped = euler_to_matrix(*(float(row[f"rlnAngle{name}"]) for name in ("Rot", "Tilt", "Psi")))
     assert angular_distance_deg(mapped, particles.rotations[0]) < 24
-    scores, _ = read_mrc(picked["scores"])
-    assert scores.shape == read_mrc(folder / "TS_01.mrc")[0].shape
 
 
 def test_dark_reference_stops_with_the_key_to_set(run_folder):

@@ -72,7 +72,7 @@ def on_paper(jobs, limits):
 
 def test_32_cores_and_128_gb_are_filled_and_never_passed(eight):
     jobs, said = planned(eight, "--cores", "32", "--resources", "mem_mb=128000")
-    assert len(jobs) == 8 * 10 + 1 + 2 + 2 * 5 + 1 + 1 and {rule for rule, _, _ in jobs} <= set(COSTS)
+    assert len(jobs) == 8 * 11 + 1 + 2 + 2 * 5 + 1 + 1 and {rule for rule, _, _ in jobs} <= set(COSTS)
     assert all(1 <= r["threads"] <= 32 and 100 <= int(r["mem_mb"]) <= 128_000 for _, _, r in jobs)
     together, each = on_paper(jobs, Limits(32, 128_000, 0))
     assert together["cores"] <= 32 and together["mem_mb"] <= 128_000

@@ -16,7 +16,7 @@ from cryoet_core.picking.template import embed, rotated_rows
 
 SCORING_DIAMETER_PX = 23.0  # of the particle where the peaks are scored: finer voxels tell true from false no better and cost their cube
 STEPS_DEG = (15.0, 13.5, 12.0, 10.5, 9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0)  # that are tried, until one shows enough
-DETECTION = 0.6  # share of the signal to noise of all scored detail that the search keeps, at least
+DETECTION = 0.5  # share of the signal to noise of all scored detail that the search keeps, at least
 MOST_WORK = 4e14  # floating point operations of an automatic search
 RANK_PER_VOXEL = 0.06  # eigen-templates per cubed diameter in voxels
 FLOPS_PER_S = 4e10  # of one CPU core in these products; only for the time that is told beforehand

@@ -21,7 +21,7 @@ GOLD_SHARE, GOLD_OVER = 0.995, 2.5
 # a bead's darkest voxel passes that limit so many times, or it has so many voxels beyond it: a particle of little noise may just pass it
 GOLD_PEAK, GOLD_VOXELS = 1.3, 4
 GOLD_GROW_PX = 2
-BACKGROUND_GRID = 6.0  # steps of the background's grid in the sigma of its Gaussian
+BACKGROUND_GRID = 12.0  # steps of the background's grid in the sigma of its Gaussian
 CLIP_DARK, CLIP_BRIGHT = 15.0, 8.0  # in robust standard deviations: what remains beside gold
 SLAB_VOXELS = 1 << 23  # read at once
 SAMPLE_VOXELS = 1 << 22  # that grey values are measured on

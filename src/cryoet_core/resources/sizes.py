@@ -23,6 +23,7 @@ from cryoet_core.io.mrc import read_header
 from cryoet_core.simulate.acquisition import dose_symmetric_tilts
 from cryoet_core.tomogram.size import tomogram_size
 
+_BLOCKS_MB = 256.0  # of a tomogram, that are made at once
 _FLOAT_MB = 4 / 2**20  # one float32
 _UNKNOWN_SLAB_ANGST = 3000.0  # thickness: auto, until the alignment has found the slab
 
@@ -155,7 +156,7 @@ class DataSizes:
         return {
             "one": 1.0, "frame": frame, "movie": size.n_frames * frame, "movies": n * size.n_frames * frame, "view": view, "stack": n * view,
             "working_view": working, "working_stack": n * working, "binned_view": binned, "binned_stack": n * binned,
-            "plane": y * x * _FLOAT_MB, "slice": z * x * _FLOAT_MB, "tomogram": x * y * z * _FLOAT_MB,
+            "plane": y * x * _FLOAT_MB, "slice": z * x * _FLOAT_MB, "tomogram": x * y * z * _FLOAT_MB, "tomogram_blocks": min(x * y * z * _FLOAT_MB, _BLOCKS_MB),
             "back_projection": n * x * y * z * _FLOAT_MB,
         }  # fmt: skip
 

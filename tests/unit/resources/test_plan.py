@@ -90,7 +90,7 @@ def test_every_step_has_a_row_that_can_be_counted(step):
 
 def test_larger_data_need_more():
     small, large = ResourcePlan(demo(), 2), ResourcePlan(demo(simulate={"image_width_px": 1920, "image_height_px": 1792}), 2)
-    for step in ("correct_motion", "erase_xrays", "align_tilt_series", "correct_ctf", "extract_subtomos"):
+    for step in ("correct_motion", "erase_xrays", "align_tilt_series", "correct_ctf"):
         assert large.memory_of(step, wildcards(step)) > 1.2 * small.memory_of(step, wildcards(step)), step
         assert large.seconds_of(step, wildcards(step)) > 2 * small.seconds_of(step, wildcards(step)) - 4, step
 
