@@ -10,12 +10,15 @@ from matching_scene import PIXEL, chiral_particle, make_scene
 from test_kernels import random_rotations, real, rng
 
 from cryoet_core.config.match_template import MatchTemplate
-from cryoet_core.geometry import TiltGeometry
+from cryoet_core.geometry import TiltGeometry, rotation_vector_to_matrix
 from cryoet_core.geometry.local_deformation import LocalDeformation
 from cryoet_core.picking.background import phase_randomised
 from cryoet_core.picking.binned import binned_volume
 from cryoet_core.picking.eman import match_like_eman2
+from cryoet_core.picking.local_search import Pick
 from cryoet_core.picking.match import match_template
+from cryoet_core.picking.plan import MatchPlan
+from cryoet_core.picking.pose import pose_in_tomogram
 from cryoet_core.picking.prepare import searchable_tomogram
 from cryoet_core.subtomo.extract import ExtractionSettings
 from cryoet_core.subtomo.refine import RefineSettings, half_sets, refine
@@ -57,8 +60,17 @@ def picked_in_binned_voxels(to):
     tomogram, series, *_ = make_scene()
     config = MatchTemplate(angular_step_deg=32, edge_margin_angst=40, low_pass_angst=45, max_particles=6, max_false_fraction=1)
     found = match_template(to.device(tomogram), to.device(chiral_particle()), PIXEL, series, config, rng())
-    assert found.summary["search_pixel_angst"] == 2 * PIXEL
+    assert found.summary["search_pixel_angst"] == 2.5 * PIXEL
     return np.c_[found.particles.positions_angst, 100 * found.particles.table[["score", "score_mirrored"]].to_numpy()]
+
+
+def posed(to):
+    """Poses that were 3 degrees and half a voxel off, from cubes of the tomogram."""
+    tomogram, series, positions, rotations = make_scene()
+    picks = [Pick(p + 0.5, rotation_vector_to_matrix([2, -2, 1]) @ r, 0.5) for p, r in zip(positions, rotations, strict=True)]
+    searchable, plan = searchable_tomogram(to.device(tomogram), 12.0), MatchPlan(250.0, 45.0, 24.0, 125.0, 60.0)
+    found = pose_in_tomogram(searchable, to.device(chiral_particle()), series, picks, 4.0, plan, MatchTemplate(), rng(), 1)
+    return np.concatenate([np.r_[pick.position_px, 10 * pick.rotation.ravel()] for pick in found])
 
 
 def refined(to, likelihood):
@@ -89,6 +101,7 @@ FUNCTIONS = {
     "phase_randomised": lambda to: phase_randomised(to.device(blobs((20, 20, 20))), 16, rng()),
     "match_like_eman2": picked,
     "match_template_binned": picked_in_binned_voxels,
+    "pose_in_tomogram": posed,
     "sum_views": particle_sums,
     "refine_exact": lambda to: refined(to, "exact"),
     "refine_relion": lambda to: refined(to, "relion"),

@@ -64,7 +64,7 @@ COSTS: dict[str, Cost] = {
     "estimate_ctf": Cost(165, {"view": 6.5}, seconds={"stack": 0.018}),
     "exclude_views": Cost(160, {"view": 5.3}, seconds={"stack": 5e-3}),
     "erase_xrays": Cost(170, {"view": 16.0}, seconds={"stack": 0.016}),
-    "align_tilt_series": Cost(200, {"working_stack": 10.0}, seconds={"stack": 0.012, "working_stack": 0.7}, two_threads=1.3),
+    "align_tilt_series": Cost(200, {"working_stack": 5.8}, seconds={"stack": 0.012, "working_stack": 0.7}, two_threads=1.3),
     "correct_ctf": Cost(170, {"view": 15.0}, seconds={"stack": 0.01}),
     "preprocess_tilt_series": Cost(170),
     "reconstruct_tomogram": Cost(180, {"tomogram_blocks": 3.0}, {"one": 50}, seconds={"back_projection": 6.5e-4}, two_threads=1.6),

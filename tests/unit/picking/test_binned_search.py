@@ -9,9 +9,11 @@ from cryoet_core.config.match_template import MatchTemplate
 from cryoet_core.geometry import angular_distance_deg, rotation_vector_to_matrix, so3_grid_for_step
 from cryoet_core.picking.binned import binned_mask, binned_series, binned_volume, search_binning
 from cryoet_core.picking.eigen import eigen_templates
-from cryoet_core.picking.local_search import Search, mirrored_search, refine_peak
+from cryoet_core.picking.local_search import Pick, Search, mirrored_search, refine_peak
 from cryoet_core.picking.match import match_template
 from cryoet_core.picking.passes import FineScale, Pass, rescaled
+from cryoet_core.picking.plan import MatchPlan
+from cryoet_core.picking.pose import pose_in_tomogram
 from cryoet_core.picking.prepare import _interpolated, searchable_tomogram
 
 
@@ -77,6 +79,21 @@ def test_particles_found_in_the_binned_tomogram_are_posed_in_the_tomogram(scene,
     assert result.scores.shape == result.orientation.shape == binned_volume(odd, 2.5).shape
     if background == "auto":
         assert result.summary["hand"]["verdict"] == "right"
+
+
+def test_poses_from_the_tomogram_are_finer_than_those_they_start_from(scene):
+    tomogram, series, positions, rotations = scene
+    picks = [Pick(p + 0.5, rotation_vector_to_matrix([5, -5, 3]) @ r, 0.5) for p, r in zip(positions, rotations, strict=True)]
+    plan = MatchPlan(250.0, 45.0, 24.0, 125.0, 60.0)
+    searchable = searchable_tomogram(tomogram, 12.0)
+    found, threaded = (
+        pose_in_tomogram(searchable, chiral_particle(), series, picks, 8.0, plan, MatchTemplate(), np.random.default_rng(0), threads)
+        for threads in (1, 2)
+    )
+    assert np.median([np.linalg.norm(pick.position_px - p) for pick, p in zip(found, positions, strict=True)]) < 0.3  # 0.87 before
+    assert np.median(angular_distance_deg(np.array([pick.rotation for pick in found]), rotations)) < 4  # 7.7 before
+    for a, b in zip(found, threaded, strict=True):
+        np.testing.assert_array_equal(a.position_px, b.position_px)
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
