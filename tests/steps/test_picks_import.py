@@ -142,7 +142,7 @@ def test_imported_picks_average_to_the_truth(project, best, name):
     # eight particles fill five shells; what is beyond is as good as it is with the true table
     fsc = average()
     assert fsc[1:6].min() > 0.99
-    np.testing.assert_allclose(fsc, best, atol=2e-3)
+    np.testing.assert_allclose(fsc[1:], best[1:], atol=2e-3)  # shell 0 is the sign of a mean that the views do not hold: rounding decides it
 
 
 def test_the_average_tells_a_wrong_sense_of_the_angles(project):
