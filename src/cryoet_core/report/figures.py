@@ -45,12 +45,13 @@ def thumbnail(image, size: int = 160) -> np.ndarray:
 
 
 def orthogonal_slices(volume, title: str, pixel_size_angst: float, half_thickness: int = 1) -> Figure:
-    """The three central sections of a volume, each the mean of 2*half_thickness + 1 slices."""
+    """The three central sections of a volume (an array, or read by slices), each the mean of 2*half_thickness + 1 slices."""
     centre = [n // 2 for n in volume.shape]
 
     def section(axis):
-        index = range(max(0, centre[axis] - half_thickness), min(volume.shape[axis], centre[axis] + half_thickness + 1))
-        return volume.take(index, axis=axis).mean(axis=axis)
+        window = [slice(0, n) for n in volume.shape]
+        window[axis] = slice(max(0, centre[axis] - half_thickness), centre[axis] + half_thickness + 1)
+        return volume[tuple(window)].mean(axis=axis)
 
     depth, height, width = volume.shape
     figure = new_figure(11, 11 * (height + depth) / (width + depth) * 0.72)

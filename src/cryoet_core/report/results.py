@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from cryoet_core.io.mrc import read_mrc
+from cryoet_core.io.mrc_volume import MrcVolume
 from cryoet_core.io.star import read_star
 from cryoet_core.io.summary import read_summary
 from cryoet_core.metadata import Particles, TiltSeries, read_particles, read_tilt_series
@@ -42,6 +43,10 @@ class Results:
 
     def volume(self, *parts: str) -> tuple[np.ndarray, float]:
         return read_mrc(self.path(*parts))
+
+    def blocks(self, *parts: str) -> MrcVolume:
+        """A tomogram of which only what is drawn is read."""
+        return MrcVolume(self.path(*parts))
 
     def picks(self, ts: str) -> Particles:
         return read_particles(self.path("match_template", ts, "particles.star"))

@@ -21,7 +21,8 @@ def tomograms(results: Results) -> Section:
     """Central slices of every tomogram."""
     section = Section("Tomograms", "Dark is dense, as recorded. y points up; the x-z slice shows the specimen's thickness.")
     for ts in results.series:
-        volume, pixel = results.volume("reconstruct_tomogram", ts, f"{ts}.mrc")
+        volume = results.blocks("reconstruct_tomogram", ts, f"{ts}.mrc")
+        pixel = volume.pixel_size_angst
         section.add_heading(ts)
         shape = " x ".join(str(n) for n in volume.shape[::-1])
         section.add_figure(orthogonal_slices(volume, ts, pixel), f"{shape} voxels of {pixel:.2f} A, three slices averaged.")
@@ -33,7 +34,8 @@ def picking(results: Results, numbers: dict) -> Section:
     section = Section("Particles", "Particles found by template matching, or imported: circles on the slices they lie in.")
     rows = []
     for ts in results.series:
-        volume, pixel = results.volume("reconstruct_tomogram", ts, f"{ts}.mrc")
+        volume = results.blocks("reconstruct_tomogram", ts, f"{ts}.mrc")
+        pixel = volume.pixel_size_angst
         picks = results.picks(ts)
         section.add_heading(f"{ts}: {len(picks.table)} particles")
         summary = results.summary("match_template", ts)
@@ -67,7 +69,7 @@ def _picks_figure(volume, pixel, picks, radius_angst):
     depth = volume.shape[0]
     for ax, z in zip(axes, np.linspace(0.38, 0.62, 3) * depth, strict=True):
         z = int(round(z))
-        show(ax, volume[max(0, z - 1) : z + 2].mean(axis=0), f"z = {(z - depth // 2) * pixel:.0f} A")
+        show(ax, volume[max(0, z - 1) : z + 2, :, :].mean(axis=0), f"z = {(z - depth // 2) * pixel:.0f} A")
         near = np.abs(positions[:, 2] + depth // 2 - z) <= 2
         for x, y, _ in positions[near]:
             xy = (x + volume.shape[2] // 2, y + volume.shape[1] // 2)

@@ -56,7 +56,7 @@ COSTS: dict[str, Cost] = {
     "decide_handedness": Cost(120, of="run"),
     "import_reference": Cost(205, of="run"),
     "resize_reference": Cost(228, of="run"),
-    "report": Cost(300, {"tomogram": 1.0, "stack": 0.2}, of="run", seconds={"n_series": 4.0}),
+    "report": Cost(300, {"tomogram": 0.2, "stack": 0.05}, of="run", seconds={"n_series": 4.0}),
     # for every tilt series
     "simulate": Cost(260, {"view": 12}, seconds={"movies": 8e-3}),
     "import_tilt_series": Cost(160),
@@ -65,7 +65,7 @@ COSTS: dict[str, Cost] = {
     "exclude_views": Cost(160, {"view": 5.3}, seconds={"stack": 5e-3}),
     "erase_xrays": Cost(170, {"view": 16.0}, seconds={"stack": 0.016}),
     "align_tilt_series": Cost(200, {"working_stack": 5.8}, seconds={"stack": 0.012, "working_stack": 0.7}, two_threads=1.3),
-    "correct_ctf": Cost(170, {"view": 15.0}, seconds={"stack": 0.01}),
+    "correct_ctf": Cost(170, {"view": 17.0}, seconds={"stack": 0.01}),
     "preprocess_tilt_series": Cost(170),
     "reconstruct_tomogram": Cost(180, {"tomogram_blocks": 3.0}, {"one": 50}, seconds={"back_projection": 6.5e-4}, two_threads=1.6),
     "relion_stack": Cost(120, {"view": 4.0}, seconds={"stack": 3e-3}),
@@ -76,5 +76,5 @@ COSTS: dict[str, Cost] = {
     "refine": Cost(250, {"coefficients": 1.0, "refined_maps": 1.0}, {"search_tiles": 0.7}, of="round", seconds={"particle_images": 0.5}, two_threads=1.7, most=128, alone=True),
     "reconstruct_particle": Cost(230, {"view": 2.0, "particle_stack": 1.5, "sums": 10}, of="round", seconds={"images": 5e-4, "all_stack": 3e-3}, two_threads=1.5, most=64, alone=True),
     "postprocess": Cost(180, {"map_box": 30}, of="round", seconds={"map_box": 0.5}),
-    "relion_project": Cost(150, of="round"),
+    "relion_project": Cost(115, of="round"),
 }
