@@ -56,7 +56,7 @@ COSTS: dict[str, Cost] = {
     "decide_handedness": Cost(120, of="run"),
     "import_reference": Cost(205, of="run"),
     "resize_reference": Cost(228, of="run"),
-    "report": Cost(300, {"tomogram": 0.2, "stack": 0.05}, of="run", seconds={"n_series": 4.0}),
+    "report": Cost(300, {"stack": 0.24}, of="run", seconds={"n_series": 4.0}),
     # for every tilt series
     "simulate": Cost(260, {"view": 12}, seconds={"movies": 8e-3}),
     "import_tilt_series": Cost(160),
