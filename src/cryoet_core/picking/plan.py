@@ -14,13 +14,15 @@ from cryoet_core.picking.reference import particle_diameter_angst
 from cryoet_core.picking.scores import COARSE_SHARE, FINE_SHARE, SAMPLE_EVERY
 from cryoet_core.picking.template import embed, rotated_rows
 
+MASK_MARGIN = 1.1  # of the particle's radius
 SCORING_DIAMETER_PX = 23.0  # of the particle where the peaks are scored: finer voxels tell true from false no better and cost their cube
 STEPS_DEG = (15.0, 13.5, 12.0, 10.5, 9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0)  # that are tried, until one shows enough
 DETECTION = 0.5  # share of the signal to noise of all scored detail that the search keeps, at least
-MOST_WORK = 4e14  # floating point operations of an automatic search
+MOST_WORK = 1e14  # floating point operations of an automatic search: an hour of one core
 RANK_PER_VOXEL = 0.06  # eigen-templates per cubed diameter in voxels
-FLOPS_PER_S = 4e10  # of one CPU core in these products; only for the time that is told beforehand
-PEAK_S = 0.12  # to score one peak, in one CPU core
+# of one CPU core, only for the time that is told beforehand (measured: docs/validation/matching_cost.md): operations of a search in a second,
+# seconds to score one peak, and seconds per voxel of the tomogram for all that is done to it before
+FLOPS_PER_S, PEAK_S, VOXEL_S = 2.5e10, 0.18, 6e-7
 
 
 @dataclass(frozen=True)
@@ -36,9 +38,6 @@ class MatchPlan:
     @property
     def mask_diameter_angst(self) -> float:
         return MASK_MARGIN * self.diameter_angst
-
-
-MASK_MARGIN = 1.1  # of the particle's radius
 
 
 def plan_match(reference, pixel_size_angst: float, config) -> MatchPlan:
@@ -61,22 +60,27 @@ def scoring_binning(diameter_angst: float, pixel_size_angst: float, step_deg: fl
 
 @dataclass(frozen=True)
 class Effort:
-    """What a search at ``step_deg`` in voxels of ``pixel_size_angst`` takes: ``work`` in floating point operations."""
+    """What a search at ``step_deg`` in ``n_voxels`` of ``pixel_size_angst`` takes: ``work`` in floating point operations."""
 
     step_deg: float
     pixel_size_angst: float
+    n_tomogram: int
     n_voxels: int
     n_rotations: int
     detection: float
     work: float
 
+    def cpu_seconds(self, n_peaks: int) -> float:
+        """Expected time on one core, with ``n_peaks`` scored."""
+        return self.work / FLOPS_PER_S + n_peaks * PEAK_S + self.n_tomogram * VOXEL_S
+
     def sentence(self, n_searches: int, n_peaks: int, threads: int) -> str:
         """What the log says beforehand."""
-        seconds = (self.work / FLOPS_PER_S + n_peaks * PEAK_S) / max(threads, 1)
+        seconds = self.cpu_seconds(n_peaks) / max(threads, 1)
         return (
             f"search: {self.n_rotations} orientations {self.step_deg:.1f} degrees apart, {self.n_voxels / 1e6:.1f} million voxels of "
             f"{self.pixel_size_angst:.1f} A, {n_searches} times (template and control); it sees {100 * self.detection:.0f} % of the signal to noise "
-            f"of the detail that peaks are scored with; about {max(seconds / 60, 0.1):.1f} minutes on {threads} threads"
+            f"of the detail that peaks are scored with; up to {max(seconds / 60, 0.1):.1f} minutes on {threads} threads"
         )
 
 
@@ -87,7 +91,7 @@ def effort(step_deg: float, plan: MatchPlan, shape, pixel_size_angst: float, det
     n_rotations = int(8 * np.pi**2 / np.deg2rad(step_deg) ** 3)
     rank = RANK_PER_VOXEL * (plan.diameter_angst / (binning * pixel_size_angst)) ** 3
     scored = n_rotations * (COARSE_SHARE + FINE_SHARE + 1 / SAMPLE_EVERY)
-    return Effort(step_deg, binning * pixel_size_angst, n_voxels, n_rotations, detection, 2 * rank * scored * n_voxels * n_searches)
+    return Effort(step_deg, binning * pixel_size_angst, int(np.prod(shape)), n_voxels, n_rotations, detection, 2 * rank * scored * n_voxels * n_searches)
 
 
 def choose_effort(template, filters, plan: MatchPlan, shape, pixel_size_angst: float, scoring: float, n_searches: int, rng) -> Effort:
