@@ -12,6 +12,9 @@ import numpy as np
 from cryoet_core.backend import array_namespace, fft_module
 from cryoet_core.fourier import half_complex_multiplicity, shell_index, shell_sum
 
+RISEN_SHELLS = 3  # a rise of the FSC beyond a gap has so many shells
+RISEN_SIGMA = 4.0  # and passes the threshold by so many standard errors
+
 
 def fourier_shell_correlation(a, b, mask=None):
     """FSC of two maps (n, n, n), shells 0 .. n//2 -> float64 (n//2 + 1,), on the device of the maps.
@@ -48,6 +51,30 @@ def resolution_at(fsc, pixel_size_angst: float, box_px: int, threshold: float = 
     high, low = float(fsc[shell - 1]), float(fsc[shell])
     crossing = shell - 1 + (high - threshold) / (high - low)
     return box_px * pixel_size_angst / crossing
+
+
+def signal_limit_at(
+    fsc, pixel_size_angst: float, box_px: int, mask_fraction: float = 1.0, threshold: float = 0.143
+) -> float:
+    """Finest detail in A that two half maps share: as :func:`resolution_at`, but a zero of the CTF is not its end.
+
+    Particles of one defocus leave a gap in the FSC at every zero. Detail beyond a gap counts where at least RISEN_SHELLS shells in a row are
+    above the threshold and their mean is so by RISEN_SIGMA standard errors of noise. A curve without gaps gives the resolution.
+
+    mask_fraction : share of the box that the mask of the FSC leaves; it leaves a shell as many independent coefficients.
+    """
+    fsc = np.asarray(fsc, dtype=float)
+    end = resolution_at(fsc, pixel_size_angst, box_px, threshold)
+    above = np.concatenate([[False], fsc[1:] >= threshold, [False]])
+    starts, stops = np.flatnonzero(above[1:] & ~above[:-1]) + 1, np.flatnonzero(above[:-1] & ~above[1:]) + 1
+    for start, stop in zip(starts, stops, strict=True):
+        shells = np.arange(start, stop)
+        independent = float((2 * np.pi * shells**2).sum()) * mask_fraction  # half of a shell's coefficients repeat the other
+        risen = fsc[start:stop].mean() > threshold + RISEN_SIGMA / np.sqrt(max(independent, 1e-9))
+        if start > 1 and len(shells) >= RISEN_SHELLS and risen:
+            # as far as this rise reaches
+            end = resolution_at(np.concatenate([np.ones(start), fsc[start:]]), pixel_size_angst, box_px, threshold)
+    return end
 
 
 @dataclass(frozen=True)

@@ -47,3 +47,27 @@ def test_mask_from_map_takes_the_largest_object():
     mask = masks.mask_from_map(volume, 0.5, dilate_px=1, edge_px=2)
     assert mask[12, 12, 12] == 1 and mask[7, 12, 12] == 1 and mask[2, 2, 2] == 0
     assert masks.mask_from_map(volume, 5.0).max() == 0
+
+
+GAP = [1.0] * 9 + [0.76, 0.42, 0.17, 0.11, 0.24, 0.47, 0.54, 0.51, 0.39, 0.22, 0.06, 0.02, 0.06, 0.1, 0.05, 0.0]
+
+
+def test_a_zero_of_the_ctf_does_not_end_the_signal():
+    box, pixel = 48, 7.64
+    assert box * pixel / fsc.resolution_at(GAP, pixel, box) == pytest.approx(11 + (0.17 - 0.143) / 0.06)
+    assert box * pixel / fsc.signal_limit_at(GAP, pixel, box, 0.09) == pytest.approx(18 + (0.22 - 0.143) / 0.16)
+    # the same rise where the mask leaves so little of the box that noise could make it
+    assert fsc.signal_limit_at(GAP, pixel, box, 0.0009) == fsc.resolution_at(GAP, pixel, box)
+    spike = GAP[:13] + [0.0] * 3 + [0.9, 0.9] + [0.0] * 7
+    assert fsc.signal_limit_at(spike, pixel, box, 0.09) == fsc.resolution_at(spike, pixel, box)
+    smooth = np.linspace(1, 0, 25)
+    assert fsc.signal_limit_at(smooth, pixel, box) == fsc.resolution_at(smooth, pixel, box)
+    assert fsc.signal_limit_at(np.ones(25), pixel, box) == 2 * pixel
+
+
+def test_noise_has_no_signal_beyond_its_first_shells(rng):
+    mask = masks.soft_sphere((48,) * 3, 12, 3)
+    for _ in range(20):
+        curve = fsc.fourier_shell_correlation(*(rng.normal(size=(48,) * 3).astype(np.float32) for _ in range(2)), mask)
+        limit = fsc.signal_limit_at(curve, 1.0, 48, float(mask.mean()))
+        assert limit == fsc.resolution_at(curve, 1.0, 48) and limit > 48 / 4

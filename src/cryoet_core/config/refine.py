@@ -12,7 +12,7 @@ class Refine(StepModel):
 
     uses_gpu: ClassVar[bool] = True
 
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     start: Literal["global", "given_poses"] = key(
         "global",
         meaning="global: search all orientations; given_poses: search only around the angles in the particle table "

@@ -13,7 +13,7 @@ import numpy as np
 
 from cryoet_core.backend import array_namespace, asnumpy
 from cryoet_core.fourier import lowpass
-from cryoet_core.fsc import fourier_shell_correlation, resolution_at
+from cryoet_core.fsc import fourier_shell_correlation, resolution_at, signal_limit_at
 from cryoet_core.geometry import angular_distance_deg, point_group
 from cryoet_core.subtomo.checkpoint import restore_refinement, save_refinement
 from cryoet_core.subtomo.likelihood import SeriesImages, shift_phases, whiten
@@ -123,13 +123,17 @@ class IterationDetails(ParticlePoses):
 
 @dataclass
 class Iteration:
-    """Numbers of one iteration (they go to iterations.json); maps are the unregularised halves."""
+    """Numbers of one iteration (they go to iterations.json); maps are the unregularised halves.
+
+    signal_to_angst : the finest detail that the halves share, also beyond zeros of the CTF; it says what the next search compares.
+    """
 
     number: int
     search: str
     max_shell: int
     sampling_deg: float
     resolution_angst: float
+    signal_to_angst: float
     fsc: np.ndarray
     angle_change_deg: float | None
     offset_change_angst: float | None
@@ -145,8 +149,9 @@ class Iteration:
     def sentence(self) -> str:
         """One line for the log."""
         change = "" if self.angle_change_deg is None else f", angles changed by {self.angle_change_deg:.1f} deg"
+        beyond = "" if self.signal_to_angst >= self.resolution_angst else f" (beyond a gap in the FSC signal to {self.signal_to_angst:.1f} A)"
         return (
-            f"iteration {self.number}, {self.search} search: {self.resolution_angst:.1f} A{change}, "
+            f"iteration {self.number}, {self.search} search: {self.resolution_angst:.1f} A{beyond}{change}, "
             f"expected error {self.expected_angle_error_deg:.1f} deg, {self.n_diffuse} without a clear pose"
         )
 
@@ -225,7 +230,7 @@ def refine(
         sums = [_maximise(groups, sigma2, half, settings, symmetry, xp) for half in (0, 1)]
         halves = [s.reconstruct() for s in sums]
         fsc = asnumpy(fourier_shell_correlation(*halves, mask))
-        iterations.append(_summarise(number, state, groups, previous, fsc, halves, symmetry, settings))
+        iterations.append(_summarise(number, state, groups, previous, fsc, float(mask.mean()), halves, symmetry, settings))
         if report:
             iterations[-1].details = _details(groups, previous, sigma2, sums, symmetry, state)
             report(iterations[-1])
@@ -280,7 +285,7 @@ class _State:
     def update(self, iterations) -> bool:
         """Choose the next search; True when refinement has converged."""
         s, last = self.settings, iterations[-1]
-        reached = s.shell(last.resolution_angst)
+        reached = s.shell(last.signal_to_angst)
         self.max_shell = int(min(s.nyquist_shell, max(self.max_shell if reached >= self.max_shell else 3, reached + 2)))
         change = last.angle_change_deg
         while change is not None and change < self.sampling_deg and self.sampling_deg > s.local_search_from_deg * 1.05:
@@ -291,8 +296,8 @@ class _State:
             was_local = False
         moved = (last.offset_change_angst or 0) / s.pixel_size_angst
         self.offset_range_px = float(np.clip(3 * moved, min(2.0, s.offset_range_px), s.offset_range_px))
-        improved = last.resolution_angst < self.best * 0.99
-        self.best = min(self.best, last.resolution_angst)
+        improved = last.signal_to_angst < self.best * 0.99
+        self.best = min(self.best, last.signal_to_angst)
         settled = change is not None and change < max(0.5 * last.expected_angle_error_deg, 0.2)
         self.stalled = 0 if improved or not was_local else self.stalled + 1
         self.converged = self.search == "local" and (self.stalled >= 2 or (self.stalled >= 1 and settled))
@@ -419,7 +424,7 @@ def _references(sums, fsc, mask, settings):
     return [s.reconstruct(ssnr) * mask for s in join_low_resolution(*sums, settings.join_shell)]
 
 
-def _summarise(number, state, groups, previous, fsc, halves, symmetry, settings) -> Iteration:
+def _summarise(number, state, groups, previous, fsc, mask_fraction, halves, symmetry, settings) -> Iteration:
     posterior = [g.posterior for g in groups]
     first = number == 1 and state.search == "global"
     angle = np.concatenate(
@@ -437,7 +442,8 @@ def _summarise(number, state, groups, previous, fsc, halves, symmetry, settings)
         search=state.search,
         max_shell=state.max_shell,
         sampling_deg=state.sampling_deg,
-        resolution_angst=resolution_at(fsc, pixel, settings.box_px, 0.143),
+        resolution_angst=resolution_at(fsc, pixel, settings.box_px),
+        signal_to_angst=signal_limit_at(fsc, pixel, settings.box_px, mask_fraction),
         fsc=fsc,
         angle_change_deg=None if first else float(np.median(angle)),
         offset_change_angst=float(np.median(move) * pixel),

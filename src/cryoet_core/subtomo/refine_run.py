@@ -260,6 +260,7 @@ def refine_summary(refined: Refined, pixel_size_angst: float) -> dict:
         "n_iterations": len(refined.iterations),
         "converged": refined.converged,
         "resolution_angst": last.resolution_angst,
+        "signal_to_angst": last.signal_to_angst,
         "nyquist_angst": 2 * pixel_size_angst,
         "median_expected_angle_error_deg": last.expected_angle_error_deg,
         "median_expected_offset_error_angst": last.expected_offset_error_angst,

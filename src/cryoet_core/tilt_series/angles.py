@@ -56,7 +56,7 @@ def angle_step(views: PlaneViews, geometry, band: Band, prior: SlabPrior, free, 
 
     middle, pull, data, model = at()
     inverse = slab_model.inverse_information(slab_model.fisher_information(data, model))
-    ends = [(at((name, -1)), at((name, 1))) for name in free]
+    ends = [(at((name, -1))[:2], at((name, 1))[:2]) for name in free]  # their models would take the memory of the whole step again
     gradient = np.array([(up[0] - down[0]) / (2 * h) for down, up in ends])
     coupling = np.array([(up[1] - down[1]) / (2 * h) for down, up in ends])  # (k, n, 2)
     hessian = np.diag([(up[0] - 2 * middle + down[0]) / h**2 for down, up in ends])

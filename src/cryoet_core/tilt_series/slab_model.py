@@ -26,6 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cryoet_core.backend import array_namespace, asnumpy
+from cryoet_core.errors import DataQualityError
 from cryoet_core.tilt_series.plane import PlaneSpectra
 
 
@@ -173,8 +174,17 @@ def shift_gradient(data: PlaneSpectra, product) -> np.ndarray:
 
 
 def inverse_information(information) -> np.ndarray:
-    """(2, n, n) inverses of Fisher matrices of shifts with the common shift, which nothing determines, pinned."""
+    """(2, n, n) inverses of Fisher matrices of shifts with the common shift, which nothing determines, pinned.
+
+    Raises DataQualityError E-TS-06 where no view shows anything that another one does.
+    """
     n = information.shape[1]
+    if not (np.trace(information, axis1=1, axis2=2) > 0).all():
+        raise DataQualityError(
+            "E-TS-06", "the views show nothing in common, so nothing says how to align them", field="detail shared by neighbouring views",
+            found="none above the noise", expected="a specimen in every view",
+            fix="look at the views in the report: leave out empty ones (exclude_views), or leave this series out (data.tilt_series)",
+        )  # fmt: skip
     inverses = []
     for matrix in information:
         pinned = matrix + np.trace(matrix) / n**2 * np.ones((n, n))

@@ -95,6 +95,14 @@ def test_too_few_views_are_refused(series):
         align_tilt_series(images, nominal, PIXEL, AlignmentSettings(), included)
 
 
+@pytest.mark.parametrize("views", ["noise", "one value"])
+def test_views_with_nothing_in_common_are_refused(series, views, rng):
+    images, nominal, _ = series
+    empty = rng.normal(100, 5, images.shape) if views == "noise" else np.full(images.shape, 7.0)
+    with pytest.raises(DataQualityError, match="E-TS-06"):
+        align_tilt_series(empty.astype(np.float32), nominal, PIXEL, AlignmentSettings())
+
+
 def test_plane_view_of_a_point_is_at_its_coordinates():
     geometry = TiltGeometry(0.0, [0.0, 40.0], 86.0, [30.0, -50.0], [-20.0, 10.0])
     point = np.array([[200.0, -150.0, 0.0]])
