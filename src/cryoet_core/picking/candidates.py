@@ -45,7 +45,9 @@ def choose(real: Pass, controls: dict, plan: MatchPlan, pixel: float, config, th
     mirrored = judge(slice(0, len(kept))) if mirrored is None else mirrored[kept]
     hand = {"verdict": "undecided", "n": 0}
     if "mirror" in controls:
-        hand = hand_of_tomogram(real, controls["mirror"], candidates, others["mirror"], distance, radius, median, sigma, threads)
+        hand = hand_of_tomogram(
+            real, controls["mirror"], candidates, others["mirror"], distance, radius, median, sigma, threads, phase("hand of the tomogram")
+        )
     return {
         "picks": picks, "mirrored": mirrored, "n_picks": len(picks), "n_candidates": len(candidates), "score_median": median,
         "score_sigma": sigma, "score_threshold": decided["score"] if np.isfinite(decided["score"]) else None,

@@ -112,7 +112,9 @@ def clear_of_mirror(real, mirrored_scores, models, sigma: float):
     return np.asarray(real) - mirrored > GAP_SHARE * expected, mirrored
 
 
-def hand_of_tomogram(real: Pass, mirror: Pass, picks, mirrored_picks, distance_px: float, reach: int, median: float, sigma: float, threads: int = 1) -> dict:
+def hand_of_tomogram(
+    real: Pass, mirror: Pass, picks, mirrored_picks, distance_px: float, reach: int, median: float, sigma: float, threads: int = 1, report=None
+) -> dict:
     """Which of template and mirror image fits better at the best places of either: the tomogram's hand.
 
     The places are chosen without regard to which of the two found them, and both are refined near them, so in a
@@ -125,9 +127,13 @@ def hand_of_tomogram(real: Pass, mirror: Pass, picks, mirrored_picks, distance_p
     kept = [both[i] for i in separate(both, distance_px) if both[i].score > lowest][:HAND_PLACES]
     if len(kept) < 5:
         return {"verdict": "undecided", "n": len(kept)}
-    scores = np.array([
-        [pick.score for pick in refine_at(field, [field.best_near(place.position_px, reach)[1] for place in kept], threads)] for field in (real, mirror)
-    ]).T  # (n, 2)
+
+    def scored(field, number):
+        places = [field.best_near(place.position_px, reach)[1] for place in kept]
+        progress = report and (lambda done, n: report(number * n + done, 2 * n))
+        return [pick.score for pick in refine_at(field, places, threads, progress)]
+
+    scores = np.array([scored(field, number) for number, field in enumerate((real, mirror))]).T  # (n, 2)
     gap = (scores[:, 0] - scores[:, 1]) / sigma
     weight = np.array([pick.score for pick in kept]) - lowest
     mean, error, n_carrying = weighted_mean(gap, weight)

@@ -17,6 +17,7 @@ FINE_SHARE of voxels are: a true peak is among them long before it is a pick. It
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,7 @@ from scipy.fft import next_fast_len
 from cryoet_core.backend import array_namespace, asnumpy, fft_module
 from cryoet_core.fourier import half_complex_multiplicity
 from cryoet_core.kernels.max_update import max_update
+from cryoet_core.kernels.threads import spans
 from cryoet_core.masks import soft_sphere
 from cryoet_core.parallel import each
 from cryoet_core.picking.eigen import EigenTemplates
@@ -35,9 +37,10 @@ from cryoet_core.picking.transfer import MatchFilters, on_grid
 COARSE_SHARE = 0.125  # of the orientations: a grid twice as coarse
 FINE_SHARE = 0.04
 SAMPLE_EVERY = 101  # voxels: where a hierarchical search measures what all orientations would have given
-FEATURE_MB = 1536  # of eigen-template scores held at once
+FEATURE_MB = 1536  # of eigen-template scores held at once, by all threads together
 FILTER_TILE_PX = 256
 FFT_TILE_PX = 288  # with its halo about 0.5 GB of transforms
+FFT_TILES_AT_ONCE = 3
 CPU_PRODUCT = (256, 2048)  # rotations x voxels whose scores stay in the cache
 GPU_PRODUCT = (512, 1 << 20)
 NO_SCORE = -1.0
@@ -208,10 +211,18 @@ class TileCorrelator:
         self.shape = tuple(next_fast_len(b - a + zeros, real=axis == 2) for axis, (a, b, zeros) in enumerate(spans))
         self.wanted = tuple(slice(t[0] - a + half, t[1] - a + half) for t, (a, _, _) in zip(tile, spans, strict=True))
         self.transform = self.fft.rfftn(part, s=self.shape)
-        self.buffer = self.xp.empty_like(self.transform)  # fresh memory for every orientation would cost as much as a transform
+        self.buffer = None
+
+    def for_thread(self) -> TileCorrelator:
+        """The same tile with a buffer of its own."""
+        other = copy(self)
+        other.buffer = None
+        return other
 
     def _template_transform(self, small):
         """Half-complex transform of a small box at the corner of zeros, in the buffer: short transforms first."""
+        if self.buffer is None:  # fresh memory for every orientation would cost as much as a transform
+            self.buffer = self.xp.empty_like(self.transform)
         rows = self.fft.fft(self.fft.rfft(small, n=self.shape[2], axis=2), n=self.shape[1], axis=1)
         self.buffer[: len(rows)] = rows
         self.buffer[len(rows) :] = 0
@@ -251,46 +262,51 @@ def _score_tile_fft(filtered, tile, template, rotations, filters, report):
     return best, index
 
 
-def _score_tile_low_rank(filtered, tile, template, eigen: EigenTemplates, coarse, report):
+def _score_tile_low_rank(filtered, tile, template, eigen: EigenTemplates, coarse, report, threads: int = 1):
     xp = array_namespace(filtered.matched)
     correlator = TileCorrelator(filtered.matched, tile, template.half)
     window = tuple(slice(a, b) for a, b in tile)
     n_voxels = int(np.prod(correlator.size))
     features = xp.empty((eigen.rank, n_voxels), dtype=xp.float32)
-    for i, row in enumerate(eigen.basis):
-        features[i] = correlator.correlate(_small_box(row, template)).ravel()
+
+    def correlate(part):
+        own = correlator.for_thread()
+        for i in range(*part):
+            features[i] = own.correlate(_small_box(eigen.basis[i], template)).ravel()
+
+    each(correlate, spans(0, eigen.rank, -(-eigen.rank // threads)), threads)
     norm = filtered.norm[window].astype(xp.float32).ravel()
     sample = None
     if coarse is None:
-        best, index = _best_of(eigen.coefficients, features, report)
+        best, index = _best_of(eigen.coefficients, features, report, threads)
     else:
-        best, index = _best_of(coarse.coefficients, features, report)
+        best, index = _best_of(coarse.coefficients, features, report, threads)
         index = xp.asarray(coarse.nearest, dtype=xp.int32)[index]
         n_fine = max(1, int(FINE_SHARE * n_voxels))
         fine = xp.sort(xp.argpartition(-(best / norm), n_fine - 1)[:n_fine])
-        top, which = _best_of(eigen.coefficients, xp.ascontiguousarray(features[:, fine]), None)
+        top, which = _best_of(eigen.coefficients, xp.ascontiguousarray(features[:, fine]), None, threads)
         # the coarse orientation is not on the fine grid: its score stays when it is the better one, with the nearest number
         better = top > best[fine]
         best[fine[better]], index[fine[better]] = top[better], which[better]
-        sample = _best_of(eigen.coefficients, xp.ascontiguousarray(features[:, ::SAMPLE_EVERY]), None)[0] / norm[::SAMPLE_EVERY]
+        sample = _best_of(eigen.coefficients, xp.ascontiguousarray(features[:, ::SAMPLE_EVERY]), None, threads)[0] / norm[::SAMPLE_EVERY]
     return (best / norm).reshape(correlator.size), index.reshape(correlator.size), sample
 
 
-def _best_of(coefficients, features, report):
+def _best_of(coefficients, features, report, threads: int = 1):
     """Largest product over the rows of ``coefficients`` (m, K) for every column of ``features`` (K, n), and its row."""
     xp = array_namespace(features)
     n_voxels = features.shape[1]
     best = xp.full(n_voxels, -np.inf, dtype=xp.float32)
     index = xp.zeros(n_voxels, dtype=xp.int32)
     n_rotations, chunk = CPU_PRODUCT if xp is np else GPU_PRODUCT
-    starts = range(0, n_voxels, chunk)
-    for step, start in enumerate(starts, 1):
-        part = slice(start, min(start + chunk, n_voxels))
+
+    def best_of_part(ends):
+        part = slice(*ends)
         block = xp.ascontiguousarray(features[:, part])
         for first in range(0, len(coefficients), n_rotations):
             _keep_maximum(coefficients[first : first + n_rotations] @ block, first, best[part], index[part])
-        if report is not None and (step % max(1, len(starts) // 20) == 0 or step == len(starts)):
-            report(0.9 * step / len(starts))
+
+    each(best_of_part, spans(0, n_voxels, chunk), threads, report and (lambda done, total: report(0.9 * done / total)))
     return best, index
 
 
@@ -328,7 +344,7 @@ def score_map(
 
     eigen : eigen-templates with coefficients of the same rotations for the low-rank route, None for one FFT per rotation.
     coarse : with eigen, search hierarchically. tile_px : largest side of a tile; memory grows with its cube; None = :func:`tile_side`.
-    threads : tiles searched at once (CPU); the result does not depend on it, the memory of tiles is theirs times it.
+    threads : CPU threads, on tiles and, where no more tiles may be held at once, within them; the result does not depend on it.
     ``report(done, total)`` counts rotations times tiles.
     """
     xp = array_namespace(filtered.matched)
@@ -336,19 +352,28 @@ def score_map(
     orientation = xp.zeros(filtered.matched.shape, dtype=xp.uint16 if len(rotations) < 1 << 16 else xp.int32)
     tiles = _tiles(region, tile_px or tile_side(None if eigen is None else eigen.rank))
     progress, samples = _TileProgress(report, len(tiles), len(rotations)), [None] * len(tiles)
+    at_once = _tiles_at_once(tiles, None if eigen is None else eigen.rank, threads) if xp is np else 1
 
     def search(number):
         tile = tiles[number]
         if eigen is None:
             best, index = _score_tile_fft(filtered, tile, template, rotations, filters, progress.of(number))
         else:
-            best, index, samples[number] = _score_tile_low_rank(filtered, tile, template, eigen, coarse, progress.of(number))
+            best, index, samples[number] = _score_tile_low_rank(filtered, tile, template, eigen, coarse, progress.of(number), max(1, threads // at_once) if xp is np else 1)
         window = tuple(slice(a, b) for a, b in tile)
         score[window], orientation[window] = best, index
         progress.of(number)(1)
 
-    each(search, range(len(tiles)), threads if xp is np else 1)
+    each(search, range(len(tiles)), at_once)
     return ScoreMap(score, orientation, None if samples[0] is None else xp.concatenate(samples))
+
+
+def _tiles_at_once(tiles, rank: int | None, threads: int) -> int:
+    """How many tiles may be searched at the same time."""
+    if rank is None:
+        return min(threads, FFT_TILES_AT_ONCE)
+    tile_mb = 4 * rank * max(np.prod([stop - start for start, stop in tile]) for tile in tiles) / 2**20
+    return max(1, min(threads, int(FEATURE_MB / tile_mb)))
 
 
 class _TileProgress:

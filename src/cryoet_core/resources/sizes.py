@@ -26,6 +26,8 @@ from cryoet_core.tomogram.size import tomogram_size
 _BLOCKS_MB = 256.0  # of a tomogram, that are made at once
 _FLOAT_MB = 4 / 2**20  # one float32
 _UNKNOWN_SLAB_ANGST = 3000.0  # thickness: auto, until the alignment has found the slab
+_DIAMETER_ANGST = 250.0  # of a particle whose map has not been read
+_STEP_DEG = 15.0  # of matching, where it is automatic: a finer one is chosen for particles that need less memory
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,25 @@ class DataSizes:
             "one": 1.0, "frame": frame, "movie": size.n_frames * frame, "movies": n * size.n_frames * frame, "view": view, "stack": n * view,
             "working_view": working, "working_stack": n * working, "binned_view": binned, "binned_stack": n * binned,
             "plane": y * x * _FLOAT_MB, "slice": z * x * _FLOAT_MB, "tomogram": x * y * z * _FLOAT_MB, "tomogram_blocks": min(x * y * z * _FLOAT_MB, _BLOCKS_MB),
-            "back_projection": n * x * y * z * _FLOAT_MB,
+            "back_projection": n * x * y * z * _FLOAT_MB, **self._of_matching(ts, x * y * z * _FLOAT_MB),
+        }  # fmt: skip
+
+    def _of_matching(self, ts: str, tomogram_mb: float) -> dict[str, float]:
+        """MB of the tomogram in the voxels that peaks are scored in and in those of the search, and of the search's eigen-template scores.
+
+        The particle is as large as the config or import_reference says.
+        """
+        from cryoet_core.picking import binned, plan, scores  # they decide all this; slow to import
+
+        config = self.config.match_template
+        diameter = config.particle_diameter_angst or self._summary("import_reference/summary.json").get("diameter_angst") or _DIAMETER_ANGST
+        pixel = self.view_pixel_angst(ts) * self.config.preprocess_tilt_series.binning
+        scoring = plan.scoring_binning(diameter, pixel, config.angular_step_deg)
+        binning = max(scoring, binned.search_binning(config.angular_step_deg or _STEP_DEG, diameter, pixel))
+        rank = plan.RANK_PER_VOXEL * (diameter / (binning * pixel)) ** 3
+        return {
+            "scored": tomogram_mb / scoring**3, "searched": tomogram_mb / binning**3,
+            "match_features": min(float(scores.FEATURE_MB), rank * tomogram_mb / binning**3),
         }  # fmt: skip
 
     def of_run(self) -> dict[str, float]:
