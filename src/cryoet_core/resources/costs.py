@@ -56,20 +56,26 @@ COSTS: dict[str, Cost] = {
     "decide_handedness": Cost(120, of="run"),
     "import_reference": Cost(205, of="run"),
     "resize_reference": Cost(228, of="run"),
-    "report": Cost(600, {"stack": 0.16}, of="run", seconds={"n_series": 4.0}),
+    "report": Cost(600, {"stack": 0.16}, of="run", start_s=5, seconds={"n_series": 9.0}),
     # for every tilt series
-    "simulate": Cost(270, {"view": 17}, seconds={"movies": 8e-3}),
-    "import_tilt_series": Cost(135),
-    "correct_motion": Cost(280, {"movie": 1.0, "frame": 13.0}, seconds={"movies": 6.5e-3}, two_threads=1.3),
-    "estimate_ctf": Cost(300, {"view": 4.5}, seconds={"stack": 0.018}),
+    "simulate": Cost(270, {"view": 17}, start_s=20, seconds={"movies": 0.026}),
+    "import_tilt_series": Cost(122, start_s=1.2),
+    "correct_motion": Cost(235, {"movie": 1.0, "frame": 13.0}, start_s=4, seconds={"movies": 6.5e-3}, two_threads=1.3),
+    "estimate_ctf": Cost(300, {"view": 4.5}, start_s=5, seconds={"stack": 0.016}),
     "exclude_views": Cost(260, {"view": 3.8}, seconds={"stack": 5e-3}),
-    "erase_xrays": Cost(330, {"view": 13.5}, seconds={"stack": 0.016}),
-    "align_tilt_series": Cost(420, {"working_stack": 4.2}, seconds={"stack": 0.012, "working_stack": 0.7}, two_threads=1.3),
+    "erase_xrays": Cost(330, {"view": 13.5}, start_s=8, seconds={"stack": 0.013}),
+    "align_tilt_series": Cost(
+        420, {"working_stack": 4.2}, start_s=17, seconds={"stack": 0.012, "working_stack": 0.45, "tilted_working_stack": 3.0}, two_threads=1.3
+    ),
     "correct_ctf": Cost(250, {"view": 16.0}, seconds={"stack": 0.01}),
     "preprocess_tilt_series": Cost(185),
-    "reconstruct_tomogram": Cost(260, {"tomogram_blocks": 2.7}, {"one": 50}, seconds={"back_projection": 6.5e-4}, two_threads=1.6),
+    "reconstruct_tomogram": Cost(
+        260, {"tomogram_blocks": 2.7, "tilted_blocks": 3.0}, {"one": 50}, seconds={"back_projection": 6e-4, "tilted_back_projection": 2.5e-3}, two_threads=1.6,
+    ),
     "relion_stack": Cost(250, {"view": 2.0}, seconds={"stack": 3e-3}),
-    "match_template": Cost(700, {"tomogram": 1.4}, {"one": 100}, seconds={"tomogram": 0.55}, two_threads=1.8, alone=True, most=128),
+    "match_template": Cost(
+        250, {"match_features": 1.0, "scored": 3.0, "searched": 4.0}, {"one": 50}, start_s=5, seconds={"match_seconds": 1.0}, two_threads=1.8, most=128, alone=True
+    ),
     # for every averaging round
     "extract_subtomos": Cost(400, {"view": 0.6, "particle_stack": 1.3}, of="round", seconds={"images": 3e-4, "all_stack": 4e-3}, two_threads=1.3, alone=True),
     "initial_model": Cost(230, {"particle_images": 3.0}, {"search_tiles": 0.85}, of="round", seconds={"images": 0.02}, two_threads=1.7, most=128, alone=True),

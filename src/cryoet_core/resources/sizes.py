@@ -27,6 +27,9 @@ _BLOCKS_MB = 256.0  # of a tomogram, that are made at once
 _FLOAT_MB = 4 / 2**20  # one float32
 _UNKNOWN_SLAB_ANGST = 3000.0  # thickness: auto, until the alignment has found the slab
 _DIAMETER_ANGST = 250.0  # of a particle whose map has not been read
+_PEAKS_PER_PARTICLE = 3.0  # that are scored, with their controls, for each that is asked for
+_PEAK_S, _COARSE_PEAK_S = 0.3, 0.03  # of one core; where peaks are scored in the voxels of the search
+_LOCAL_SHARE = 0.3  # of the memory of a search of all orientations
 _STEP_DEG = 15.0  # of matching, where it is automatic: a finer one is chosen for particles that need less memory
 
 
@@ -155,15 +158,18 @@ class DataSizes:
         binned = binned_h * binned_w * _FLOAT_MB
         working = view * min(1.0, self.view_pixel_angst(ts) / self.config.align_tilt_series.pixel_size_angst) ** 2
         x, y, z = self.tomogram_px(ts)
+        blocks = min(x * y * z * _FLOAT_MB, _BLOCKS_MB)
         return {
             "one": 1.0, "frame": frame, "movie": size.n_frames * frame, "movies": n * size.n_frames * frame, "view": view, "stack": n * view,
             "working_view": working, "working_stack": n * working, "binned_view": binned, "binned_stack": n * binned,
-            "plane": y * x * _FLOAT_MB, "slice": z * x * _FLOAT_MB, "tomogram": x * y * z * _FLOAT_MB, "tomogram_blocks": min(x * y * z * _FLOAT_MB, _BLOCKS_MB),
-            "back_projection": n * x * y * z * _FLOAT_MB, **self._of_matching(ts, x * y * z * _FLOAT_MB),
+            "plane": y * x * _FLOAT_MB, "slice": z * x * _FLOAT_MB, "tomogram": x * y * z * _FLOAT_MB, "tomogram_blocks": blocks,
+            "back_projection": n * x * y * z * _FLOAT_MB,
+            **{f"tilted_{k}": v * (self.config.align_tilt_series.x_tilt != "off") for k, v in
+               {"blocks": blocks, "back_projection": n * x * y * z * _FLOAT_MB, "working_stack": n * working}.items()}, **self._of_matching(ts, x * y * z * _FLOAT_MB),
         }  # fmt: skip
 
     def _of_matching(self, ts: str, tomogram_mb: float) -> dict[str, float]:
-        """MB of the tomogram in the voxels that peaks are scored in and in those of the search, and of the search's eigen-template scores.
+        """MB of the tomogram in the voxels that peaks are scored in and in those of the search, MB of the search's eigen-template scores, and CPU seconds.
 
         The particle is as large as the config or import_reference says.
         """
@@ -174,10 +180,14 @@ class DataSizes:
         pixel = self.view_pixel_angst(ts) * self.config.preprocess_tilt_series.binning
         scoring = plan.scoring_binning(diameter, pixel, config.angular_step_deg)
         binning = max(scoring, binned.search_binning(config.angular_step_deg or _STEP_DEG, diameter, pixel))
+        shape, lengths = self.tomogram_px(ts), plan.MatchPlan(diameter, 0.0, config.angular_step_deg, 0.0, 0.0)
+        search = plan.effort(config.angular_step_deg or _STEP_DEG, lengths, shape, pixel, 1.0, n_searches=2)
         rank = plan.RANK_PER_VOXEL * (diameter / (binning * pixel)) ** 3
+        scored, searched = tomogram_mb / scoring**3, tomogram_mb / binning**3
+        peaks = _PEAKS_PER_PARTICLE * config.max_particles * (_PEAK_S if binning > scoring else _COARSE_PEAK_S)
         return {
-            "scored": tomogram_mb / scoring**3, "searched": tomogram_mb / binning**3,
-            "match_features": min(float(scores.FEATURE_MB), rank * tomogram_mb / binning**3),
+            "scored": scored * (0.5 if scored / _FLOAT_MB > scores.HALF_PRECISION_FROM else 1.0), "searched": searched,
+            "match_features": min(float(scores.FEATURE_MB), rank * searched), "match_seconds": search.cpu_seconds(0) + peaks,
         }  # fmt: skip
 
     def of_run(self) -> dict[str, float]:
@@ -217,7 +227,8 @@ class DataSizes:
         box, budget = round_.extract_subtomos.crop_px, round_.refine.memory_mb
         coefficients = int(np.pi / 8 * box**2)  # of half a disc
         plan = memory.plan_memory(list(numbers.values()), box, coefficients, budget, 1)
-        return {"coefficients": min(plan.data_mb, float(budget)), "refined_maps": plan.maps_mb, "search_tiles": plan.search_mb}
+        share = 1.0 if round_.refine.start == "global" else _LOCAL_SHARE
+        return {"coefficients": min(plan.data_mb, float(budget)), "refined_maps": plan.maps_mb, "search_tiles": share * plan.search_mb}
 
     def _dose_share(self, ts: str, max_dose) -> float:
         """Share of the views that a dose limit leaves."""

@@ -87,3 +87,20 @@ def test_particles_count_as_picked_once_they_are(tmp_path):
     after = DataSizes(run).of_round("one")
     assert (before["particles"], after["particles"]) == (500, 50)
     assert before["particle_images"] == pytest.approx(10 * after["particle_images"]) == pytest.approx(500 * 7 * 16**2 * 4 / 2**20)
+
+
+def test_matching_needs_what_the_particle_and_the_step_need(tmp_path):
+    mdoc(tmp_path)
+
+    def sizes(**config):
+        sections = {"import_tilt_series": {"pixel_size_angst": 2.0, "tilt_axis_deg": 0.0}, "reconstruct_tomogram": {"thickness": 100},
+                    "preprocess_tilt_series": {"binning": 1}}  # fmt: skip
+        return DataSizes(run_of(tmp_path, **sections, match_template=config)).of_series("TS")
+
+    whole = 300 * 200 * 100 * 4 / 2**20
+    small, large = sizes(particle_diameter_angst=46.0), sizes(particle_diameter_angst=460.0)
+    assert small["scored"] == pytest.approx(whole)  # 23 voxels already
+    assert large["scored"] == pytest.approx(whole / 10**3)
+    assert large["searched"] <= large["scored"] and large["match_seconds"] < small["match_seconds"]
+    fine = sizes(particle_diameter_angst=460.0, angular_step_deg=3.0)
+    assert fine["searched"] > 10 * large["searched"] and fine["match_seconds"] > 10 * large["match_seconds"]
