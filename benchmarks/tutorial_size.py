@@ -33,6 +33,7 @@ from cryoet_core.metadata import read_particles, read_tilt_series
 from cryoet_core.picking.evaluate import match_picks_aligned
 from cryoet_core.report import averages, evaluate
 from cryoet_core.report.results import Results
+from cryoet_core.resources import usage
 
 TO_TOMOGRAMS = (
     "import_tilt_series", "correct_motion", "estimate_ctf", "decide_handedness", "exclude_views", "erase_xrays", "align_tilt_series", "correct_ctf",
@@ -87,14 +88,18 @@ def bytes_on_disk(folder: Path) -> int:
 
 
 def job_costs(folder: Path) -> dict[str, list[dict]]:
-    """Rows of Snakemake's benchmark files by step: CPU s, wall s, peak MB; None where Snakemake could not tell."""
+    """CPU s, wall s, peak MB of every job by step, as the jobs noted them; where they did not, as Snakemake sampled them, which misses what ends quickly."""
+    noted = usage.last_of_jobs([e for e in usage.read(folder / "logs") if e.event != usage.STARTED])
     jobs: dict[str, list[dict]] = {}
     for path in sorted((folder / "benchmarks").rglob("*.tsv")):
-        step = path.relative_to(folder / "benchmarks").parts[0].removesuffix(".tsv")
+        parts = path.relative_to(folder / "benchmarks").with_suffix("").parts
+        event = noted.get(" ".join(parts))
         with open(path) as stream:
             for row in csv.DictReader(stream, delimiter="\t"):
                 values = {name: _number(row.get(key)) for name, key in (("cpu", "cpu_time"), ("wall", "s"), ("peak", "max_rss"))}
-                jobs.setdefault(step, []).append(values | {"job": path.stem})
+                if event:
+                    values = {"cpu": event.cpu_s, "wall": event.wall_s, "peak": event.peak_mb}
+                jobs.setdefault(parts[0], []).append(values | {"job": path.stem})
     return jobs
 
 
