@@ -48,11 +48,12 @@ def _lengths(n: int, binning: float) -> tuple[int, int]:
 def binned_volume(volume, binning: float, report=None):
     """Fourier-crop a volume (z, y, x) by a fraction (multiples of 1/4 and their ratios), plane by plane and then along z; padded with its borders, index n//2 stays the centre.
 
-    volume : array, or anything with ``shape`` that gives blocks by slices; of the tomogram only single planes are in memory.
+    volume : array, or anything with ``shape`` that gives blocks by slices; of the tomogram only single planes are in memory, and it
+    is what comes back where nothing is binned.
     report(done, total) : progress, in planes. float32, or float16 where it is large.
     """
     if binning == 1:
-        return volume[:, :, :]
+        return volume
     (_, depth), (rows, small_rows), (columns, small_columns) = (_lengths(n, binning) for n in volume.shape)
     planes, kept = None, np.float16 if np.prod(volume.shape) / binning**3 > HALF_PRECISION_FROM else np.float32
     for z in range(volume.shape[0]):

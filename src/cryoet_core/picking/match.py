@@ -133,7 +133,7 @@ def match_template(
         bright = binned_volume(bright, binning / scoring, phase("voxels of the search"))
         searched = scale(bright, reference, series, binning, low_pass, plan, config, threads, phase("filters of the search"))
     gold, mask = gold_in_voxels(searchable, bright.shape, binning), binned_mask(mask, binning, bright.shape)
-    where = search_place(asnumpy(bright), gold, mask, plan, binned_series(series, binning), config)
+    where = search_place(asnumpy(bright[:, :, :]), gold, mask, plan, binned_series(series, binning), config)
     search = _search(searched, rotations, plan.step_deg, rng, MAX_RANK)
     use_eigen = config.method != "fft" and not (config.method == "auto" and len(rotations) < 2 * search.eigen.rank)
     if use_eigen:

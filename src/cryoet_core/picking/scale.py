@@ -30,7 +30,7 @@ class Scale:
 
 def scale(bright, reference, series, binning: float, low_pass_angst: float, plan: MatchPlan, config, threads: int, report=None) -> Scale:
     """The filtered tomogram ``bright`` (z, y, x) and the ``reference``, of the pixel size of ``series``, in its voxels, ``binning`` times as large."""
-    pixel, xp = series.pixel_size_angst * binning, array_namespace(bright)
+    pixel, xp = series.pixel_size_angst * binning, namespace_of(bright)
     smooth = lowpass(xp.asarray(binned_map(reference, series.pixel_size_angst, binning)), low_pass_angst, pixel, 3)
     radius = 0.5 * plan.mask_diameter_angst / pixel
     template = make_template(smooth, radius, MASK_EDGE_PX)
@@ -39,9 +39,14 @@ def scale(bright, reference, series, binning: float, low_pass_angst: float, plan
     return Scale(binning, template, filters, filtered)
 
 
+def namespace_of(volume):
+    """NumPy or CuPy: where the blocks of a volume are, which may be made when they are asked for."""
+    return array_namespace(volume[:1, :1, :1])
+
+
 def filters_of(bright, template: Template, series: TiltSeries, low_pass_angst: float, plan: MatchPlan, config, threads: int) -> MatchFilters:
     """The matched filter of a bright tomogram of the pixel size of ``series``, on a box half as large again as the template's."""
     return match_filters(
         bright, series, 4 * int(np.ceil(0.75 * (template.half + 2))), plan.mask_diameter_angst, low_pass_angst, ctf=config.ctf,
-        dose=config.dose_weighting, whitening=config.whitening, threads=threads if isinstance(bright, np.ndarray) else 1,
+        dose=config.dose_weighting, whitening=config.whitening, threads=threads if namespace_of(bright) is np else 1,
     )  # fmt: skip
