@@ -23,8 +23,11 @@ def eer_page(events: np.ndarray, places: np.ndarray | None = None) -> bytes:
     return bytes(int(bits[i : i + 8][::-1], 2) for i in range(0, len(bits), 8))
 
 
-def write_eer(path, movie: np.ndarray, *, final_image: bool = False, places: np.ndarray | None = None) -> None:
-    """A little-endian TIFF with one strip per page and compression 65000, after an image of all events if asked."""
+def write_eer(path, movie: np.ndarray, *, final_image: bool = False, places: np.ndarray | None = None, metadata: str = "") -> None:
+    """A little-endian TIFF with one strip per page and compression 65000, after an image of all events if asked.
+
+    metadata: text of tag 65001 of the first page, which says what was recorded.
+    """
     n, h, w = movie.shape
     out, link = bytearray(b"II*\x00" + bytes(4)), 4
     pages = [(eer_page(frame.ravel(), None if places is None else places[i].ravel()), 65000, 1) for i, frame in enumerate(movie)]
@@ -34,10 +37,15 @@ def write_eer(path, movie: np.ndarray, *, final_image: bool = False, places: np.
         offset = len(out)
         out += data + b"\0" * (len(data) % 2)
         tags = [(256, w), (257, h), (258, bits), (259, compression), (262, 1), (273, offset), (277, 1), (278, h), (279, len(data))]
+        text = metadata.encode() if link == 4 else b""
+        place = len(out)
+        out += text + b"\0" * (len(text) % 2)
         out[link : link + 4] = len(out).to_bytes(4, "little")
-        out += len(tags).to_bytes(2, "little")
+        out += (len(tags) + bool(text)).to_bytes(2, "little")
         for tag, value in tags:
             out += tag.to_bytes(2, "little") + b"\x04\x00\x01\x00\x00\x00" + value.to_bytes(4, "little")
+        if text:
+            out += (65001).to_bytes(2, "little") + b"\x07\x00" + len(text).to_bytes(4, "little") + place.to_bytes(4, "little")
         link = len(out)
         out += bytes(4)
     path.write_bytes(out)

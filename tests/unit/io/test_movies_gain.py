@@ -35,9 +35,9 @@ def test_eer_frames_are_summed_in_groups(tmp_path, final_image):
     events = np.random.default_rng(0).random((7, 16, 32)) < 0.05
     write_eer(tmp_path / "m.eer", events, final_image=final_image)
     movie = open_movie(tmp_path / "m.eer", eer_fractions=3)
-    assert (movie.n_frames, movie.frames_per_item, movie.shape) == (3, 2, (16, 32))
-    expected = events[:6].reshape(3, 2, 16, 32).sum(axis=1)[:, ::-1]
-    assert np.array_equal(list(movie), expected)
+    assert (movie.frames_of_item, movie.n_raw_frames, movie.shape) == ((2, 2, 3), 7, (16, 32))
+    expected = np.stack([part.sum(axis=0)[::-1] for part in np.split(events, [2, 4])])
+    assert np.array_equal(list(movie), expected) and np.sum(expected) == np.sum(events)  # no event is lost
     assert len(open_movie(tmp_path / "m.eer", eer_fractions=16)) == 7
 
 
