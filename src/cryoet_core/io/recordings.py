@@ -71,7 +71,7 @@ def compare_sizes(
     shape = _most_frequent([movie.shape for movie in movies if movie])
     stated = stated_size(mdoc)
     first = next(movie for movie in movies if movie and movie.shape == shape)
-    wide = _unpacked_shape(first, [s for s in (stated, reference and reference.shape[::-1]) if s])
+    wide = unpacked_shape(first, [s for s in (stated, reference and reference.shape[::-1]) if s])
     if wide is not None:
         _check_packed(first, mdoc, wide)
         warnings.append(f"the movies hold two counts in each byte (packed raw data): pages of {shape[1]} x {shape[0]} bytes are frames of {wide[1]} x {wide[0]}")
@@ -100,7 +100,7 @@ def _most_frequent(values: list):
     return Counter(values).most_common(1)[0][0]
 
 
-def _unpacked_shape(movie: Movie, sizes: list[tuple[int, int]]) -> tuple[int, int] | None:
+def unpacked_shape(movie: Movie, sizes: list[tuple[int, int]]) -> tuple[int, int] | None:
     """(h, w) of the frames of a movie whose bytes hold two counts: its pages fit the first known size (w, h) only with twice their width."""
     if not movie.bytes_ or not sizes or size_fit(movie.shape, sizes[0]) is not None:
         return None
