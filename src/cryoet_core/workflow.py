@@ -235,7 +235,8 @@ class Run:
         pattern = self.config.data.tilts
         if pattern:
             return pattern.format(ts=ts, dir=folder)
-        candidates = [folder / f"{ts}{ending}" for ending in ("_tilts.tsv", ".rawtlt", ".tlt")]
+        own = (f"{Path(stack).name}.mdoc", f"{ts}.mdoc")  # says more than angles: order, dose, axis
+        candidates = [folder / name for name in (f"{ts}_tilts.tsv", *own, f"{ts}.rawtlt", f"{ts}.tlt")]
         for candidate in candidates:
             if candidate.exists():
                 return str(candidate)

@@ -8,7 +8,8 @@ from mdoc_files import ACQUIRED, TITLE, section, sections_by_angle, write_mdoc, 
 
 from cryoet_core.errors import UserInputError
 from cryoet_core.io.acquisition import Given, size_fit
-from cryoet_core.io.import_series import import_movies
+from cryoet_core.io.images import load_images
+from cryoet_core.io.import_series import import_movies, import_stack
 from cryoet_core.io.movies import grouped, open_movie
 from cryoet_core.io.mrc import write_mrc
 from cryoet_core.io.recordings import compare_counts
@@ -330,3 +331,39 @@ def test_what_an_eer_says_of_itself(tmp_path):
     counts = compare_counts([movie], [type("S", (), {"number": lambda *a: None, "numbers": lambda *a: None})()], np.array([3.0]))
     assert counts.lost == []  # one movie alone that disagrees with itself proves nothing
     assert grouped(31, 16) == (1, *(2,) * 15) and sum(grouped(97, 16)) == 97 and grouped(3, 16) == (1, 1, 1)
+
+
+# ---- a stack's own mdoc ---------------------------------------------------------------------------------------------
+
+def write_stack(folder, n=7, shape=(8, 12), pixel=3.5):
+    write_mrc(folder / "TS_01.mrc", np.arange(n, dtype=np.float32)[:, None, None] * np.ones((n, *shape), np.float32), pixel, stack=True)
+    return folder / "TS_01.mrc"
+
+
+def test_a_stack_with_its_own_mdoc(tmp_path):
+    stack = write_stack(tmp_path)
+    mdoc = write_mdoc(tmp_path, sections_by_angle(SubFramePath=None, NumSubFrames=None))
+    result = import_stack("TS_01", stack, mdoc, Given())
+    series = result.series
+    assert series.tilts["tilt_id"].tolist() == IDS and doses(result) == pytest.approx(DOSE) and result.warnings == []
+    assert load_images(series).mean(axis=(1, 2)).tolist() == list(range(7)) and "movie" not in series.tilts
+    assert (series.voltage_kv, series.pixel_size_angst, series.tilts["z_rot_deg"].iloc[0]) == (300.0, 3.5, 84.8)
+    assert result.sources["order"] == "mdoc DateTime" and result.sources["exposure"] == "mdoc ExposureDose"
+    given = Given(voltage_kv=200.0, tilt_axis_deg=0.0, dose_per_tilt_e_per_a2=2.0)
+    assert doses(import_stack("TS_01", stack, mdoc, given)) == pytest.approx({i: 2.0 * (i - 1) for i in IDS})
+
+
+def test_a_stack_against_its_mdoc(tmp_path):
+    sections = sections_by_angle(SubFramePath=None)
+    mdoc = write_mdoc(tmp_path, sections[:6])
+    with pytest.raises(UserInputError, match="E-STACK-02.*6 sections, 0 to 5.*expected 7"):
+        import_stack("TS_01", write_stack(tmp_path), mdoc, Given())
+    sections[2] = section(2, int(BY_ANGLE[2]), SubFramePath=None, TiltAngle="x")
+    result = import_stack("TS_01", write_stack(tmp_path), write_mdoc(tmp_path, sections), Given())
+    assert load_images(result.series).mean(axis=(1, 2)).tolist() == [0, 1, 3, 4, 5, 6] and said(result, "[ZValue = 2] is left out")
+    binned = import_stack("TS_01", write_stack(tmp_path, shape=(4, 6), pixel=7.0), write_mdoc(tmp_path, sections_by_angle()), Given())
+    assert binned.series.pixel_size_angst == 7.0 and binned.warnings == []
+    wrong = import_stack("TS_01", write_stack(tmp_path, pixel=5.0), write_mdoc(tmp_path, sections_by_angle()), Given())
+    assert wrong.series.pixel_size_angst == 3.5 and said(wrong, "header of the stack says 5 A")
+    with pytest.raises(UserInputError, match="E-MOVIE-08"):
+        import_stack("TS_01", write_stack(tmp_path, shape=(12, 8)), write_mdoc(tmp_path, sections_by_angle()), Given())

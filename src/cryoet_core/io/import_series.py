@@ -16,7 +16,7 @@ from cryoet_core.io.images import image_name
 from cryoet_core.io.imod import read_tlt
 from cryoet_core.io.mdoc import Mdoc, MdocSection, read_mdocs
 from cryoet_core.io.mrc import read_header
-from cryoet_core.io.recordings import compare_counts, compare_sizes
+from cryoet_core.io.recordings import compare_counts, compare_sizes, orientation
 from cryoet_core.metadata import TiltSeries
 
 _DEFAULT_HANDEDNESS = -1
@@ -300,13 +300,15 @@ def _stack_dose(
 def import_stack(
     name: str, stack_path: str | os.PathLike, tilts_path: str | os.PathLike, given: Given
 ) -> ImportResult:
-    """Tilt series from a ready stack and a table (.tsv) or list of angles (.tlt, .rawtlt).
+    """Tilt series from a ready stack and a table (.tsv), a list of angles (.tlt, .rawtlt) or the stack's own mdoc.
 
     Rows without a `section` column belong to the sections in order. The table has `image`, no `movie`.
-    Raises UserInputError E-STACK-01 (value that only the config can give), E-STACK-02 (counts), E-TSV-*, E-TLT-*.
+    Raises UserInputError E-STACK-01 (value that only the config can give), E-STACK-02 (counts), E-TSV-*, E-TLT-*; with an mdoc E-MDOC-*, E-MOVIE-07, -08.
     """
     where = os.fspath(stack_path)
     header = read_header(stack_path)
+    if Path(tilts_path).suffix.lower() == ".mdoc":
+        return _import_stack_of_mdoc(name, where, header, tilts_path, given)
     table = _read_tilts(tilts_path)
     sections = table["section"].to_numpy(np.int64) if "section" in table else np.arange(len(table))
     if len(table) != header.n_sections or sorted(sections) != list(range(header.n_sections)):
@@ -332,3 +334,29 @@ def import_stack(
     }
     series = _series(name, given, volts, pixel, header.shape[1:], _add_start_geometry(tilts, axis.value))
     return ImportResult(series.validate(where), sources, warnings)
+
+
+def _import_stack_of_mdoc(name: str, stack: str, header, mdoc_path: str | os.PathLike, given: Given) -> ImportResult:
+    """A stack that SerialEM wrote: section n of the mdoc (ZValue) describes section n of the stack."""
+    mdoc, notes = read_mdocs([mdoc_path])
+    numbers = sorted(section.index for section in mdoc.images)
+    if numbers != list(range(header.n_sections)):
+        raise UserInputError(
+            "E-STACK-02", "stack and mdoc do not belong together", file=mdoc.path, field="[ZValue = n]",
+            found=f"{len(numbers)} sections, {numbers[0]} to {numbers[-1]}", expected=f"{header.n_sections} (sections 0 to {header.n_sections - 1} of {stack})",
+            fix="give the mdoc of this stack, or its angles as a .tlt, .rawtlt or .tsv in data.tilts",
+        )
+    across = orientation(header.shape[1:], mdoc, given.tilt_axis_deg is not None)
+    found = acquisition.read_acquisition(mdoc, given, header.shape[1:])
+    tilts = pd.DataFrame({
+        "tilt_id": found.tilt_id.astype(np.int64), "image": [image_name(section.index, Path(stack).as_posix()) for section in found.sections],
+        "nominal_tilt_deg": found.tilt_deg, "pre_exposure_e_per_a2": found.pre_exposure, "exposure_e_per_a2": found.exposure,
+        "excluded": [int(bool(section.fault)) for section in found.sections],
+        "exclude_reason": [BAD_SECTION if section.fault else "none" for section in found.sections],
+    })
+    of_header = header.pixel_size_angst
+    if of_header > 0 and of_header != 1.0 and abs(of_header / found.pixel_size.value - 1) > 0.01:
+        notes.append(f"the header of the stack says {of_header:g} A per pixel, {found.pixel_size.source} {found.pixel_size.value:g} A: the second was used")
+    series = _series(name, given, found.voltage, found.pixel_size, header.shape[1:], _add_start_geometry(tilts, found.tilt_axis.value))
+    n_bad = sum(bool(section.fault) for section in mdoc.images)
+    return ImportResult(series.validate(stack), found.sources, [*notes, *across, *found.warnings], found.overridden, n_bad_sections=n_bad)

@@ -78,7 +78,7 @@ def compare_sizes(
         shape = wide
     movies = [movie and movie.unpacked_to(shape) for movie in movies]
     movies, more = _of_one_size(movies, shape)
-    warnings += more + _orientation(shape, stated, mdoc, tilt_axis_given)
+    warnings += more + orientation(shape, mdoc, tilt_axis_given)
     if reference is not None:
         check_gain_fits(reference.shape, shape, reference.path)
     if defects is not None:
@@ -134,8 +134,9 @@ def _of_one_size(movies: list[Movie | None], shape: tuple[int, int]) -> tuple[li
     return [movie if movie and movie.shape == shape else None for movie in movies], [f"this view will be left out: {error}" for error in errors]
 
 
-def _orientation(shape: tuple[int, int], stated: tuple[int, int] | None, mdoc: Mdoc, tilt_axis_given: bool) -> list[str]:
+def orientation(shape: tuple[int, int], mdoc: Mdoc, tilt_axis_given: bool) -> list[str]:
     """A warning, or E-MOVIE-08, where frames are as high as the mdoc's images are wide: then the mdoc's tilt axis is not that of the frames."""
+    stated = stated_size(mdoc)
     fit = size_fit(shape, stated)
     if fit is None or not fit.transposed:
         return []
