@@ -228,6 +228,9 @@ def test_movies_of_another_size_than_the_mdoc_says_are_refused(tmp_path):
         imported(tmp_path, sections_by_angle())
     result = imported(tmp_path, sections_by_angle(), Given(pixel_size_angst=2.0))
     assert result.series.pixel_size_angst == 2.0 and said(result, "18 x 8", "12 x 8")
+    write_mrc(tmp_path / "gain.mrc", np.ones((16, 36), np.float32), 3.5)  # two against one: the mdoc's size is the odd one
+    result = import_movies("TS_01", write_mdoc(tmp_path, sections_by_angle()), None, Given(), gain=str(tmp_path / "gain.mrc"))
+    assert result.series.pixel_size_angst == 3.5 and said(result, "gain reference agrees with the movies")
 
 
 def test_frames_across_the_images_need_their_own_axis(tmp_path):
@@ -241,14 +244,14 @@ def test_frames_across_the_images_need_their_own_axis(tmp_path):
 @pytest.mark.parametrize("shape, stated, scale, transposed", [
     ((4092, 5760), (5760, 4092), 1, False), ((4092, 5760), (5744, 4080), 1, False), ((8184, 11520), (5744, 4080), 2, False),
     ((3838, 3710), (3838, 3710), 1, True), ((3710, 3838), (3838, 3710), 1, False), ((4096, 4096), (512, 512), 8, False),
-    ((2046, 2880), (5760, 4092), 0.5, False),
+    ((2046, 2880), (5760, 4092), 0.5, False), ((300, 360), (120, 100), 3, False),
 ])
 def test_how_frames_fit_images(shape, stated, scale, transposed):
     fit = size_fit(shape, stated)
     assert (fit.scale, fit.transposed) == (scale, transposed)
 
 
-@pytest.mark.parametrize("shape, stated", [((4092, 2880), (5760, 4092)), ((80, 48), (96, 80)), ((100, 100), (300, 300))])
+@pytest.mark.parametrize("shape, stated", [((4092, 2880), (5760, 4092)), ((80, 48), (96, 80)), ((100, 100), (500, 500))])
 def test_sizes_that_do_not_fit(shape, stated):
     assert size_fit(shape, stated) is None
 

@@ -41,6 +41,7 @@ PIXEL_RANGE_ANGST = (0.1, 50.0)
 VOLTAGE_RANGE_KV = (60.0, 1250.0)
 DOSE_RANGE_E_PER_A2 = (0.0, 1000.0)
 SIZE_TOLERANCE = 0.05
+SCALES = (1.0, 2.0, 1 / 2, 3.0, 1 / 3, 4.0, 1 / 4, 8.0, 1 / 8)  # binnings of cameras
 TITLE_TOLERANCE_DEG = 2.0
 
 
@@ -415,19 +416,25 @@ def voltage(mdoc: Mdoc, given: float | None) -> tuple[Sourced, list[str]]:
     return Sourced(value, "mdoc Voltage"), warnings
 
 
-def pixel_size(mdoc: Mdoc, given: float | None, movie_shape: tuple[int, int]) -> tuple[Sourced, list[str]]:
+def pixel_size(
+    mdoc: Mdoc, given: float | None, movie_shape: tuple[int, int], size_confirmed: bool = False
+) -> tuple[Sourced, list[str]]:
     """Pixel size of the movies in A: config, else PixelSpacing (most sections), corrected where movies are finer than the record image.
 
-    movie_shape: (h, w), (0, 0) where not known. Raises UserInputError E-MDOC-08, E-MOVIE-07 (the sizes of both do not fit).
+    movie_shape: (h, w), (0, 0) where not known. size_confirmed: the gain reference agrees with it, so that a different ImageSize stands alone.
+    Raises UserInputError E-MDOC-08, E-MOVIE-07 (the sizes of both do not fit).
     """
     fit = size_fit(movie_shape, stated_size(mdoc))
     if given is not None:
-        return Sourced(float(given), "config pixel_size_angst"), [] if fit else [_sizes_differ(mdoc, movie_shape)[1]]
+        return Sourced(float(given), "config pixel_size_angst"), [] if fit else [_sizes_differ(mdoc, movie_shape)[1] + "the config's pixel size was used"]
     spacing, warnings = agreed_number(mdoc, "PixelSpacing", PIXEL_RANGE_ANGST, "A")
     if not spacing:
         raise missing_value(mdoc, "pixel size", "PixelSpacing", "pixel_size_angst")
-    if fit is None:
+    if fit is None and not size_confirmed:
         raise _sizes_differ(mdoc, movie_shape)[0]
+    if fit is None:
+        told = _sizes_differ(mdoc, movie_shape)[1] + "the gain reference agrees with the movies; PixelSpacing was taken as theirs, check it"
+        return Sourced(spacing, "mdoc PixelSpacing"), [*warnings, told]
     if fit.scale == 1:
         return Sourced(spacing, "mdoc PixelSpacing"), warnings
     return Sourced(spacing / fit.scale, f"mdoc PixelSpacing / {fit.scale:g} (size of the movies against ImageSize)"), warnings
@@ -435,11 +442,11 @@ def pixel_size(mdoc: Mdoc, given: float | None, movie_shape: tuple[int, int]) ->
 
 def _sizes_differ(mdoc: Mdoc, movie_shape: tuple[int, int]) -> tuple[UserInputError, str]:
     w, h = stated_size(mdoc)
-    found, expected = f"{movie_shape[1]} x {movie_shape[0]}", f"{w} x {h} (ImageSize of {Path(mdoc.path).name}), or that times 2, 4, 8"
+    found, expected = f"{movie_shape[1]} x {movie_shape[0]}", f"{w} x {h} (ImageSize of {Path(mdoc.path).name}), or that times 2, 3, 4, 8"
     return UserInputError(
         "E-MOVIE-07", "the movies are not of the size that the mdoc says", file=mdoc.path, field="size (w x h)", found=found, expected=expected,
         fix="give the movies that belong to this mdoc; if they do, say their pixel size in import_tilt_series.pixel_size_angst",
-    ), f"movies ({found}) and ImageSize of the mdoc ({w} x {h}) do not fit each other; the config's pixel size was used"
+    ), f"movies ({found}) and ImageSize of the mdoc ({w} x {h}) do not fit each other: "
 
 
 @dataclass(frozen=True)
@@ -467,14 +474,14 @@ def stated_size(mdoc: Mdoc) -> tuple[int, int] | None:
 def size_fit(shape: tuple[int, int], stated: tuple[int, int] | None) -> SizeFit | None:
     """How frames of ``shape`` (h, w) fit images of ``stated`` (w, h) pixels; None where they do not, and as they are where one is not known.
 
-    Frames may be 2, 4 or 8 times finer or coarser on both axes, and 5 % larger or smaller (SerialEM trims images). The best fit counts, of
+    Frames may be 2, 3, 4 or 8 times finer or coarser on both axes, and 5 % larger or smaller (SerialEM trims images). The best fit counts, of
     equally good ones that which is not transposed.
     """
     if stated is None or min(shape) <= 0:
         return SizeFit()
     fits = [
         SizeFit(scale, transposed, max(abs(n / (scale * m) - 1) for n, m in zip(shape, size, strict=True)))
-        for transposed, size in ((False, stated[::-1]), (True, stated)) for scale in (1.0, 2.0, 0.5, 4.0, 0.25, 8.0, 0.125)
+        for transposed, size in ((False, stated[::-1]), (True, stated)) for scale in SCALES
     ]
     best = min(fits, key=lambda fit: fit.error)
     return best if best.error <= SIZE_TOLERANCE else None
@@ -526,8 +533,8 @@ def _overridden(mdoc: Mdoc, given: Given, ordered: list[MdocSection], movie_shap
     return out
 
 
-def read_acquisition(mdoc: Mdoc, given: Given, movie_shape: tuple[int, int] = (0, 0)) -> Acquisition:
-    """Order, angles, doses, optics and axis. movie_shape (h, w) tells binned records from super-resolution movies.
+def read_acquisition(mdoc: Mdoc, given: Given, movie_shape: tuple[int, int] = (0, 0), size_confirmed: bool = False) -> Acquisition:
+    """Order, angles, doses, optics and axis. movie_shape (h, w) tells binned records from super-resolution movies; size_confirmed: :func:`pixel_size`.
 
     Raises UserInputError E-MDOC-01, -04, -06, -08, -09, each with file, section and field, and E-MOVIE-07.
     """
@@ -535,7 +542,7 @@ def read_acquisition(mdoc: Mdoc, given: Given, movie_shape: tuple[int, int] = (0
     angles = tilt_angles(mdoc)
     check_is_tilt_series(mdoc, angles)
     volts, of_voltage = voltage(mdoc, given.voltage_kv)
-    pixel, notes = pixel_size(mdoc, given.pixel_size_angst, movie_shape)
+    pixel, notes = pixel_size(mdoc, given.pixel_size_angst, movie_shape, size_confirmed)
     order, order_source, warnings = acquisition_order(mdoc.images, _exposure_or_none(mdoc, given, pixel.value))
     sections = [mdoc.images[i] for i in order]
     axis, more = tilt_axis(mdoc, given.tilt_axis_deg, given.tomo5)

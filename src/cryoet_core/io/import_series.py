@@ -167,7 +167,7 @@ def import_movies(
         [path if (path := path_of[id(section)]).exists() else None for section in mdoc.images], mdoc,
         tilt_axis_given=given.tilt_axis_deg is not None, gain=gain, defects=defects,
     )
-    found = acquisition.read_acquisition(mdoc, given, sizes.shape)
+    found = acquisition.read_acquisition(mdoc, given, sizes.shape, sizes.confirmed)
     movie_of = {id(section): movie for section, movie in zip(mdoc.images, sizes.movies, strict=True)}
     counts = compare_counts([movie_of[id(section)] for section in found.sections], found.sections, found.exposure)
     paths = [path_of[id(section)] for section in found.sections]

@@ -28,10 +28,12 @@ _HALVES_ALIKE = 1.5  # ratio of the counts in the lower and the upper halves of 
 
 @dataclass(frozen=True)
 class Sizes:
-    """movies: one per path, None where it cannot be used. shape: (h, w) of their frames, in camera pixels for EER."""
+    """movies: one per path, None where it cannot be used. shape: (h, w) of their frames, in camera pixels for EER. confirmed: a gain reference of
+    that size is there."""
 
     movies: list[Movie | None]
     shape: tuple[int, int]
+    confirmed: bool
     warnings: list[str]
 
 
@@ -83,7 +85,7 @@ def compare_sizes(
         check_gain_fits(reference.shape, shape, reference.path)
     if defects is not None:
         read_defects(defects, shape)
-    return Sizes(movies, shape, warnings)
+    return Sizes(movies, shape, reference is not None, warnings)
 
 
 def _look(path: Path) -> Movie | UserInputError:

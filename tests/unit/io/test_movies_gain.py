@@ -8,7 +8,7 @@ from eer_files import write_eer
 from cryoet_core.errors import DataQualityError, UserInputError
 from cryoet_core.io.defects import read_defects
 from cryoet_core.io.gain import check_gain_shape, orient, read_gain
-from cryoet_core.io.movies import fractions_for, open_movie
+from cryoet_core.io.movies import fractions_for, grouped, open_movie
 from cryoet_core.io.mrc import write_mrc
 
 
@@ -182,3 +182,22 @@ def test_defects_of_camera_pixels_belong_to_all_their_parts(tmp_path):
     (tmp_path / "boxes.txt").write_text("3 1 1 2\n")
     bad = read_defects(tmp_path / "boxes.txt", (40, 60), 2)
     assert bad.sum() == 8 and bad[2:6, 6:8].all()
+
+
+@pytest.mark.parametrize("compression, bits", [(65000, (8, 2, 2)), (65001, (7, 2, 2)), (65002, (7, 2, 2)), (65002, (8, 2, 2)), (65002, (9, 3, 3))])
+def test_every_compression_of_eer_gives_the_events(tmp_path, compression, bits):
+    """Frames with long gaps, an empty one and a full one; every event is found in its pixel, at camera pixels and 2 times finer."""
+    rng = np.random.default_rng(7)
+    events = rng.random((5, 48, 64)) < 0.01
+    events[1], events[2], events[3, :40] = False, True, False
+    write_eer(tmp_path / "m.eer", events, places=rng.integers(0, 1 << sum(bits[1:]), events.shape), compression=compression, bits=bits)
+    movie = open_movie(tmp_path / "m.eer", eer_fractions=5)
+    assert np.array_equal(list(movie), events[:, ::-1])
+    fine = np.array(list(open_movie(tmp_path / "m.eer", eer_fractions=5, eer_super_resolution=2)))
+    assert np.array_equal(fine.reshape(5, 48, 2, 64, 2).sum(axis=(2, 4)), events[:, ::-1])
+
+
+def test_groups_use_all_frames_and_differ_by_one():
+    for count, groups in ((31, 16), (96, 16), (7, 3), (3, 16), (97, 1), (1, 1)):
+        sizes = grouped(count, groups)
+        assert sum(sizes) == count and len(sizes) == min(count, groups) and max(sizes) - min(sizes) <= 1
