@@ -24,6 +24,7 @@ from cryoet_core.io.mrc import iter_sections, read_header, unpack_nibbles
 _MRC = {".mrc", ".mrcs", ".st", ".map", ".ali"}
 _TIFF = {".tif", ".tiff"}
 _LARGEST_TAG = 1 << 20  # values; strips of the largest frame
+_LONGEST_RUN = 4096  # pixels of a frame per byte of an EER file: even empty frames need more
 _SMALLEST_SHARE = 1 / 2000  # of a compressed page to its frame: no compression of TIFF makes it smaller
 
 
@@ -144,8 +145,10 @@ def _check_page(tiff, index: int, is_eer: bool) -> None:
     stored = sum(page.databytecounts)
     if is_eer:
         return  # decode_frame looks at the size; empty frames have hardly any bytes
-    frame = page.size * max(int(page.bitspersample), 1) // 8  # bits of a sample are fewer than 8 for packed counts
-    if page.size > LARGEST_FRAME or len(page.shape) != 2:
+    if len(page.shape) != 2 or not isinstance(page.bitspersample, int):
+        raise ValueError(f"a frame of {page.shape} with {page.bitspersample} bits")
+    frame = page.size * max(page.bitspersample, 1) // 8  # bits of a sample are fewer than 8 for packed counts
+    if page.size > LARGEST_FRAME:
         raise ValueError(f"a frame of {page.shape}")
     if stored < (frame if int(page.compression) == 1 else frame * _SMALLEST_SHARE):
         raise ValueError(f"{stored} bytes for a frame of {page.shape}")
@@ -166,19 +169,22 @@ def open_tiff(path: str, *, is_eer: bool = False) -> Movie:
         try:
             page, start = tiff.pages[0], eer.first_frame(tiff) if is_eer else 0
             count = len(tiff.pages) - start
-            shape, single = page.shape, page.dtype is not None and page.dtype.itemsize == 1 and int(page.bitspersample) == 8
+            shape = tuple(int(n) for n in page.shape)
+            single = page.dtype is not None and page.dtype.itemsize == 1 and page.bitspersample == 8
             stated = eer.stated_frames(tiff) if is_eer else 0
         except _page_errors() as error:
             raise _damaged(path, str(error) or "no TIFF pages") from error
         if count < 1:
             raise _damaged(path, "no frames")
+        if is_eer and len(shape) == 2 and shape[0] * shape[1] > _LONGEST_RUN * tiff.filehandle.size:
+            raise _damaged(path, f"{tiff.filehandle.size} bytes for frames of {shape}")
         if len(shape) != 2 or not 0 < shape[0] * shape[1] <= LARGEST_FRAME:
             raise UserInputError(
                 "E-MOVIE-03", "frames of this size cannot be a movie", file=path, field="size", found=str(shape),
                 expected="(h, w) of one camera", fix="check that this file is a movie",
             )
         _check_chain(tiff, path, count)
-    return Movie(path, (1,) * count, (int(shape[0]), int(shape[1])), 0.0, bytes_=single and not is_eer, stated_frames=stated)
+    return Movie(path, (1,) * count, shape, 0.0, bytes_=single and not is_eer, stated_frames=stated)
 
 
 def _open_mrc(path: str) -> Movie:

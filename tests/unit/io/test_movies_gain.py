@@ -201,3 +201,21 @@ def test_groups_use_all_frames_and_differ_by_one():
     for count, groups in ((31, 16), (96, 16), (7, 3), (3, 16), (97, 1), (1, 1)):
         sizes = grouped(count, groups)
         assert sum(sizes) == count and len(sizes) == min(count, groups) and max(sizes) - min(sizes) <= 1
+
+
+def test_headers_that_claim_too_much_are_refused_before_memory_is_asked_for(tmp_path):
+    """A width of two numbers, frames that the bytes of the file cannot make, and events of a camera of 2^31 pixels."""
+    tifffile.imwrite(tmp_path / "m.tif", np.zeros((4, 64, 96), np.uint8), photometric="minisblack", compression="lzw")
+    whole = (tmp_path / "m.tif").read_bytes()
+    with tifffile.TiffFile(tmp_path / "m.tif") as tiff:
+        tag = tiff.pages[0].tags["ImageWidth"]
+    count, value = tag.offset + 4, tag.offset + 8
+    write_eer(tmp_path / "m.eer", np.zeros((2, 64, 96), bool))
+    events = bytearray((tmp_path / "m.eer").read_bytes())
+    place = bytes(events).index((256).to_bytes(2, "little") + b"\x04\x00\x01\x00\x00\x00")
+    for name, data, at, number in (("two.tif", whole, count, 2), ("wide.tif", whole, value, 60000), ("wide.eer", events, place + 8, 1 << 20)):
+        changed = bytearray(data)
+        changed[at : at + 4] = number.to_bytes(4, "little")
+        (tmp_path / name).write_bytes(changed)
+        with pytest.raises(UserInputError, match=f"E-MOVIE-0[23].*{name}"):
+            list(open_movie(tmp_path / name))
