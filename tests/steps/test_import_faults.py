@@ -1,5 +1,7 @@
 """import_tilt_series where the sources contradict each other or are damaged: one fault costs its view, what is consistent decides, and all is said."""
 
+import time
+
 import numpy as np
 import pytest
 import tifffile
@@ -10,6 +12,7 @@ from cryoet_core.errors import UserInputError
 from cryoet_core.io.acquisition import Given, size_fit
 from cryoet_core.io.images import load_images
 from cryoet_core.io.import_series import import_movies, import_stack
+from cryoet_core.io.mdoc import parse_mdoc
 from cryoet_core.io.movies import grouped, open_movie
 from cryoet_core.io.mrc import write_mrc
 from cryoet_core.io.recordings import compare_counts
@@ -370,3 +373,42 @@ def test_a_stack_against_its_mdoc(tmp_path):
     assert wrong.series.pixel_size_angst == 3.5 and said(wrong, "header of the stack says 5 A")
     with pytest.raises(UserInputError, match="E-MOVIE-08"):
         import_stack("TS_01", write_stack(tmp_path, shape=(12, 8)), write_mdoc(tmp_path, sections_by_angle()), Given())
+
+
+# ---- cut and odd mdocs ----------------------------------------------------------------------------------------------
+
+def test_movies_that_no_section_names_are_told(movies):
+    result = imported(movies, [section(a, a) for a in range(5)])
+    assert len(result.series.tilts) == 5 and said(result, "2 files are called like the movies of this series", "TS_01_006_12.0.mrc")
+    write_mrc(movies / "TS_02_001_0.0.mrc", np.zeros((2, 8, 12)), 3.5, stack=True, dtype="uint8")  # another series' movie in the same folder
+    assert imported(movies, sections_by_angle()).warnings == []
+
+
+def test_a_section_of_unknown_kind_costs_its_view(movies):
+    sections = sections_by_angle()
+    sections[3] = sections[3].replace("[ZValue", "[ZKalue")
+    result = imported(movies, sections)
+    assert doses(result) == pytest.approx(DOSE) and said(result, "[ZKalue = 3]")
+    assert result.series.tilts["excluded"].tolist() == [0, 0, 0, 1, 0, 0, 0]
+
+
+@pytest.mark.parametrize("name", ["a" * 300 + ".mrc", "a\0b.mrc", "../../etc/x.mrc"])
+def test_names_that_no_movie_can_have(movies, name):
+    sections = sections_by_angle()
+    sections[3] = section(3, 0, name=name)
+    result = imported(movies, sections)
+    assert result.series.tilts["exclude_reason"].tolist()[3] == "missing_movie" and doses(result) == pytest.approx(DOSE)
+
+
+def test_two_angles_in_one_line(movies):
+    sections = sections_by_angle()
+    sections[3] = section(3, 0, TiltAngle="3.4 5.4")
+    assert said(imported(movies, sections), "[ZValue = 3] is left out", "several values")
+
+
+@pytest.mark.parametrize("text", ["[T = " + " " * 100000 + "x", "[ZValue = 0" + " " * 100000 + "x]", "[T = \n" + "a b\n" * 50000, "DateTime = " + "1-Jan-20 " * 20000])
+def test_reading_an_mdoc_takes_time_in_proportion_to_its_length(text):
+    begun = time.perf_counter()
+    mdoc = parse_mdoc("[ZValue = 1]\nTiltAngle = 3\n[ZValue = 2]\nTiltAngle = 4\n[ZValue = 3]\nTiltAngle = 5\n" + text)
+    assert mdoc.title_axis is None and [s.time for s in mdoc.images][0] is None
+    assert time.perf_counter() - begun < 2.0

@@ -142,8 +142,12 @@ def _fault(section: MdocSection, given: Given) -> UserInputError | None:
         limits |= {key: (0, 1e9, "") for key in ("FrameDosesAndNumber", "FrameDosesAndNumbers", "DoseRate", "ExposureTime")}
     for key, (low, high, unit) in limits.items():
         try:
-            for value in section.numbers(key) or []:
+            values = section.numbers(key) or []
+            for value in values:
                 check_range(value, low, high, section.path, f"{section.title} {key}", unit)
+            if len(values) > 1 and key in ("TiltAngle", "ExposureDose", "PriorRecordDose"):
+                raise UserInputError("E-MDOC-01", "several values where one belongs", file=section.path, field=f"{section.title} {key}",
+                                     found=repr(section.text(key)), expected="one number", fix="correct this line of the mdoc")
         except UserInputError as error:
             errors.append(error)
             section.discard(key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -120,10 +121,31 @@ def _movie_paths(mdoc: Mdoc, movies_dir: str | os.PathLike | None) -> dict[int, 
         else:
             paths[id(section)] = acquisition.find_movie(section.movie_name, folder, mdoc, names) or folder / section.movie_name
     _fault_shared_movies(mdoc, paths)
-    missing = [path for section in mdoc.images if not (path := paths[id(section)]).exists() and section.movie_name]
+    missing = [path for section in mdoc.images if not _exists(path := paths[id(section)]) and section.movie_name]
     if missing and 2 * len(missing) >= len(mdoc.images):
         raise acquisition.movies_not_found(missing, len(mdoc.images), folder, mdoc, names)
+    _tell_movies_without_section(mdoc, [path.name for path in paths.values() if path not in missing], names)
     return paths
+
+
+def _exists(path: Path) -> bool:
+    """Whether the file is there; a name that no file can have (too long) is not."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
+def _tell_movies_without_section(mdoc: Mdoc, named: list[str], present: list[str]) -> None:
+    """Warn of movies that are called like those of the series and stand in no section: the mdoc may be cut."""
+    start = re.match(r".*[^A-Za-z0-9]", os.path.commonprefix(named), re.DOTALL)
+    if len(named) < 3 or start is None:
+        return
+    endings = {Path(name).suffix.lower() for name in named}
+    others = [name for name in present if name.startswith(start[0]) and Path(name).suffix.lower() in endings and name not in named]
+    if others:
+        mdoc.warnings.append(f"{len(others)} files are called like the movies of this series ({start[0]}..) and stand in no section, the first {others[0]}: "
+                             f"{mdoc.path} may be cut, or their sections were removed")
 
 
 def _fault_shared_movies(mdoc: Mdoc, paths: dict[int, Path]) -> None:
@@ -164,14 +186,14 @@ def import_movies(
     known_before = len(mdoc.warnings)
     path_of = _movie_paths(mdoc, movies_dir)
     sizes = compare_sizes(
-        [path if (path := path_of[id(section)]).exists() else None for section in mdoc.images], mdoc,
+        [path if _exists(path := path_of[id(section)]) else None for section in mdoc.images], mdoc,
         tilt_axis_given=given.tilt_axis_deg is not None, gain=gain, defects=defects,
     )
     found = acquisition.read_acquisition(mdoc, given, sizes.shape, sizes.confirmed)
     movie_of = {id(section): movie for section, movie in zip(mdoc.images, sizes.movies, strict=True)}
     counts = compare_counts([movie_of[id(section)] for section in found.sections], found.sections, found.exposure)
     paths = [path_of[id(section)] for section in found.sections]
-    missing = [not path.exists() for path in paths]
+    missing = [not _exists(path) for path in paths]
     reasons = [BAD_SECTION if section.fault else MISSING if gone else "none" for section, gone in zip(found.sections, missing, strict=True)]
     tilts = pd.DataFrame({
         "tilt_id": found.tilt_id.astype(np.int64), "movie": [path.as_posix() for path in paths],

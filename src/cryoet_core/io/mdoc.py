@@ -17,6 +17,7 @@ from pathlib import Path
 from cryoet_core.errors import UserInputError
 
 _IMAGE_KINDS = ("ZValue", "FrameSet")
+_OTHER_KINDS = ("MontSection",)
 _LARGEST_FILE = 1 << 26  # bytes; an mdoc of 100 views has some 100 kB
 # A key that only an image has: where it stands in front of the first section, that section has lost its first line.
 _OWN_KEY = "tiltangle"
@@ -202,6 +203,7 @@ def parse_mdoc(text: str, path: str = "") -> Mdoc:
                 mdoc.titles.append(value.strip())
             else:
                 current = _section_of(_normal(key.strip()), value.strip(), current, mdoc)
+    _rename_unknown(mdoc)
     unnumbered = [section for section in mdoc.sections if section.fault]
     if unnumbered and 2 * len(unnumbered) >= len(mdoc.sections):
         raise UserInputError(
@@ -232,6 +234,15 @@ def _new_section(kind: str, number: str, path: str, before: list[MdocSection]) -
         return MdocSection(kind, int(number), path)
     index = before[-1].index + 1 if before else 0
     return MdocSection(kind, index, path, fault=f"number {number[:40]!r}")
+
+
+def _rename_unknown(mdoc: Mdoc) -> None:
+    """A section of no known kind that has an angle, among images, is an image whose first line is damaged: it gets a fault."""
+    kinds = {section.kind for section in mdoc.images}
+    for at, section in enumerate(mdoc.sections):
+        if kinds and section.kind not in (*_IMAGE_KINDS, *_OTHER_KINDS) and _OWN_KEY in section.values:
+            section.fault = f"it begins with {section.title}"
+            section.kind, section.index = kinds.copy().pop(), mdoc.sections[at - 1].index + 1 if at else 0
 
 
 def _find_lost_first(mdoc: Mdoc) -> None:
