@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -128,6 +129,13 @@ def _open(series: TiltSeries, path: str, eer_fractions: int) -> Movie:
     return movie
 
 
+def _check_is_there(row) -> None:
+    """Raises E-FILE-01 for a view that the import already left out because it has no movie; its message says why, not how to read one."""
+    if row.excluded and not Path(row.movie).exists():
+        raise UserInputError("E-FILE-01", "the view has no movie", file=row.movie, found=f"left out on import as {row.exclude_reason}",
+                             fix="see the log of import_tilt_series")
+
+
 def _exposures(series: TiltSeries, settings: MotionSettings, movies: bool) -> np.ndarray:
     """e/A^2 of every view, NaN where it is not known; E-MOVIE-06 if the frames are to be weighted by it."""
     known = "exposure_e_per_a2" in series.tilts
@@ -169,6 +177,7 @@ def correct_views(
         else:
             fractions = fractions_for(row.exposure_e_per_a2, eer_exposure, row.movie) if eer_exposure else eer_fractions
             try:
+                _check_is_there(row)
                 movie = _open(series, row.movie, fractions)
                 done = correct_movie(
                     lambda movie=movie: iter(movie), series.movie_pixel_size_angst, gain, settings,
