@@ -1,11 +1,15 @@
-"""DigitalMicrograph files (.dm3, .dm4) written tag by tag from the format's description, sharing no code with the reader."""
+"""DigitalMicrograph files (.dm3, .dm4) written tag by tag from the format's description, sharing no code with the
+reader."""
 
 import struct
 
 import numpy as np
 
 _TYPES = {"u2": 4, "u4": 5, "f4": 6, "f8": 7}  # codes of unsigned short, unsigned long, float, double
-_DATA_TYPES = {"float32": (2, 6), "uint16": (10, 4)}  # DigitalMicrograph's number of a kind of image, code of its values
+_DATA_TYPES = {
+    "float32": (2, 6),
+    "uint16": (10, 4),
+}  # DigitalMicrograph's number of a kind of image, code of its values
 
 
 class _Writer:
@@ -43,11 +47,16 @@ class _Writer:
 def _image(image: np.ndarray) -> list:
     scale = [("Origin", 0.0), ("Scale", 1.0), ("Units", "")]
     return [
-        ("ImageData", [
-            ("Calibrations", [("Brightness", scale), ("Dimension", [("", scale), ("", scale)])]),
-            ("Data", image), ("DataType", _DATA_TYPES[str(image.dtype)][0]),
-            ("Dimensions", [("", image.shape[1]), ("", image.shape[0])]), ("PixelDepth", image.dtype.itemsize),
-        ]),
+        (
+            "ImageData",
+            [
+                ("Calibrations", [("Brightness", scale), ("Dimension", [("", scale), ("", scale)])]),
+                ("Data", image),
+                ("DataType", _DATA_TYPES[str(image.dtype)][0]),
+                ("Dimensions", [("", image.shape[1]), ("", image.shape[0])]),
+                ("PixelDepth", image.dtype.itemsize),
+            ],
+        ),
         ("ImageTags", [("Acquisition", [("Parameters", [("Version", 1)])])]),
         ("Name", "gain"),
     ]

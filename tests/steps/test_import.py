@@ -140,14 +140,26 @@ def test_movies_elsewhere_and_in_another_case(tmp_path):
     assert result.series.tilts["movie"].iloc[3].endswith("frames/ts_01_001_0.0.MRC")
 
 
-@pytest.mark.parametrize("make, message", [
-    (lambda s: s[:1], "E-MDOC-04"),
-    (lambda s: [*s[:3], *(t.replace("TiltAngle", "Tilt") for t in s[3:])], r"E-MDOC-06.*ZValue = 3\] TiltAngle"),
-    (lambda s: [*s[:3], *(t.replace("SubFramePath", "Path") for t in s[3:])], r"E-MDOC-06.*ZValue = 6\] SubFramePath"),
-    (lambda s: [*s[:3], *(t.replace("TiltAngle = ", "TiltAngle = 15") for t in s[3:])], r"E-MDOC-09.*found 150"),
-    (lambda s: [t.replace("_01_00", "_01_0") for t in s[:4]] + s[4:], "E-MDOC-02: .*4 of 7 movies.*TS_01_00.*TS_01_0"),
-    (lambda s: [s[0], s[1], *(t.replace("TS_01_001_0.0", "TS_01_002_4.0") for t in s[3:5])], "E-MDOC-05.*ZValue = 3.*ZValue = 4"),
-])
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda s: s[:1], "E-MDOC-04"),
+        (lambda s: [*s[:3], *(t.replace("TiltAngle", "Tilt") for t in s[3:])], r"E-MDOC-06.*ZValue = 3\] TiltAngle"),
+        (
+            lambda s: [*s[:3], *(t.replace("SubFramePath", "Path") for t in s[3:])],
+            r"E-MDOC-06.*ZValue = 6\] SubFramePath",
+        ),
+        (lambda s: [*s[:3], *(t.replace("TiltAngle = ", "TiltAngle = 15") for t in s[3:])], r"E-MDOC-09.*found 150"),
+        (
+            lambda s: [t.replace("_01_00", "_01_0") for t in s[:4]] + s[4:],
+            "E-MDOC-02: .*4 of 7 movies.*TS_01_00.*TS_01_0",
+        ),
+        (
+            lambda s: [s[0], s[1], *(t.replace("TS_01_001_0.0", "TS_01_002_4.0") for t in s[3:5])],
+            "E-MDOC-05.*ZValue = 3.*ZValue = 4",
+        ),
+    ],
+)
 def test_errors_say_what_and_where(movies, make, message):
     with pytest.raises(UserInputError, match=message):
         import_movies("TS_01", write_mdoc(movies, make(sections_by_angle())), None, Given())
@@ -166,7 +178,9 @@ def test_missing_values_name_the_config_key(movies):
 def test_movies_of_different_size(movies):
     for name in ("TS_01_004_-8.0.mrc", "TS_01_005_8.0.mrc", "TS_01_001_0.0.mrc"):
         write_mrc(movies / name, np.zeros((2, 8, 10)), 3.5, stack=True, dtype="uint8")
-    result = import_movies("TS_01", write_mdoc(movies, sections_by_angle()), None, Given())  # three of seven cost their views
+    result = import_movies(
+        "TS_01", write_mdoc(movies, sections_by_angle()), None, Given()
+    )  # three of seven cost their views
     assert result.series.image_size_px == (12, 8) and result.series.tilts["n_frames"].tolist() == [2, 0, 2, 0, 2, 0, 2]
     assert sum("will be left out: E-MOVIE-04" in text for text in result.warnings) == 3
     (movies / "TS_01_006_12.0.mrc").unlink()

@@ -1,4 +1,5 @@
-"""import_tilt_series where the sources contradict each other or are damaged: one fault costs its view, what is consistent decides, and all is said."""
+"""import_tilt_series where the sources contradict each other or are damaged: one fault costs its view, what is
+consistent decides, and all is said."""
 
 import time
 
@@ -43,9 +44,17 @@ def said(result, *words):
 
 # ---- one bad section ------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("key, value", [
-    ("SubFramePath", None), ("ExposureDose", "1e400"), ("ExposureDose", "3,4 e/A2"), ("PriorRecordDose", "-5"), ("FrameDosesAndNumber", "x"),
-])
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("SubFramePath", None),
+        ("ExposureDose", "1e400"),
+        ("ExposureDose", "3,4 e/A2"),
+        ("PriorRecordDose", "-5"),
+        ("FrameDosesAndNumber", "x"),
+    ],
+)
 def test_a_bad_section_costs_its_view_only(movies, key, value):
     sections = sections_by_angle()
     sections[2] = section(2, int(BY_ANGLE[2]), **{key: value})
@@ -68,7 +77,10 @@ def test_a_section_without_an_angle_is_no_row_but_its_dose_counts(movies, value)
 
 
 def test_half_of_the_sections_bad_is_an_error(movies):
-    sections = [text.replace("ExposureDose = 3.4", "ExposureDose = -1") if n < 4 else text for n, text in enumerate(sections_by_angle())]
+    sections = [
+        text.replace("ExposureDose = 3.4", "ExposureDose = -1") if n < 4 else text
+        for n, text in enumerate(sections_by_angle())
+    ]
     with pytest.raises(UserInputError, match=r"E-MDOC-09.*\[ZValue = 0\] ExposureDose"):
         imported(movies, sections)
 
@@ -93,7 +105,9 @@ def test_the_first_line_of_a_section_is_lost(movies, lost):
 def test_sections_that_are_missing_between_others_count_with_their_dose(movies):
     sections = [section(n, n) for n in (0, 1, 4, 5, 6)]
     result = imported(movies, sections)
-    assert doses(result) == pytest.approx({1: 0, 2: 3.4, 3: 4 * 3.4, 4: 5 * 3.4, 5: 6 * 3.4}) and said(result, "2 sections are missing")
+    assert doses(result) == pytest.approx({1: 0, 2: 3.4, 3: 4 * 3.4, 4: 5 * 3.4, 5: 6 * 3.4}) and said(
+        result, "2 sections are missing"
+    )
 
 
 def test_copies_of_a_section_count_once_and_shared_movies_cost_their_views(movies):
@@ -117,6 +131,7 @@ def test_one_missing_time_does_not_spoil_the_order_of_the_others(movies):
 
 # ---- contradictions -------------------------------------------------------------------------------------------------
 
+
 def clock(acquired, hours_back=0, from_image=4):
     hour = 18 - hours_back * (acquired >= from_image)
     return f"09-Mar-23  {hour:02d}:{acquired:02d}:12"
@@ -126,7 +141,8 @@ def clock(acquired, hours_back=0, from_image=4):
 @pytest.mark.parametrize("hours", [1, 12])
 def test_a_clock_that_was_put_back(movies, prior, hours):
     sections = [
-        section(a, a, DateTime=clock(a, hours), **({"PriorRecordDose": f"{3.4 * a:.1f}"} if prior else {})) for a in range(7)
+        section(a, a, DateTime=clock(a, hours), **({"PriorRecordDose": f"{3.4 * a:.1f}"} if prior else {}))
+        for a in range(7)
     ]
     result = imported(movies, sections)
     assert result.series.tilts["tilt_id"].tolist() == IDS and doses(result) == pytest.approx(DOSE)
@@ -135,16 +151,24 @@ def test_a_clock_that_was_put_back(movies, prior, hours):
 
 
 def test_in_a_sorted_file_the_prior_dose_that_adds_up_decides(movies):
-    sections = [section(n, int(a), DateTime=clock(a, 1), PriorRecordDose=f"{3.4 * a:.1f}") for n, a in enumerate(BY_ANGLE)]
+    sections = [
+        section(n, int(a), DateTime=clock(a, 1), PriorRecordDose=f"{3.4 * a:.1f}") for n, a in enumerate(BY_ANGLE)
+    ]
     result = imported(movies, sections)
-    assert result.series.tilts["tilt_id"].tolist() == IDS and doses(result) == pytest.approx(DOSE) and said(result, "adds up")
+    assert (
+        result.series.tilts["tilt_id"].tolist() == IDS
+        and doses(result) == pytest.approx(DOSE)
+        and said(result, "adds up")
+    )
 
 
 def test_a_prior_dose_that_starts_again_does_not_decide(movies):
     sections = [section(a, a, PriorRecordDose=f"{3.4 * (a % 4) + 0.01 * (a > 3):.2f}") for a in range(7)]
     result = imported(movies, sections)
     assert result.series.tilts["tilt_id"].tolist() == IDS and doses(result) == pytest.approx(DOSE)
-    assert said(result, "DateTime was used") and said(result, "running sum") and result.sources["order"] == "mdoc DateTime"
+    assert (
+        said(result, "DateTime was used") and said(result, "running sum") and result.sources["order"] == "mdoc DateTime"
+    )
 
 
 def test_am_and_pm(movies):
@@ -154,7 +178,10 @@ def test_am_and_pm(movies):
     assert result.series.tilts["tilt_id"].tolist() == IDS and result.warnings == []
 
 
-@pytest.mark.parametrize("key, wrong, value", [("PixelSpacing", "7", 3.5), ("PixelSpacing", "-1", 3.5), ("Voltage", "200", 300.0), ("Voltage", "0", 300.0)])
+@pytest.mark.parametrize(
+    "key, wrong, value",
+    [("PixelSpacing", "7", 3.5), ("PixelSpacing", "-1", 3.5), ("Voltage", "200", 300.0), ("Voltage", "0", 300.0)],
+)
 @pytest.mark.parametrize("at", [0, 3])
 def test_one_section_against_the_rest(movies, key, wrong, value, at):
     sections = sections_by_angle(Voltage="300")
@@ -169,7 +196,9 @@ def test_the_axis_of_most_sections(movies):
     sections = sections_by_angle()
     sections[0] = section(0, int(BY_ANGLE[0]), RotationAngle="84.8")
     result = imported(movies, sections, title="")
-    assert result.series.tilts["z_rot_deg"].iloc[0] == pytest.approx(84.8) and said(result, "RotationAngle is 174.8 in 6 of 7 images")
+    assert result.series.tilts["z_rot_deg"].iloc[0] == pytest.approx(84.8) and said(
+        result, "RotationAngle is 174.8 in 6 of 7 images"
+    )
     result = imported(movies, sections_by_angle(RotationAngle="84.8"))
     assert result.series.tilts["z_rot_deg"].iloc[0] == 84.8 and said(result, "title's tilt axis (84.8", "-5.2")
 
@@ -190,6 +219,7 @@ def test_a_bidirectional_series_in_two_files_without_times(movies):
 
 # ---- sizes ----------------------------------------------------------------------------------------------------------
 
+
 def write_tiffs(folder, frames, pack=False):
     """One TIFF per view; frames (n, h, w) of counts 0 to 15, two to a byte if asked, lower four bits first."""
     names = []
@@ -208,15 +238,23 @@ def of_names(names, **changes):
 def test_packed_counts_are_unpacked(tmp_path, known_by):
     counts = np.random.default_rng(1).poisson(3, (2, 16, 24)).clip(0, 15).astype(np.uint8)
     names = write_tiffs(tmp_path, counts, pack=True)
-    head = "PixelSpacing = 3.5\nVoltage = 300\n" + {"ImageSize": "ImageSize = 24 16\n", "half ImageSize": "ImageSize = 12 8\n", "gain": ""}[known_by]
+    head = (
+        "PixelSpacing = 3.5\nVoltage = 300\n"
+        + {"ImageSize": "ImageSize = 24 16\n", "half ImageSize": "ImageSize = 12 8\n", "gain": ""}[known_by]
+    )
     write_mrc(tmp_path / "gain.mrc", np.ones((16, 24), np.float32), 3.5)
     mdoc = write_mdoc(tmp_path, of_names(names), head)
-    result = import_movies("TS_01", mdoc, None, Given(), gain=str(tmp_path / "gain.mrc") if known_by == "gain" else None)
+    result = import_movies(
+        "TS_01", mdoc, None, Given(), gain=str(tmp_path / "gain.mrc") if known_by == "gain" else None
+    )
     assert result.series.image_size_px == (24, 16) and said(result, "two counts in each byte", "24 x 16")
     assert result.series.pixel_size_angst == (1.75 if known_by == "half ImageSize" else 3.5)
     movie = open_movie(result.series.tilts["movie"].iloc[0]).unpacked_to((16, 24))
     assert np.array_equal(list(movie), counts)
-    assert open_movie(result.series.tilts["movie"].iloc[0]).unpacked_to((16, 12)).shape == (16, 12)  # as they are, where that is the size
+    assert open_movie(result.series.tilts["movie"].iloc[0]).unpacked_to((16, 12)).shape == (
+        16,
+        12,
+    )  # as they are, where that is the size
 
 
 def test_bytes_of_half_the_width_that_are_no_packed_counts_are_refused(tmp_path):
@@ -231,30 +269,50 @@ def test_movies_of_another_size_than_the_mdoc_says_are_refused(tmp_path):
         imported(tmp_path, sections_by_angle())
     result = imported(tmp_path, sections_by_angle(), Given(pixel_size_angst=2.0))
     assert result.series.pixel_size_angst == 2.0 and said(result, "18 x 8", "12 x 8")
-    write_mrc(tmp_path / "gain.mrc", np.ones((16, 36), np.float32), 3.5)  # two against one: the mdoc's size is the odd one
-    result = import_movies("TS_01", write_mdoc(tmp_path, sections_by_angle()), None, Given(), gain=str(tmp_path / "gain.mrc"))
+    write_mrc(
+        tmp_path / "gain.mrc", np.ones((16, 36), np.float32), 3.5
+    )  # two against one: the mdoc's size is the odd one
+    result = import_movies(
+        "TS_01", write_mdoc(tmp_path, sections_by_angle()), None, Given(), gain=str(tmp_path / "gain.mrc")
+    )
     assert result.series.pixel_size_angst == 3.5 and said(result, "gain reference agrees with the movies")
 
 
 def test_frames_across_the_images_need_their_own_axis(tmp_path):
     write_movies(tmp_path, (2, 12, 8))
-    with pytest.raises(UserInputError, match="E-MOVIE-08.*found 8 x 12, expected 12 x 8.*RotationAndFlip 1.*tilt_axis_deg"):
+    with pytest.raises(
+        UserInputError, match="E-MOVIE-08.*found 8 x 12, expected 12 x 8.*RotationAndFlip 1.*tilt_axis_deg"
+    ):
         imported(tmp_path, sections_by_angle(RotationAndFlip="1"))
     result = imported(tmp_path, sections_by_angle(), Given(tilt_axis_deg=-5.0))
-    assert result.series.image_size_px == (8, 12) and result.series.tilts["z_rot_deg"].iloc[0] == -5.0 and said(result, "across")
+    assert (
+        result.series.image_size_px == (8, 12)
+        and result.series.tilts["z_rot_deg"].iloc[0] == -5.0
+        and said(result, "across")
+    )
 
 
-@pytest.mark.parametrize("shape, stated, scale, transposed", [
-    ((4092, 5760), (5760, 4092), 1, False), ((4092, 5760), (5744, 4080), 1, False), ((8184, 11520), (5744, 4080), 2, False),
-    ((3838, 3710), (3838, 3710), 1, True), ((3710, 3838), (3838, 3710), 1, False), ((4096, 4096), (512, 512), 8, False),
-    ((2046, 2880), (5760, 4092), 0.5, False), ((300, 360), (120, 100), 3, False),
-])
+@pytest.mark.parametrize(
+    "shape, stated, scale, transposed",
+    [
+        ((4092, 5760), (5760, 4092), 1, False),
+        ((4092, 5760), (5744, 4080), 1, False),
+        ((8184, 11520), (5744, 4080), 2, False),
+        ((3838, 3710), (3838, 3710), 1, True),
+        ((3710, 3838), (3838, 3710), 1, False),
+        ((4096, 4096), (512, 512), 8, False),
+        ((2046, 2880), (5760, 4092), 0.5, False),
+        ((300, 360), (120, 100), 3, False),
+    ],
+)
 def test_how_frames_fit_images(shape, stated, scale, transposed):
     fit = size_fit(shape, stated)
     assert (fit.scale, fit.transposed) == (scale, transposed)
 
 
-@pytest.mark.parametrize("shape, stated", [((4092, 2880), (5760, 4092)), ((80, 48), (96, 80)), ((100, 100), (500, 500))])
+@pytest.mark.parametrize(
+    "shape, stated", [((4092, 2880), (5760, 4092)), ((80, 48), (96, 80)), ((100, 100), (500, 500))]
+)
 def test_sizes_that_do_not_fit(shape, stated):
     assert size_fit(shape, stated) is None
 
@@ -270,6 +328,7 @@ def test_a_gain_of_another_camera_is_named_on_import(movies):
 
 # ---- damaged headers ------------------------------------------------------------------------------------------------
 
+
 def zeroed(data):
     return bytes(1024) + data[1024:]
 
@@ -282,7 +341,17 @@ def huge(data):
     return (1 << 20).to_bytes(4, "little") * 2 + data[8:]
 
 
-@pytest.mark.parametrize("damage", [zeroed, of_mode_7, huge, lambda data: b"<!DOCTYPE html><html>404</html>", lambda data: b"<html>" * 1000, lambda data: b""])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        zeroed,
+        of_mode_7,
+        huge,
+        lambda data: b"<!DOCTYPE html><html>404</html>",
+        lambda data: b"<html>" * 1000,
+        lambda data: b"",
+    ],
+)
 @pytest.mark.parametrize("first", [True, False])
 def test_a_damaged_header_costs_its_view(movies, damage, first):
     path = movies / ("TS_01_007_-12.0.mrc" if first else "TS_01_002_4.0.mrc")
@@ -293,6 +362,7 @@ def test_a_damaged_header_costs_its_view(movies, damage, first):
 
 
 # ---- numbers of frames ----------------------------------------------------------------------------------------------
+
 
 def write_eers(folder, counts):
     names = []
@@ -308,8 +378,19 @@ def test_an_eer_that_holds_fewer_frames_has_less_dose(tmp_path, stated):
     names = write_eers(tmp_path, [24, 24, 10, 24, 24, 24, 24])
     result = imported(tmp_path, of_names(names, NumSubFrames=stated))
     tilts = result.series.tilts.set_index("tilt_id")
-    assert tilts["n_frames"].tolist() == [24, 24, 10, 24, 24, 24, 24] and tilts["n_frames_lost"].tolist() == [0, 0, 14, 0, 0, 0, 0]
-    assert tilts.loc[3, "exposure_e_per_a2"] == pytest.approx(3.4 * 10 / 24) and (tilts["exposure_e_per_a2"].drop(3) == 3.4).all()
+    assert tilts["n_frames"].tolist() == [24, 24, 10, 24, 24, 24, 24] and tilts["n_frames_lost"].tolist() == [
+        0,
+        0,
+        14,
+        0,
+        0,
+        0,
+        0,
+    ]
+    assert (
+        tilts.loc[3, "exposure_e_per_a2"] == pytest.approx(3.4 * 10 / 24)
+        and (tilts["exposure_e_per_a2"].drop(3) == 3.4).all()
+    )
     assert doses(result) == pytest.approx(DOSE)  # the specimen got all of it
     assert said(result, "10 of 24 frames are there: 14 are lost")
     assert [(e["n_frames"], e["expected"]) for e in result.summary()["frames_lost"]] == [(10, 24)]
@@ -318,9 +399,14 @@ def test_an_eer_that_holds_fewer_frames_has_less_dose(tmp_path, stated):
 def test_frames_in_proportion_to_the_dose_are_no_loss(tmp_path):
     counts = [10, 11, 11, 12, 12, 14, 20]
     names = write_eers(tmp_path, counts)
-    sections = [section(n, int(a), name=names[a], NumSubFrames=None, ExposureDose=f"{0.3 * counts[a]:.2f}") for n, a in enumerate(BY_ANGLE)]
+    sections = [
+        section(n, int(a), name=names[a], NumSubFrames=None, ExposureDose=f"{0.3 * counts[a]:.2f}")
+        for n, a in enumerate(BY_ANGLE)
+    ]
     result = imported(tmp_path, sections)
-    assert result.summary()["frames_lost"] == [] and result.warnings == [] and "n_frames_lost" not in result.series.tilts
+    assert (
+        result.summary()["frames_lost"] == [] and result.warnings == [] and "n_frames_lost" not in result.series.tilts
+    )
     assert result.series.tilts.set_index("tilt_id").loc[7, "exposure_e_per_a2"] == pytest.approx(6.0)
 
 
@@ -331,18 +417,30 @@ def test_movies_that_were_summed_to_fewer_frames_keep_their_dose(movies):
 
 
 def test_what_an_eer_says_of_itself(tmp_path):
-    write_eer(tmp_path / "a.eer", np.zeros((5, 8, 12), bool), metadata='<metadata><item name="numberOfFrames">12</item></metadata>')
+    write_eer(
+        tmp_path / "a.eer",
+        np.zeros((5, 8, 12), bool),
+        metadata='<metadata><item name="numberOfFrames">12</item></metadata>',
+    )
     movie = open_movie(tmp_path / "a.eer")
     assert movie.stated_frames == 12 and movie.n_raw_frames == 5
-    counts = compare_counts([movie], [type("S", (), {"number": lambda *a: None, "numbers": lambda *a: None})()], np.array([3.0]))
+    counts = compare_counts(
+        [movie], [type("S", (), {"number": lambda *a: None, "numbers": lambda *a: None})()], np.array([3.0])
+    )
     assert counts.lost == []  # one movie alone that disagrees with itself proves nothing
     assert grouped(31, 16) == (1, *(2,) * 15) and sum(grouped(97, 16)) == 97 and grouped(3, 16) == (1, 1, 1)
 
 
 # ---- a stack's own mdoc ---------------------------------------------------------------------------------------------
 
+
 def write_stack(folder, n=7, shape=(8, 12), pixel=3.5):
-    write_mrc(folder / "TS_01.mrc", np.arange(n, dtype=np.float32)[:, None, None] * np.ones((n, *shape), np.float32), pixel, stack=True)
+    write_mrc(
+        folder / "TS_01.mrc",
+        np.arange(n, dtype=np.float32)[:, None, None] * np.ones((n, *shape), np.float32),
+        pixel,
+        stack=True,
+    )
     return folder / "TS_01.mrc"
 
 
@@ -366,8 +464,12 @@ def test_a_stack_against_its_mdoc(tmp_path):
         import_stack("TS_01", write_stack(tmp_path), mdoc, Given())
     sections[2] = section(2, int(BY_ANGLE[2]), SubFramePath=None, TiltAngle="x")
     result = import_stack("TS_01", write_stack(tmp_path), write_mdoc(tmp_path, sections), Given())
-    assert load_images(result.series).mean(axis=(1, 2)).tolist() == [0, 1, 3, 4, 5, 6] and said(result, "[ZValue = 2] is left out")
-    binned = import_stack("TS_01", write_stack(tmp_path, shape=(4, 6), pixel=7.0), write_mdoc(tmp_path, sections_by_angle()), Given())
+    assert load_images(result.series).mean(axis=(1, 2)).tolist() == [0, 1, 3, 4, 5, 6] and said(
+        result, "[ZValue = 2] is left out"
+    )
+    binned = import_stack(
+        "TS_01", write_stack(tmp_path, shape=(4, 6), pixel=7.0), write_mdoc(tmp_path, sections_by_angle()), Given()
+    )
     assert binned.series.pixel_size_angst == 7.0 and binned.warnings == []
     wrong = import_stack("TS_01", write_stack(tmp_path, pixel=5.0), write_mdoc(tmp_path, sections_by_angle()), Given())
     assert wrong.series.pixel_size_angst == 3.5 and said(wrong, "header of the stack says 5 A")
@@ -377,10 +479,15 @@ def test_a_stack_against_its_mdoc(tmp_path):
 
 # ---- cut and odd mdocs ----------------------------------------------------------------------------------------------
 
+
 def test_movies_that_no_section_names_are_told(movies):
     result = imported(movies, [section(a, a) for a in range(5)])
-    assert len(result.series.tilts) == 5 and said(result, "2 files are called like the movies of this series", "TS_01_006_12.0.mrc")
-    write_mrc(movies / "TS_02_001_0.0.mrc", np.zeros((2, 8, 12)), 3.5, stack=True, dtype="uint8")  # another series' movie in the same folder
+    assert len(result.series.tilts) == 5 and said(
+        result, "2 files are called like the movies of this series", "TS_01_006_12.0.mrc"
+    )
+    write_mrc(
+        movies / "TS_02_001_0.0.mrc", np.zeros((2, 8, 12)), 3.5, stack=True, dtype="uint8"
+    )  # another series' movie in the same folder
     assert imported(movies, sections_by_angle()).warnings == []
 
 
@@ -406,7 +513,15 @@ def test_two_angles_in_one_line(movies):
     assert said(imported(movies, sections), "[ZValue = 3] is left out", "several values")
 
 
-@pytest.mark.parametrize("text", ["[T = " + " " * 100000 + "x", "[ZValue = 0" + " " * 100000 + "x]", "[T = \n" + "a b\n" * 50000, "DateTime = " + "1-Jan-20 " * 20000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[T = " + " " * 100000 + "x",
+        "[ZValue = 0" + " " * 100000 + "x]",
+        "[T = \n" + "a b\n" * 50000,
+        "DateTime = " + "1-Jan-20 " * 20000,
+    ],
+)
 def test_reading_an_mdoc_takes_time_in_proportion_to_its_length(text):
     begun = time.perf_counter()
     mdoc = parse_mdoc("[ZValue = 1]\nTiltAngle = 3\n[ZValue = 2]\nTiltAngle = 4\n[ZValue = 3]\nTiltAngle = 5\n" + text)

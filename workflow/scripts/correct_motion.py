@@ -52,8 +52,16 @@ with step(snakemake) as s:
     if config.dose_weighting and is_stack:
         s.log.warning("dose_weighting: a ready stack has no frames to weight")
     views = movies.correct_views(
-        series, gain, settings, noise, binning=config.binning, eer_fractions=config.eer_fractions,
-        eer_exposure=config.eer_exposure_per_fraction_e_per_a2, offset=offset, seed_of=lambda tilt_id: int(s.rng(ts, tilt_id).integers(2**62)), device=s.device,
+        series,
+        gain,
+        settings,
+        noise,
+        binning=config.binning,
+        eer_fractions=config.eer_fractions,
+        eer_exposure=config.eer_exposure_per_fraction_e_per_a2,
+        offset=offset,
+        seed_of=lambda tilt_id: int(s.rng(ts, tilt_id).integers(2**62)),
+        device=s.device,
     )
     paths = (s.output.stack, s.output.even, s.output.odd)
     tracks, unreadable, split, n_frames, defects = {}, {}, {}, {}, []
@@ -75,12 +83,15 @@ with step(snakemake) as s:
     write_views(paths, images(), series.pixel_size_angst * config.binning, config.format, s.log.warning)
     if split:
         s.log.warning(
-            "views %s: one half of the frames holds nothing (one frame, or empty ones): their halves were made by splitting the counting noise",
+            "views %s: one half of the frames holds nothing (one frame, or empty ones): their halves were made by "
+            "splitting the counting noise",
             ", ".join(map(str, sorted(split))),
         )
     rows = {row: movies.UNREADABLE for row, tilt_id in enumerate(series.tilts["tilt_id"]) if tilt_id in unreadable}
     out = mark_excluded(movies.corrected_series(series, paths, tracks, config.binning), rows)
     write_tilt_series(out, s.output.table)
     write_star(s.output.motion, motion_blocks(tracks))
-    summary = movies.motion_summary(out, tracks, max(defects, default=0), noise, unreadable, split=split, n_frames=n_frames, offset=offset)
+    summary = movies.motion_summary(
+        out, tracks, max(defects, default=0), noise, unreadable, split=split, n_frames=n_frames, offset=offset
+    )
     s.write_summary({**summary, "gain": evidence.summary()} if evidence else summary)

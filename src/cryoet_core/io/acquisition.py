@@ -69,12 +69,14 @@ def check_range(value: float, low: float, high: float, path: str, field: str, un
 
 
 def agreed_number(
-    mdoc: Mdoc, name: str, limits: tuple[float, float], unit: str, tolerance: float = 0.01
+    mdoc: Mdoc, name: str, limits: tuple[float, float], unit: str
 ) -> tuple[float | None, list[str]]:
-    """What most image sections say (the first of them, where several values are as frequent), else the global keys; and warnings.
+    """What most image sections say (the first of them, where several values are as frequent), else the global keys;
+    and warnings.
 
-    Values within `tolerance` of each other (a share of the value; of one unit for values below 1) are alike. Sections that say something else
-    are named; unreadable and impossible ones do not count. None where nothing is said.
+    Values within 1 % (degrees: 1) of each other are alike. Sections that say something else are named; unreadable and
+    impossible ones do not count. None where nothing is said.
+
     Raises UserInputError E-MDOC-01, E-MDOC-09 where no section says anything possible.
     """
     def read(section: MdocSection, field: str) -> float | None:
@@ -103,22 +105,32 @@ def agreed_number(
         return general, warnings
 
     def alike(a: float, b: float) -> bool:
-        return abs(a - b) <= tolerance * max(abs(a), abs(b), 1.0 if unit == "degrees" else 0.0)
+        return abs(a - b) <= (1.0 if unit == "degrees" else 0.01 * max(abs(a), abs(b)))
 
     value = max((v for _, v in found), key=lambda v: sum(alike(v, w) for _, w in found))
-    others = [(title, v) for title, v in [*found, *([("global", general)] if general is not None else [])] if not alike(v, value)]
+    others = [
+        (title, v)
+        for title, v in [*found, *([("global", general)] if general is not None else [])]
+        if not alike(v, value)
+    ]
     if others:
-        told = ", ".join(f"{v:g} ({title})" for title, v in others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
-        warnings.append(f"{mdoc.path}: {name} is {value:g} in {sum(alike(v, value) for _, v in found)} of {len(mdoc.images)} images, and {told}: "
-                        f"{value:g} was used")
+        told = ", ".join(f"{v:g} ({title})" for title, v in others[:3]) + (
+            f" and {len(others) - 3} more" if len(others) > 3 else ""
+        )
+        warnings.append(
+            f"{mdoc.path}: {name} is {value:g} in {sum(alike(v, value) for _, v in found)} of "
+            f"{len(mdoc.images)} images, and {told}: "
+            f"{value:g} was used"
+        )
     return value, warnings
 
 
 def find_faults(mdoc: Mdoc, given: Given) -> None:
     """Mark (``fault``) the image sections that cannot be trusted, and remove their bad values.
 
-    A section is bad where its angle is missing, or its angle or its dose is unreadable or impossible. It costs its view and no other: its dose
-    is taken as that of the others. Raises the first error (E-MDOC-01, -06, -09) where half of the sections or more are bad.
+    A section is bad where its angle is missing, or its angle or its dose is unreadable or impossible. It costs its
+    view and no other: its dose is taken as that of the others. Raises the first error (E-MDOC-01, -06, -09) where
+    half of the sections or more are bad.
     """
     errors = {id(section): error for section in mdoc.images if (error := _fault(section, given))}
     for section in mdoc.images:
@@ -139,32 +151,53 @@ def _fault(section: MdocSection, given: Given) -> UserInputError | None:
     limits = {"TiltAngle": (-90, 90, "degrees")}
     if given.dose_per_tilt_e_per_a2 is None:
         limits |= {key: (*DOSE_RANGE_E_PER_A2, "e/A^2") for key in ("ExposureDose", "PriorRecordDose")}
-        limits |= {key: (0, 1e9, "") for key in ("FrameDosesAndNumber", "FrameDosesAndNumbers", "DoseRate", "ExposureTime")}
+        limits |= {
+            key: (0, 1e9, "") for key in ("FrameDosesAndNumber", "FrameDosesAndNumbers", "DoseRate", "ExposureTime")
+        }
     for key, (low, high, unit) in limits.items():
         try:
             values = section.numbers(key) or []
             for value in values:
                 check_range(value, low, high, section.path, f"{section.title} {key}", unit)
             if len(values) > 1 and key in ("TiltAngle", "ExposureDose", "PriorRecordDose"):
-                raise UserInputError("E-MDOC-01", "several values where one belongs", file=section.path, field=f"{section.title} {key}",
-                                     found=repr(section.text(key)), expected="one number", fix="correct this line of the mdoc")
+                raise UserInputError(
+                    "E-MDOC-01",
+                    "several values where one belongs",
+                    file=section.path,
+                    field=f"{section.title} {key}",
+                    found=repr(section.text(key)),
+                    expected="one number",
+                    fix="correct this line of the mdoc",
+                )
         except UserInputError as error:
             errors.append(error)
             section.discard(key)
     if section.text("TiltAngle") is None:
-        errors.append(missing_key(section, "TiltAngle", "degrees", "the mdoc may be cut: copy it again, or remove this section"))
+        errors.append(
+            missing_key(section, "TiltAngle", "degrees", "the mdoc may be cut: copy it again, or remove this section")
+        )
     return errors[0] if errors else None
 
 
 def missing_key(section: MdocSection, key: str, expected: str, fix: str) -> UserInputError:
     """E-MDOC-06: a section lacks what its view cannot do without."""
-    return UserInputError("E-MDOC-06", "a needed value is missing", file=section.path, field=f"{section.title} {key}", found="nothing",
-                          expected=expected, fix=fix)
+    return UserInputError(
+        "E-MDOC-06",
+        "a needed value is missing",
+        file=section.path,
+        field=f"{section.title} {key}",
+        found="nothing",
+        expected=expected,
+        fix=fix,
+    )
 
 
 def tilt_angles(mdoc: Mdoc) -> np.ndarray:
     """(n,) TiltAngle of every image section in file order, degrees; NaN where a section with a ``fault`` has none."""
-    return np.array([np.nan if (angle := section.number("TiltAngle")) is None else angle for section in mdoc.images], dtype=np.float64)
+    return np.array(
+        [np.nan if (angle := section.number("TiltAngle")) is None else angle for section in mdoc.images],
+        dtype=np.float64,
+    )
 
 
 def check_is_tilt_series(mdoc: Mdoc, angles: np.ndarray) -> None:
@@ -181,28 +214,41 @@ def check_is_tilt_series(mdoc: Mdoc, angles: np.ndarray) -> None:
     )
 
 
-def acquisition_order(sections: list[MdocSection], exposure: np.ndarray | None = None) -> tuple[list[int], str, list[str]]:
+def acquisition_order(
+    sections: list[MdocSection], exposure: np.ndarray | None = None
+) -> tuple[list[int], str, list[str]]:
     """Positions of the sections in the order they were recorded, what decided it, and warnings.
 
-    By DateTime, ties by PriorRecordDose, then by section number; without all times by PriorRecordDose. Where DateTime and PriorRecordDose
-    contradict each other, the one that the numbers of the sections agree with decides, or PriorRecordDose where it adds up with the
-    doses. A clock that was put back is seen by its one step back in the order of the sections. exposure: (n,) e/A^2 of the sections, or None.
+    By DateTime, ties by PriorRecordDose, then by section number; without all times by PriorRecordDose. Where DateTime
+    and PriorRecordDose contradict each other, the one that the numbers of the sections agree with decides, or
+    PriorRecordDose where it adds up with the doses. A clock that was put back is seen by its one step back in the
+    order of the sections. exposure: (n,) e/A^2 of the sections, or None.
     """
     positions = list(range(len(sections)))
     by_section = sorted(positions, key=lambda i: (sections[i].part, sections[i].index))
     times = [section.time for section in sections]
     prior = [section.number("PriorRecordDose") for section in sections]
     doses = [p if p is not None else 0.0 for p in prior]
-    by_dose = sorted(positions, key=lambda i: doses[i]) if all(p is not None for p in prior) and len(set(doses)) == len(doses) else None
+    by_dose = (
+        sorted(positions, key=lambda i: doses[i])
+        if all(p is not None for p in prior) and len(set(doses)) == len(doses)
+        else None
+    )
     if not all(t is not None for t in times):
         return _order_without_all_times(sections, by_section, by_dose)
     order = sorted(positions, key=lambda i: (times[i], doses[i], sections[i].part, sections[i].index))
     if by_dose is not None and by_dose != order:
         return _order_of_contradiction(order, by_dose, by_section, doses, exposure)
     if order != by_section and by_dose is None and (hours := _clock_put_back(sections, [times[i] for i in by_section])):
-        return by_section, "section number", [
-            f"DateTime goes back by about {hours} h once, otherwise it rises with the number of the section: the clock was changed "
-            "while the series was recorded; the order of the sections decided"]
+        return (
+            by_section,
+            "section number",
+            [
+                f"DateTime goes back by about {hours} h once, otherwise it rises with the number of the section: the "
+                f"clock was changed "
+                "while the series was recorded; the order of the sections decided"
+            ],
+        )
     warnings = []
     if any(times[a] == times[b] and doses[a] == doses[b] for a, b in pairwise(order)):
         warnings.append("some images have the same DateTime; the order of the sections decided")
@@ -214,10 +260,14 @@ def _order_of_contradiction(order, by_dose, by_section, doses, exposure) -> tupl
     dose_is_consistent = by_dose == by_section or (order != by_section and _adds_up(by_dose, doses, exposure))
     used, other = ("PriorRecordDose", "DateTime") if dose_is_consistent else ("DateTime", "PriorRecordDose")
     at = next(k for k, (a, b) in enumerate(zip(order, by_dose, strict=True)) if a != b)
-    return (by_dose if dose_is_consistent else order), used, [
-        f"DateTime and PriorRecordDose contradict each other about the order of recording (first at image {at + 1}): {used} was used, "
-        f"{'which agrees with the numbers of the sections' if dose_is_consistent == (by_dose == by_section) else 'which adds up with the doses'}; "
-        f"{other} was not (a clock that was changed, or a dose that was set back, in the middle of a series)"]
+    by_number = dose_is_consistent == (by_dose == by_section)
+    why = "agrees with the numbers of the sections" if by_number else "adds up with the doses"
+    warning = (
+        f"DateTime and PriorRecordDose contradict each other about the order of recording (first at image {at + 1}): "
+        f"{used} was used, which {why}; {other} was not (a clock that was changed, or a dose that was set back, in the "
+        "middle of a series)"
+    )
+    return (by_dose if dose_is_consistent else order), used, [warning]
 
 
 def _adds_up(by_dose: list[int], doses: list[float], exposure: np.ndarray | None) -> bool:
@@ -229,10 +279,12 @@ def _adds_up(by_dose: list[int], doses: list[float], exposure: np.ndarray | None
 
 
 def _clock_put_back(sections: list[MdocSection], times: list) -> int | None:
-    """Hours by which a clock went back while the sections were recorded in the order of ``times``; None where it did not.
+    """Hours by which a clock went back while the sections were recorded in the order of ``times``; None where it did
+    not.
 
-    1 h: the end of summer time; 12 h: a clock of 12 hours without AM and PM; 24 h: a date that did not change at midnight. There must be one such
-    step only, and with the hours put back it must not be longer than the longest other one by half.
+    1 h: the end of summer time; 12 h: a clock of 12 hours without AM and PM; 24 h: a date that did not change at
+    midnight. There must be one such step only, and with the hours put back it must not be longer than the longest
+    other one by half.
     """
     if len(times) < 4 or len({section.part for section in sections}) > 1:
         return None
@@ -245,7 +297,8 @@ def _clock_put_back(sections: list[MdocSection], times: list) -> int | None:
 
 
 def _order_without_all_times(sections, by_section, by_dose) -> tuple[list[int], str, list[str]]:
-    """Some images have no time: by PriorRecordDose; else by section, where the times that are there agree with it or most are missing.
+    """Some images have no time: by PriorRecordDose; else by section, where the times that are there agree with it or
+    most are missing.
 
     Else the few without a time come last, with a fault: their place is not known.
     """
@@ -254,10 +307,16 @@ def _order_without_all_times(sections, by_section, by_dose) -> tuple[list[int], 
     timed = [i for i in by_section if sections[i].time is not None]
     by_time = sorted(timed, key=lambda i: sections[i].time)  # stable: ties in the order of sections
     if by_time == timed or 2 * len(timed) <= len(sections):
-        return by_section, "section number", ["DateTime and PriorRecordDose missing in some sections: the order of the sections decided"]
+        return (
+            by_section,
+            "section number",
+            ["DateTime and PriorRecordDose missing in some sections: the order of the sections decided"],
+        )
     lost = [i for i in by_section if sections[i].time is None]
     for i in lost:
-        sections[i].fault = sections[i].fault or "when it was recorded is not known: neither DateTime nor PriorRecordDose"
+        sections[i].fault = (
+            sections[i].fault or "when it was recorded is not known: neither DateTime nor PriorRecordDose"
+        )
     return by_time + lost, "DateTime", []
 
 
@@ -293,7 +352,9 @@ def exposures(
     known = [dose.value for section, dose in zip(ordered, doses, strict=True) if dose is not None and not section.fault]
     if known:  # a section that costs its view was exposed like the others
         usual = Sourced(float(np.median(known)), "median of the others")
-        doses = [usual if dose is None and section.fault else dose for section, dose in zip(ordered, doses, strict=True)]
+        doses = [
+            usual if dose is None and section.fault else dose for section, dose in zip(ordered, doses, strict=True)
+        ]
     if all(dose is not None for dose in doses):
         return np.array([d.value for d in doses]), ", ".join(sorted({d.source for d in doses}))
     prior = [section.number("PriorRecordDose") for section in ordered]
@@ -309,8 +370,9 @@ def pre_exposures(
 ) -> tuple[np.ndarray, str, list[str]]:
     """(n,) dose before each image in acquisition order, its source, and warnings.
 
-    PriorRecordDose where every section has one and it rises; else (and always with a dose given in the config)
-    the running sum of the doses, with those of images whose sections are missing between others. `initial` is the dose before the first image.
+    PriorRecordDose where every section has one and it rises; else (and always with a dose given in the config) the
+    running sum of the doses, with those of images whose sections are missing between others. `initial` is the dose
+    before the first image.
     """
     skipped, notes = _skipped_sections(ordered)
     typical = float(np.median(exposure)) if len(exposure) else 0.0
@@ -325,8 +387,11 @@ def pre_exposures(
     if dose_given or not usable:
         if not dose_given and len(prior) > 1 and np.all(np.isfinite(prior)) and np.ptp(prior) > 0:
             at = int(np.argmax(np.diff(prior) <= 0)) + 1
-            notes.append(f"PriorRecordDose does not rise with the order of recording ({prior[at - 1]:.4g}, then {prior[at]:.4g} in "
-                         f"{ordered[at].title}): the running sum of the doses was used")
+            notes.append(
+                f"PriorRecordDose does not rise with the order of recording ({prior[at - 1]:.4g}, then "
+                f"{prior[at]:.4g} in "
+                f"{ordered[at].title}): the running sum of the doses was used"
+            )
         return summed + (initial or 0.0), "running sum of the doses", notes
     warnings = []
     if len(prior) > 1 and abs((prior[-1] - prior[0]) - summed[-1]) > 0.1 * max(summed[-1], 1e-9):
@@ -339,7 +404,8 @@ def pre_exposures(
 
 
 def _skipped_sections(ordered: list[MdocSection]) -> tuple[np.ndarray, list[str]]:
-    """(n,) number of sections missing before each one, and a warning: known where the numbers of the sections rise in the order of recording."""
+    """(n,) number of sections missing before each one, and a warning: known where the numbers of the sections rise in
+    the order of recording."""
     numbers = np.array([section.index for section in ordered])
     none = np.zeros(len(ordered))
     if len(numbers) < 2 or len({section.part for section in ordered}) > 1 or np.any(np.diff(numbers) < 1):
@@ -347,12 +413,15 @@ def _skipped_sections(ordered: list[MdocSection]) -> tuple[np.ndarray, list[str]
     gaps = np.concatenate([[0], np.cumsum(np.diff(numbers) - 1)])
     if not 0 < gaps[-1] <= len(numbers):
         return none, []
-    return gaps.astype(np.float64), [f"{gaps[-1]} sections are missing between the others (after {ordered[int(np.argmax(gaps > 0)) - 1].title}): "
-                                     "where doses are summed, those images count with the usual dose"]
+    return gaps.astype(np.float64), [
+        f"{gaps[-1]} sections are missing between the others (after {ordered[int(np.argmax(gaps > 0)) - 1].title}): "
+        "where doses are summed, those images count with the usual dose"
+    ]
 
 
 def _filled(prior: np.ndarray, ordered: list[MdocSection]) -> np.ndarray:
-    """`prior` with what sections with a fault do not say taken from their neighbours: only their own views, which are left out, use it."""
+    """`prior` with what sections with a fault do not say taken from their neighbours: only their own views, which are
+    left out, use it."""
     gone = np.array([bool(section.fault) for section in ordered]) & np.isnan(prior)
     known = np.flatnonzero(~np.isnan(prior))
     if not gone.any() or len(known) < 2:
@@ -387,7 +456,8 @@ def tilt_axis(mdoc: Mdoc, given: float | None, tomo5: bool | None) -> tuple[Sour
 
 
 def _axis_of_mdoc(mdoc: Mdoc, tomo5: bool | None) -> tuple[Sourced | None, list[str]]:
-    """The title's axis; else that of RotationAngle. Where SerialEM gives both and they differ by more than 2 degrees, that is said."""
+    """The title's axis; else that of RotationAngle. Where SerialEM gives both and they differ by more than 2 degrees,
+    that is said."""
     if mdoc.title_axis is not None:
         angle, spelled_by_tomo5 = mdoc.title_axis
         if spelled_by_tomo5 if tomo5 is None else tomo5:
@@ -395,18 +465,21 @@ def _axis_of_mdoc(mdoc: Mdoc, tomo5: bool | None) -> tuple[Sourced | None, list[
             return Sourced(wrap_degrees(-angle - 90.0), "mdoc title (Tomography 5)"), []
         title = Sourced(check_range(angle, -360, 360, mdoc.path, "[T = Tilt axis angle]", "degrees"), "mdoc title")
         return title, _title_against_rotation(mdoc, title.value)
-    rotation, warnings = agreed_number(mdoc, "RotationAngle", (-360, 360), "degrees", 0.0055)
+    rotation, warnings = agreed_number(mdoc, "RotationAngle", (-360, 360), "degrees")
     return (None if rotation is None else Sourced(wrap_degrees(rotation - 90.0), "mdoc RotationAngle - 90")), warnings
 
 
 def _title_against_rotation(mdoc: Mdoc, title: float) -> list[str]:
     try:
-        rotation, warnings = agreed_number(mdoc, "RotationAngle", (-360, 360), "degrees", 0.0055)
+        rotation, warnings = agreed_number(mdoc, "RotationAngle", (-360, 360), "degrees")
     except UserInputError:
         return []
     if rotation is not None and abs(wrap_degrees(rotation - 90.0 - title)) > TITLE_TOLERANCE_DEG:
-        warnings.append(f"{mdoc.path}: the title's tilt axis ({title:g} degrees) and RotationAngle - 90 ({wrap_degrees(rotation - 90.0):g}) differ: the "
-                        "title's was used; set import_tilt_series.tilt_axis_deg if it is wrong")
+        warnings.append(
+            f"{mdoc.path}: the title's tilt axis ({title:g} degrees) and RotationAngle - 90 "
+            f"({wrap_degrees(rotation - 90.0):g}) differ: the "
+            "title's was used; set import_tilt_series.tilt_axis_deg if it is wrong"
+        )
     return warnings
 
 
@@ -423,40 +496,57 @@ def voltage(mdoc: Mdoc, given: float | None) -> tuple[Sourced, list[str]]:
 def pixel_size(
     mdoc: Mdoc, given: float | None, movie_shape: tuple[int, int], size_confirmed: bool = False
 ) -> tuple[Sourced, list[str]]:
-    """Pixel size of the movies in A: config, else PixelSpacing (most sections), corrected where movies are finer than the record image.
+    """Pixel size of the movies in A: config, else PixelSpacing (most sections), corrected where movies are finer than
+    the record image.
 
-    movie_shape: (h, w), (0, 0) where not known. size_confirmed: the gain reference agrees with it, so that a different ImageSize stands alone.
-    Raises UserInputError E-MDOC-08, E-MOVIE-07 (the sizes of both do not fit).
+    movie_shape: (h, w), (0, 0) where not known. size_confirmed: the gain reference agrees with it, so that a
+    different ImageSize stands alone. Raises UserInputError E-MDOC-08, E-MOVIE-07 (the sizes of both do not fit).
     """
     fit = size_fit(movie_shape, stated_size(mdoc))
     if given is not None:
-        return Sourced(float(given), "config pixel_size_angst"), [] if fit else [_sizes_differ(mdoc, movie_shape)[1] + "the config's pixel size was used"]
+        return Sourced(float(given), "config pixel_size_angst"), [] if fit else [
+            _sizes_differ(mdoc, movie_shape)[1] + "the config's pixel size was used"
+        ]
     spacing, warnings = agreed_number(mdoc, "PixelSpacing", PIXEL_RANGE_ANGST, "A")
     if not spacing:
         raise missing_value(mdoc, "pixel size", "PixelSpacing", "pixel_size_angst")
     if fit is None and not size_confirmed:
         raise _sizes_differ(mdoc, movie_shape)[0]
     if fit is None:
-        told = _sizes_differ(mdoc, movie_shape)[1] + "the gain reference agrees with the movies; PixelSpacing was taken as theirs, check it"
+        told = (
+            _sizes_differ(mdoc, movie_shape)[1]
+            + "the gain reference agrees with the movies; PixelSpacing was taken as theirs, check it"
+        )
         return Sourced(spacing, "mdoc PixelSpacing"), [*warnings, told]
     if fit.scale == 1:
         return Sourced(spacing, "mdoc PixelSpacing"), warnings
-    return Sourced(spacing / fit.scale, f"mdoc PixelSpacing / {fit.scale:g} (size of the movies against ImageSize)"), warnings
+    return Sourced(
+        spacing / fit.scale, f"mdoc PixelSpacing / {fit.scale:g} (size of the movies against ImageSize)"
+    ), warnings
 
 
 def _sizes_differ(mdoc: Mdoc, movie_shape: tuple[int, int]) -> tuple[UserInputError, str]:
     w, h = stated_size(mdoc)
-    found, expected = f"{movie_shape[1]} x {movie_shape[0]}", f"{w} x {h} (ImageSize of {Path(mdoc.path).name}), or that times 2, 3, 4, 8"
+    found, expected = (
+        f"{movie_shape[1]} x {movie_shape[0]}",
+        f"{w} x {h} (ImageSize of {Path(mdoc.path).name}), or that times 2, 3, 4, 8",
+    )
     return UserInputError(
-        "E-MOVIE-07", "the movies are not of the size that the mdoc says", file=mdoc.path, field="size (w x h)", found=found, expected=expected,
-        fix="give the movies that belong to this mdoc; if they do, say their pixel size in import_tilt_series.pixel_size_angst",
+        "E-MOVIE-07",
+        "the movies are not of the size that the mdoc says",
+        file=mdoc.path,
+        field="size (w x h)",
+        found=found,
+        expected=expected,
+        fix="give the movies that belong to this mdoc; if they do, say their pixel size in "
+        "import_tilt_series.pixel_size_angst",
     ), f"movies ({found}) and ImageSize of the mdoc ({w} x {h}) do not fit each other: "
 
 
 @dataclass(frozen=True)
 class SizeFit:
-    """How frames fit the images that an mdoc describes: `scale` frame pixels per image pixel and axis; x and y exchanged or not; `error` is the
-    relative difference that is left."""
+    """How frames fit the images that an mdoc describes: `scale` frame pixels per image pixel and axis; x and y
+    exchanged or not; `error` is the relative difference that is left."""
 
     scale: float = 1.0
     transposed: bool = False
@@ -464,7 +554,8 @@ class SizeFit:
 
 
 def stated_size(mdoc: Mdoc) -> tuple[int, int] | None:
-    """(w, h) of the images that the mdoc describes: ImageSize, in front or of the first section that has it; None where it does not say."""
+    """(w, h) of the images that the mdoc describes: ImageSize, in front or of the first section that has it; None
+    where it does not say."""
     for section in [mdoc.header, *mdoc.images]:
         try:
             size = section.numbers("ImageSize")
@@ -476,10 +567,11 @@ def stated_size(mdoc: Mdoc) -> tuple[int, int] | None:
 
 
 def size_fit(shape: tuple[int, int], stated: tuple[int, int] | None) -> SizeFit | None:
-    """How frames of ``shape`` (h, w) fit images of ``stated`` (w, h) pixels; None where they do not, and as they are where one is not known.
+    """How frames of ``shape`` (h, w) fit images of ``stated`` (w, h) pixels; None where they do not, and as they are
+    where one is not known.
 
-    Frames may be 2, 3, 4 or 8 times finer or coarser on both axes, and 5 % larger or smaller (SerialEM trims images). The best fit counts, of
-    equally good ones that which is not transposed.
+    Frames may be 2, 3, 4 or 8 times finer or coarser on both axes, and 5 % larger or smaller (SerialEM trims images).
+    The best fit counts, of equally good ones that which is not transposed.
     """
     if stated is None or min(shape) <= 0:
         return SizeFit()
@@ -495,9 +587,10 @@ def size_fit(shape: tuple[int, int], stated: tuple[int, int] | None) -> SizeFit 
 class Acquisition:
     """What an mdoc and the config together say about a series.
 
-    sections, tilt_deg, exposure, pre_exposure (n,) in the order of recording, doses in e/A^2; tilt_id (n,) its number from 1, with gaps where
-    sections without an angle were left out (a section with a ``fault`` and an angle is among them). sources: value -> where it came from.
-    overridden: config key -> {"config", "mdoc"} where the config's value replaced a different one of the mdoc.
+    sections, tilt_deg, exposure, pre_exposure (n,) in the order of recording, doses in e/A^2; tilt_id (n,) its number
+    from 1, with gaps where sections without an angle were left out (a section with a ``fault`` and an angle is among
+    them). sources: value -> where it came from. overridden: config key -> {"config", "mdoc"} where the config's value
+    replaced a different one of the mdoc.
     """
 
     sections: list[MdocSection]
@@ -537,8 +630,11 @@ def _overridden(mdoc: Mdoc, given: Given, ordered: list[MdocSection], movie_shap
     return out
 
 
-def read_acquisition(mdoc: Mdoc, given: Given, movie_shape: tuple[int, int] = (0, 0), size_confirmed: bool = False) -> Acquisition:
-    """Order, angles, doses, optics and axis. movie_shape (h, w) tells binned records from super-resolution movies; size_confirmed: :func:`pixel_size`.
+def read_acquisition(
+    mdoc: Mdoc, given: Given, movie_shape: tuple[int, int] = (0, 0), size_confirmed: bool = False
+) -> Acquisition:
+    """Order, angles, doses, optics and axis. movie_shape (h, w) tells binned records from super-resolution movies;
+    size_confirmed: :func:`pixel_size`.
 
     Raises UserInputError E-MDOC-01, -04, -06, -08, -09, each with file, section and field, and E-MOVIE-07.
     """
@@ -561,13 +657,28 @@ def read_acquisition(mdoc: Mdoc, given: Given, movie_shape: tuple[int, int] = (0
     overridden = _overridden(mdoc, given, sections, movie_shape)
     keep = np.flatnonzero(np.isfinite(angles[order]))
     return Acquisition(
-        [sections[i] for i in keep], keep + 1, angles[order][keep], dose[keep], before[keep], volts, pixel, axis, sources, overridden,
-        [f"the view of {s.title} is left out: {s.fault}" for s in sections if s.fault] + warnings + notes + of_voltage + more + last,
+        [sections[i] for i in keep],
+        keep + 1,
+        angles[order][keep],
+        dose[keep],
+        before[keep],
+        volts,
+        pixel,
+        axis,
+        sources,
+        overridden,
+        [f"the view of {s.title} is left out: {s.fault}" for s in sections if s.fault]
+        + warnings
+        + notes
+        + of_voltage
+        + more
+        + last,
     )
 
 
 def _exposure_or_none(mdoc: Mdoc, given: Given, pixel_size_angst: float) -> np.ndarray | None:
-    """Doses of the sections in file order as they are stated, where all are; only to see which order they agree with."""
+    """Doses of the sections in file order as they are stated, where all are; only to see which order they agree
+    with."""
     try:
         stated = [_dose_of_section(section, pixel_size_angst) for section in mdoc.images]
     except UserInputError:

@@ -67,7 +67,8 @@ _SERIALEM_LISTS = ("badcolumns", "badrows", "badpixels", "partialbadcolumn", "pa
 
 
 def _serialem(path, lines, shape: tuple[int, int]) -> np.ndarray:
-    """SerialEM's list on its own camera size, which must be that of movies of ``shape``, or twice or half of it. Its y counts from the top of the image (IMOD flips it too); the result has row 0 at the bottom."""
+    """SerialEM's list on its own camera size, which must be that of movies of ``shape``, or twice or half of it. Its
+    y counts from the top of the image (IMOD flips it too); the result has row 0 at the bottom."""
     size, entries = {}, []
     for number, line in lines:
         key, *words = line.split()
@@ -107,7 +108,9 @@ def _to_shape(bad: np.ndarray, shape: tuple[int, int], path, may_be_coarser: boo
 
 
 def _not_this_camera(path, found, shape) -> UserInputError:
-    return _wrong_size(path, f"{found[1]} x {found[0]}", shape, "give the defects of this camera and mode in data.defects, not turned")
+    return _wrong_size(
+        path, f"{found[1]} x {found[0]}", shape, "give the defects of this camera and mode in data.defects, not turned"
+    )
 
 
 def read_defects(path: str | os.PathLike, movie_shape: tuple[int, int], super_resolution: int = 1) -> np.ndarray:
@@ -133,7 +136,11 @@ def read_defects(path: str | os.PathLike, movie_shape: tuple[int, int], super_re
         if not lines:
             raise _bad_line(path, 1, "", "x y w h on every line, or SerialEM's keywords")
         named = lines[0][1][0].isalpha()
-        bad = _to_shape(_serialem(path, lines, movie_shape), movie_shape, path, True) if named else _boxes(path, lines, movie_shape)
+        bad = (
+            _to_shape(_serialem(path, lines, movie_shape), movie_shape, path, True)
+            if named
+            else _boxes(path, lines, movie_shape)
+        )
     if bad.mean() > MAX_DEFECT_FRACTION:
         raise DataQualityError(
             "E-DEF-03", "too many defects", file=os.fspath(path), found=f"{100 * bad.mean():.1f} %",

@@ -43,8 +43,8 @@ def orient(image: np.ndarray, *, flip_x: bool = False, flip_y: bool = False, tra
 
 @dataclass(frozen=True)
 class Reference:
-    """An image of the camera (gain reference, map of defects) whose size is known before it is read. shape: (h, w); read() gives (h, w) float32 or
-    whole numbers, row 0 at the bottom."""
+    """An image of the camera (gain reference, map of defects) whose size is known before it is read. shape: (h, w);
+    read() gives (h, w) float32 or whole numbers, row 0 at the bottom."""
 
     path: str
     shape: tuple[int, int]
@@ -56,9 +56,11 @@ _DM_VERSIONS = (b"\0\0\0\3", b"\0\0\0\4")
 
 
 def open_reference(path: str | os.PathLike, what: str = "gain reference") -> Reference:
-    """First image of an MRC file, a TIFF (.gain is TIFF) or a DigitalMicrograph file (.dm3, .dm4); the content says which of them it is.
+    """First image of an MRC file, a TIFF (.gain is TIFF) or a DigitalMicrograph file (.dm3, .dm4); the content says
+    which of them it is.
 
-    Raises UserInputError E-FILE-01 (absent), E-GAIN-03 (cannot be read), E-GAIN-04 (a package for it is missing), E-MRC-*.
+    Raises UserInputError E-FILE-01 (absent), E-GAIN-03 (cannot be read), E-GAIN-04 (a package for it is missing),
+    E-MRC-*.
     """
     where = os.fspath(path)
     if not Path(path).is_file():
@@ -92,8 +94,12 @@ def _dm_image(where: str, what: str):
     try:
         from rsciio.digitalmicrograph import file_reader
     except ImportError as error:
-        raise UserInputError("E-GAIN-04", f"reading a {what} of DigitalMicrograph needs the package rosettasciio", file=where,
-                             fix="pip install rosettasciio, or convert the file to MRC (IMOD: dm2mrc)") from error
+        raise UserInputError(
+            "E-GAIN-04",
+            f"reading a {what} of DigitalMicrograph needs the package rosettasciio",
+            file=where,
+            fix="pip install rosettasciio, or convert the file to MRC (IMOD: dm2mrc)",
+        ) from error
     try:
         images = [entry["data"] for entry in file_reader(where, lazy=True)]
     except Exception as error:  # a foreign reader: whatever it stumbles over, the file is not one that it understands
@@ -113,7 +119,11 @@ def _checked_shape(shape, where: str, what: str) -> tuple[int, int]:
 
 def _unreadable(where: str, what: str, found) -> UserInputError:
     return UserInputError(
-        "E-GAIN-03", f"this {what} cannot be read", file=where, found=found, expected="an image as MRC, TIFF (.tif, .gain), .dm3 or .dm4",
+        "E-GAIN-03",
+        f"this {what} cannot be read",
+        file=where,
+        found=found,
+        expected="an image as MRC, TIFF (.tif, .gain), .dm3 or .dm4",
         fix="copy the file again, or convert it to MRC",
     )
 
@@ -124,7 +134,8 @@ def read_gain_image(path: str | os.PathLike, what: str = "gain reference") -> np
 
 
 def check_gain_fits(gain_shape: tuple[int, int], movie_shape: tuple[int, int], path: str) -> None:
-    """Raises UserInputError E-GAIN-01 unless the reference is 1, 2, 4 or 8 times the size of the movies, turned or not."""
+    """Raises UserInputError E-GAIN-01 unless the reference is 1, 2, 4 or 8 times the size of the movies, turned or
+    not."""
     for shape in (gain_shape, gain_shape[::-1]):
         if any(tuple(shape) == (factor * movie_shape[0], factor * movie_shape[1]) for factor in (1, 2, 4, 8)):
             return

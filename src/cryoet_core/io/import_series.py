@@ -28,8 +28,9 @@ BAD_SECTION = "bad_mdoc_section"
 @dataclass
 class ImportResult:
     """series; sources: where each value came from; warnings: what a user should look at; overridden: config key ->
-    {"config", "mdoc"} where the config's value replaced a different one of the mdoc; frames_lost: {"movie", "n_frames", "expected"} of each
-    movie that has fewer frames than were recorded; n_bad_sections: of the mdoc, whose views are left out."""
+    {"config", "mdoc"} where the config's value replaced a different one of the mdoc; frames_lost: {"movie",
+    "n_frames", "expected"} of each movie that has fewer frames than were recorded; n_bad_sections: of the mdoc, whose
+    views are left out."""
 
     series: TiltSeries
     sources: dict[str, str]
@@ -102,9 +103,11 @@ def _exclude_repeats(tilts: pd.DataFrame, keep: str, path: str) -> tuple[pd.Data
 
 
 def _movie_paths(mdoc: Mdoc, movies_dir: str | os.PathLike | None) -> dict[int, Path]:
-    """id of each image section -> path of its movie, which may not exist; sections without a movie of their own get a fault.
+    """id of each image section -> path of its movie, which may not exist; sections without a movie of their own get a
+    fault.
 
-    Raises UserInputError E-FILE-02 (folder), E-MDOC-03, and E-MDOC-02 (missing), -05 (one movie for several images), -06 (no name) where that is so
+    Raises UserInputError E-FILE-02 (folder), E-MDOC-03, and E-MDOC-02 (missing), -05 (one movie for several images),
+    -06 (no name) where that is so
     for half of the sections or more.
     """
     folder = Path(movies_dir) if movies_dir else Path(mdoc.path).parent
@@ -114,12 +117,16 @@ def _movie_paths(mdoc: Mdoc, movies_dir: str | os.PathLike | None) -> dict[int, 
     paths = {}
     for section in mdoc.images:
         if section.movie_name is None:
-            error = acquisition.missing_key(section, "SubFramePath", "the name of the movie", "if there are no movies, give the stack (data.stacks)")
+            error = acquisition.missing_key(
+                section, "SubFramePath", "the name of the movie", "if there are no movies, give the stack (data.stacks)"
+            )
             section.fault = section.fault or str(error)
             acquisition.check_faults(mdoc, error)
             paths[id(section)] = folder / f"no_movie_is_named_in_section_{section.index}"
         else:
-            paths[id(section)] = acquisition.find_movie(section.movie_name, folder, mdoc, names) or folder / section.movie_name
+            paths[id(section)] = (
+                acquisition.find_movie(section.movie_name, folder, mdoc, names) or folder / section.movie_name
+            )
     _fault_shared_movies(mdoc, paths)
     missing = [path for section in mdoc.images if not _exists(path := paths[id(section)]) and section.movie_name]
     if missing and 2 * len(missing) >= len(mdoc.images):
@@ -142,14 +149,22 @@ def _tell_movies_without_section(mdoc: Mdoc, named: list[str], present: list[str
     if len(named) < 3 or start is None:
         return
     endings = {Path(name).suffix.lower() for name in named}
-    others = [name for name in present if name.startswith(start[0]) and Path(name).suffix.lower() in endings and name not in named]
+    others = [
+        name
+        for name in present
+        if name.startswith(start[0]) and Path(name).suffix.lower() in endings and name not in named
+    ]
     if others:
-        mdoc.warnings.append(f"{len(others)} files are called like the movies of this series ({start[0]}..) and stand in no section, the first {others[0]}: "
-                             f"{mdoc.path} may be cut, or their sections were removed")
+        mdoc.warnings.append(
+            f"{len(others)} files are called like the movies of this series ({start[0]}..) and "
+            f"stand in no section, the first {others[0]}: "
+            f"{mdoc.path} may be cut, or their sections were removed"
+        )
 
 
 def _fault_shared_movies(mdoc: Mdoc, paths: dict[int, Path]) -> None:
-    """Of sections that name one movie, a copy of another is dropped, and others get a fault: nobody knows whose movie it is."""
+    """Of sections that name one movie, a copy of another is dropped, and others get a fault: nobody knows whose movie
+    it is."""
     owners: dict[Path, list[MdocSection]] = {}
     for section in mdoc.images:
         owners.setdefault(paths[id(section)], []).append(section)
@@ -159,8 +174,15 @@ def _fault_shared_movies(mdoc: Mdoc, paths: dict[int, Path]) -> None:
             mdoc.sections = [s for s in mdoc.sections if s is not section]
             mdoc.warnings.append(f"{mdoc.path}: {section.title} stands there twice, word for word: it counts once")
         if any(s.values != first.values for s in more):
-            error = UserInputError("E-MDOC-05", "one movie for several images", file=mdoc.path, field="SubFramePath",
-                                   found=f"{path} in {', '.join(s.title for s in sections)}", expected="one movie each", fix="correct the mdoc")
+            error = UserInputError(
+                "E-MDOC-05",
+                "one movie for several images",
+                file=mdoc.path,
+                field="SubFramePath",
+                found=f"{path} in {', '.join(s.title for s in sections)}",
+                expected="one movie each",
+                fix="correct the mdoc",
+            )
             for section in sections:
                 section.fault = section.fault or str(error)
             acquisition.check_faults(mdoc, error)
@@ -176,9 +198,10 @@ def import_movies(
 ) -> ImportResult:
     """Tilt series from movies and its mdoc (or mdocs): rows sorted by tilt, tilt_id = order of acquisition from 1.
 
-    movies_dir None: the folder of the mdoc. gain, defects: files of the camera, whose sizes are compared with the movies'. The table has
-    `movie`, no `image`. A view whose movie is missing or whose section is bad stays in the table, excluded; one without an angle cannot.
-    Raises UserInputError E-MDOC-*, E-MOVIE-*, E-GAIN-*, E-DEF-*, E-FILE-*.
+    movies_dir None: the folder of the mdoc. gain, defects: files of the camera, whose sizes are compared with the
+    movies'. The table has `movie`, no `image`. A view whose movie is missing or whose section is bad stays in the
+    table, excluded; one without an angle cannot. Raises UserInputError E-MDOC-*, E-MOVIE-*, E-GAIN-*, E-DEF-*,
+    E-FILE-*.
     """
     mdoc, notes = read_mdocs(mdoc_paths if isinstance(mdoc_paths, (list, tuple)) else [mdoc_paths])
     acquisition.find_faults(mdoc, given)
@@ -194,7 +217,10 @@ def import_movies(
     counts = compare_counts([movie_of[id(section)] for section in found.sections], found.sections, found.exposure)
     paths = [path_of[id(section)] for section in found.sections]
     missing = [not _exists(path) for path in paths]
-    reasons = [BAD_SECTION if section.fault else MISSING if gone else "none" for section, gone in zip(found.sections, missing, strict=True)]
+    reasons = [
+        BAD_SECTION if section.fault else MISSING if gone else "none"
+        for section, gone in zip(found.sections, missing, strict=True)
+    ]
     tilts = pd.DataFrame({
         "tilt_id": found.tilt_id.astype(np.int64), "movie": [path.as_posix() for path in paths],
         "n_frames": counts.n_frames, "nominal_tilt_deg": found.tilt_deg,
@@ -211,7 +237,16 @@ def import_movies(
     series = _series(name, given, found.voltage, found.pixel_size, sizes.shape, table, finer)
     sources = found.sources if finer == 1 else found.sources | {
         "pixel_size": f"{found.pixel_size.source}, / {finer} (EER super-resolution)"}
-    warnings = [*notes, *mdoc.warnings[known_before:], *gone, *sizes.warnings, *counts.warnings, *notes_of_eer, *found.warnings, *last]
+    warnings = [
+        *notes,
+        *mdoc.warnings[known_before:],
+        *gone,
+        *sizes.warnings,
+        *counts.warnings,
+        *notes_of_eer,
+        *found.warnings,
+        *last,
+    ]
     n_bad = sum(bool(section.fault) for section in mdoc.images)
     return ImportResult(series.validate(mdoc.path), sources, warnings, found.overridden, counts.lost, n_bad)
 
@@ -324,8 +359,9 @@ def import_stack(
 ) -> ImportResult:
     """Tilt series from a ready stack and a table (.tsv), a list of angles (.tlt, .rawtlt) or the stack's own mdoc.
 
-    Rows without a `section` column belong to the sections in order. The table has `image`, no `movie`.
-    Raises UserInputError E-STACK-01 (value that only the config can give), E-STACK-02 (counts), E-TSV-*, E-TLT-*; with an mdoc E-MDOC-*, E-MOVIE-07, -08.
+    Rows without a `section` column belong to the sections in order. The table has `image`, no `movie`. Raises
+    UserInputError E-STACK-01 (value that only the config can give), E-STACK-02 (counts), E-TSV-*, E-TLT-*; with an
+    mdoc E-MDOC-*, E-MOVIE-07, -08.
     """
     where = os.fspath(stack_path)
     header = read_header(stack_path)
@@ -364,21 +400,46 @@ def _import_stack_of_mdoc(name: str, stack: str, header, mdoc_path: str | os.Pat
     numbers = sorted(section.index for section in mdoc.images)
     if numbers != list(range(header.n_sections)):
         raise UserInputError(
-            "E-STACK-02", "stack and mdoc do not belong together", file=mdoc.path, field="[ZValue = n]",
-            found=f"{len(numbers)} sections, {numbers[0]} to {numbers[-1]}", expected=f"{header.n_sections} (sections 0 to {header.n_sections - 1} of {stack})",
+            "E-STACK-02",
+            "stack and mdoc do not belong together",
+            file=mdoc.path,
+            field="[ZValue = n]",
+            found=f"{len(numbers)} sections, {numbers[0]} to {numbers[-1]}",
+            expected=f"{header.n_sections} (sections 0 to {header.n_sections - 1} of {stack})",
             fix="give the mdoc of this stack, or its angles as a .tlt, .rawtlt or .tsv in data.tilts",
         )
     across = orientation(header.shape[1:], mdoc, given.tilt_axis_deg is not None)
     found = acquisition.read_acquisition(mdoc, given, header.shape[1:])
-    tilts = pd.DataFrame({
-        "tilt_id": found.tilt_id.astype(np.int64), "image": [image_name(section.index, Path(stack).as_posix()) for section in found.sections],
-        "nominal_tilt_deg": found.tilt_deg, "pre_exposure_e_per_a2": found.pre_exposure, "exposure_e_per_a2": found.exposure,
-        "excluded": [int(bool(section.fault)) for section in found.sections],
-        "exclude_reason": [BAD_SECTION if section.fault else "none" for section in found.sections],
-    })
+    tilts = pd.DataFrame(
+        {
+            "tilt_id": found.tilt_id.astype(np.int64),
+            "image": [image_name(section.index, Path(stack).as_posix()) for section in found.sections],
+            "nominal_tilt_deg": found.tilt_deg,
+            "pre_exposure_e_per_a2": found.pre_exposure,
+            "exposure_e_per_a2": found.exposure,
+            "excluded": [int(bool(section.fault)) for section in found.sections],
+            "exclude_reason": [BAD_SECTION if section.fault else "none" for section in found.sections],
+        }
+    )
     of_header = header.pixel_size_angst
     if of_header > 0 and of_header != 1.0 and abs(of_header / found.pixel_size.value - 1) > 0.01:
-        notes.append(f"the header of the stack says {of_header:g} A per pixel, {found.pixel_size.source} {found.pixel_size.value:g} A: the second was used")
-    series = _series(name, given, found.voltage, found.pixel_size, header.shape[1:], _add_start_geometry(tilts, found.tilt_axis.value))
+        notes.append(
+            f"the header of the stack says {of_header:g} A per pixel, {found.pixel_size.source} "
+            f"{found.pixel_size.value:g} A: the second was used"
+        )
+    series = _series(
+        name,
+        given,
+        found.voltage,
+        found.pixel_size,
+        header.shape[1:],
+        _add_start_geometry(tilts, found.tilt_axis.value),
+    )
     n_bad = sum(bool(section.fault) for section in mdoc.images)
-    return ImportResult(series.validate(stack), found.sources, [*notes, *across, *found.warnings], found.overridden, n_bad_sections=n_bad)
+    return ImportResult(
+        series.validate(stack),
+        found.sources,
+        [*notes, *across, *found.warnings],
+        found.overridden,
+        n_bad_sections=n_bad,
+    )

@@ -23,8 +23,12 @@ _LARGEST_FILE = 1 << 26  # bytes; an mdoc of 100 views has some 100 kB
 _OWN_KEY = "tiltangle"
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\Z")
 _MONTHS = {m: i for i, m in enumerate("jan feb mar apr may jun jul aug sep oct nov dec".split(), start=1)}
-_DATE = re.compile(r"(\d{1,2})[-. ]([A-Za-z]{3})[a-z]{0,9}[-. ](\d{4}|\d{2})\s{1,9}(\d{1,2}):(\d{2}):(\d{2})\s{0,3}([AaPp][Mm])?")
-_ISO_DATE = re.compile(r"(\d{4})-(\d{1,2})-(\d{1,2})[T ]{1,9}(\d{1,2}):(\d{2}):(\d{2})(?:\.\d{1,9})?\s{0,3}([AaPp][Mm])?")
+_DATE = re.compile(
+    r"(\d{1,2})[-. ]([A-Za-z]{3})[a-z]{0,9}[-. ](\d{4}|\d{2})\s{1,9}(\d{1,2}):(\d{2}):(\d{2})\s{0,3}([AaPp][Mm])?"
+)
+_ISO_DATE = re.compile(
+    r"(\d{4})-(\d{1,2})-(\d{1,2})[T ]{1,9}(\d{1,2}):(\d{2}):(\d{2})(?:\.\d{1,9})?\s{0,3}([AaPp][Mm])?"
+)
 
 
 def _normal(key: str) -> str:
@@ -124,7 +128,8 @@ class Mdoc:
 
 
 def parse_datetime(text: str) -> datetime | None:
-    """"09-Mar-23  18:05:12" (2 or 4 digits for the year, English months whatever the locale, AM and PM) or ISO; else None."""
+    """ "09-Mar-23  18:05:12" (2 or 4 digits for the year, English months whatever the locale, AM and PM) or ISO; else
+    None."""
     try:
         if match := _DATE.search(text):
             day, month, year, hour, minute, second, half = match.groups()
@@ -173,7 +178,8 @@ def _logical_lines(text: str) -> list[str]:
 
 
 def _bracketed(line: str) -> tuple[str, str] | None:
-    """("ZValue", "3") of "[ZValue = 3]", whose bracket may be missing at the end; None for another line. Linear in the line."""
+    """("ZValue", "3") of "[ZValue = 3]", whose bracket may be missing at the end; None for another line. Linear in
+    the line."""
     if not line.startswith("["):
         return None
     name, equals, value = line[1:].partition("=")
@@ -207,21 +213,29 @@ def parse_mdoc(text: str, path: str = "") -> Mdoc:
     unnumbered = [section for section in mdoc.sections if section.fault]
     if unnumbered and 2 * len(unnumbered) >= len(mdoc.sections):
         raise UserInputError(
-            "E-MDOC-10", "section without a number", file=path, field=f"[{unnumbered[0].kind}]", found=unnumbered[0].fault,
-            expected="a whole number", fix="the file is cut or damaged: copy it again",
+            "E-MDOC-10",
+            "section without a number",
+            file=path,
+            field=f"[{unnumbered[0].kind}]",
+            found=unnumbered[0].fault,
+            expected="a whole number",
+            fix="the file is cut or damaged: copy it again",
         )
     _find_lost_first(mdoc)
     return mdoc
 
 
 def _section_of(key: str, value: str, current: MdocSection, mdoc: Mdoc) -> MdocSection:
-    """Note a key in the section it belongs to, and return that: a second, different angle begins an image whose own line is lost."""
+    """Note a key in the section it belongs to, and return that: a second, different angle begins an image whose own
+    line is lost."""
     known = current.values.get(key, value)
     if key == _OWN_KEY and known != value and current.kind in _IMAGE_KINDS:
         found = MdocSection(current.kind, current.index + 1, mdoc.path)
         if next(iter(current.values)) != _OWN_KEY:  # then keys of the second image stand among those of the first
             current.fault = found.fault = "the line between two images is lost, and their keys are mixed"
-        mdoc.warnings.append(f"{mdoc.path}: the line {found.title} is missing: a second TiltAngle was taken as its beginning")
+        mdoc.warnings.append(
+            f"{mdoc.path}: the line {found.title} is missing: a second TiltAngle was taken as its beginning"
+        )
         mdoc.sections.append(found)
         current = found
     current.values[key] = value
@@ -237,7 +251,8 @@ def _new_section(kind: str, number: str, path: str, before: list[MdocSection]) -
 
 
 def _rename_unknown(mdoc: Mdoc) -> None:
-    """A section of no known kind that has an angle, among images, is an image whose first line is damaged: it gets a fault."""
+    """A section of no known kind that has an angle, among images, is an image whose first line is damaged: it gets a
+    fault."""
     kinds = {section.kind for section in mdoc.images}
     for at, section in enumerate(mdoc.sections):
         if kinds and section.kind not in (*_IMAGE_KINDS, *_OTHER_KINDS) and _OWN_KEY in section.values:
@@ -246,18 +261,24 @@ def _rename_unknown(mdoc: Mdoc) -> None:
 
 
 def _find_lost_first(mdoc: Mdoc) -> None:
-    """Keys of an image in front of the first section are those of an image whose "[ZValue = n]" line is lost: give it one."""
+    """Keys of an image in front of the first section are those of an image whose "[ZValue = n]" line is lost: give it
+    one."""
     images = mdoc.images
     if not images or _OWN_KEY not in mdoc.header.values:
         return
     first = images[0]
-    if _OWN_KEY not in first.values or not mdoc.header.text("SubFramePath", "DateTime", "ExposureDose", "PriorRecordDose"):
+    if _OWN_KEY not in first.values or not mdoc.header.text(
+        "SubFramePath", "DateTime", "ExposureDose", "PriorRecordDose"
+    ):
         return  # a writer that gives an angle of the whole file
     section = MdocSection(first.kind, first.index - 1, mdoc.path, dict(mdoc.header.values))
     for key in section.values.keys() & first.values.keys() - {"pixelspacing", "voltage"}:
         del mdoc.header.values[key]
     mdoc.sections.insert(mdoc.sections.index(first), section)
-    mdoc.warnings.append(f"{mdoc.path}: the line {section.title} is missing in front of the first image's keys: they were taken as that section")
+    mdoc.warnings.append(
+        f"{mdoc.path}: the line {section.title} is missing in front of the first image's keys: they "
+        f"were taken as that section"
+    )
 
 
 def read_mdocs(paths) -> tuple[Mdoc, list[str]]:
@@ -285,13 +306,18 @@ def read_mdocs(paths) -> tuple[Mdoc, list[str]]:
 
 
 def read_mdoc(path: str | os.PathLike) -> Mdoc:
-    """Read an mdoc. Raises UserInputError E-FILE-01 (absent), E-MDOC-04 (no image sections, or far too large), E-MDOC-10."""
+    """Read an mdoc. Raises UserInputError E-FILE-01 (absent), E-MDOC-04 (no image sections, or far too large),
+    E-MDOC-10."""
     where = os.fspath(path)
     try:
         if Path(path).stat().st_size > _LARGEST_FILE:
             raise UserInputError(
-                "E-MDOC-04", "this file is too large for an mdoc", file=where, found=f"{Path(path).stat().st_size} bytes",
-                expected=f"at most {_LARGEST_FILE} bytes of text", fix="check data.mdoc in the config",
+                "E-MDOC-04",
+                "this file is too large for an mdoc",
+                file=where,
+                found=f"{Path(path).stat().st_size} bytes",
+                expected=f"at most {_LARGEST_FILE} bytes of text",
+                fix="check data.mdoc in the config",
             )
         data = Path(path).read_bytes()
     except (FileNotFoundError, IsADirectoryError) as error:

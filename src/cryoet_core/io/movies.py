@@ -32,10 +32,11 @@ _SMALLEST_SHARE = 1 / 2000  # of a compressed page to its frame: no compression 
 class Movie:
     """A movie that can be iterated any number of times; each pass opens and closes the file.
 
-    frames_of_item: number of raw frames in each item that iteration gives (1 each except for EER, whose frames are summed); shape: (h, w) of a
-    frame; pixel_size_angst: 0.0 if the file does not say; super_resolution: how much finer than the camera's pixels events are placed (1 except
-    for EER); bytes_: pixels are single bytes; packed: every byte holds the counts of two pixels, lower four bits first (SerialEM's packed raw
-    data); stated_frames: number of frames that the file itself says was recorded, 0 where it does not.
+    frames_of_item: number of raw frames in each item that iteration gives (1 each except for EER, whose frames are
+    summed); shape: (h, w) of a frame; pixel_size_angst: 0.0 if the file does not say; super_resolution: how much
+    finer than the camera's pixels events are placed (1 except for EER); bytes_: pixels are single bytes; packed:
+    every byte holds the counts of two pixels, lower four bits first (SerialEM's packed raw data); stated_frames:
+    number of frames that the file itself says was recorded, 0 where it does not.
     """
 
     path: str
@@ -61,8 +62,14 @@ class Movie:
         return self.n_frames
 
     def unpacked_to(self, shape: tuple[int, int]) -> Movie:
-        """The movie for frames of ``shape`` (h, w): two counts are in each byte where its pages are bytes and half as wide; else as it is."""
-        if self.bytes_ and not self.packed and self.shape == (shape[0], (shape[1] + 1) // 2) and self.shape != tuple(shape):
+        """The movie for frames of ``shape`` (h, w): two counts are in each byte where its pages are bytes and half as
+        wide; else as it is."""
+        if (
+            self.bytes_
+            and not self.packed
+            and self.shape == (shape[0], (shape[1] + 1) // 2)
+            and self.shape != tuple(shape)
+        ):
             return replace(self, shape=(int(shape[0]), int(shape[1])), packed=True)
         return self
 
@@ -86,7 +93,10 @@ class Movie:
             yield frame if frame.dtype.kind in "iu" else frame.astype(np.float32, copy=False)
 
     def _iter_pages(self) -> Iterator[np.ndarray]:
-        is_eer, stored = Path(self.path).suffix.lower() == ".eer", (self.shape[0], (self.shape[1] + 1) // 2) if self.packed else self.shape
+        is_eer, stored = (
+            Path(self.path).suffix.lower() == ".eer",
+            (self.shape[0], (self.shape[1] + 1) // 2) if self.packed else self.shape,
+        )
         with _opened(self.path) as tiff:
             start = first = eer.first_frame(tiff) if is_eer else 0
             for per_item in self.frames_of_item:
@@ -119,7 +129,18 @@ def _page_errors() -> tuple:
     """What tifffile and the decoders raise for tags and data that are not what they should be."""
     import tifffile
 
-    return (ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError, RuntimeError, OSError, struct.error, tifffile.TiffFileError)
+    return (
+        ValueError,
+        TypeError,
+        KeyError,
+        IndexError,
+        AttributeError,
+        ArithmeticError,
+        RuntimeError,
+        OSError,
+        struct.error,
+        tifffile.TiffFileError,
+    )
 
 
 def _opened(path: str):
@@ -132,7 +153,8 @@ def _opened(path: str):
 
 
 def _check_page(tiff, index: int, is_eer: bool) -> None:
-    """Raises ValueError unless all bytes of page `index` are in the file (tifffile would fill in zeros) and can make a frame of its size.
+    """Raises ValueError unless all bytes of page `index` are in the file (tifffile would fill in zeros) and can make
+    a frame of its size.
 
     Nothing is allocated before: a frame that a damaged header makes huge has too few bytes.
     """
@@ -203,7 +225,8 @@ def _open_mrc(path: str) -> Movie:
 
 
 def grouped(count: int, groups: int) -> tuple[int, ...]:
-    """Sizes of ``groups`` groups (at most ``count``) of successive frames, all of them used, no two differing by more than one."""
+    """Sizes of ``groups`` groups (at most ``count``) of successive frames, all of them used, no two differing by more
+    than one."""
     groups = min(max(1, groups), count)
     return tuple(b - a for a, b in pairwise(i * count // groups for i in range(groups + 1)))
 
@@ -213,9 +236,9 @@ def open_movie(
 ) -> Movie:
     """Look at a movie (MRC, TIFF, EER by suffix) and return it for iteration.
 
-    eer_fractions: EER frames are summed into this many items, all of them, in groups that differ by at most one frame (:func:`grouped`).
-    eer_super_resolution: 1, 2 or 4 pixels per camera pixel and axis, placed by the
-    sub-pixel bits of the events. Both are ignored for other formats.
+    eer_fractions: EER frames are summed into this many items, all of them, in groups that differ by at most one frame
+    (:func:`grouped`). eer_super_resolution: 1, 2 or 4 pixels per camera pixel and axis, placed by the sub-pixel bits
+    of the events. Both are ignored for other formats.
 
     Raises UserInputError E-FILE-01, E-MOVIE-01 (unknown format), E-MOVIE-02 (damaged), E-MOVIE-03.
     """
@@ -233,7 +256,9 @@ def open_movie(
     if suffix != ".eer":
         return movie
     shape = (movie.shape[0] * eer_super_resolution, movie.shape[1] * eer_super_resolution)
-    return replace(movie, frames_of_item=grouped(movie.n_frames, eer_fractions), shape=shape, super_resolution=eer_super_resolution)
+    return replace(
+        movie, frames_of_item=grouped(movie.n_frames, eer_fractions), shape=shape, super_resolution=eer_super_resolution
+    )
 
 
 def fractions_for(exposure_e_per_a2: float, per_fraction_e_per_a2: float, where: str = "") -> int:

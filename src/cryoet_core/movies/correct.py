@@ -184,7 +184,9 @@ def _with_local(track: MotionTrack, movement, bands, shape, band, pixel_size_ang
     return replace(track, movement_px=movement + found.shared_px, local=found.field, local_gain=found.held_out_gain)
 
 
-def _sums(spectra, n_frames, track: MotionTrack, shape, pixel_size_angst, settings, exposure_e_per_a2, voltage_kv, raw_frames):
+def _sums(
+    spectra, n_frames, track: MotionTrack, shape, pixel_size_angst, settings, exposure_e_per_a2, voltage_kv, raw_frames
+):
     """Even and odd sums of the frames moved back, dose-weighted if asked for."""
     if settings.dose_weighting:
         spectra = weighted_frames(spectra, n_frames, shape, pixel_size_angst, exposure_e_per_a2, voltage_kv, raw_frames)
@@ -195,7 +197,8 @@ def _sums(spectra, n_frames, track: MotionTrack, shape, pixel_size_angst, settin
 
 
 def _independent_halves(image, seed: int):
-    """Even and odd (h, w) and how they were made, where frames give only one: the counting noise of the image is split, as for a ready stack."""
+    """Even and odd (h, w) and how they were made, where frames give only one: the counting noise of the image is
+    split, as for a ready stack."""
     whole = np.rint(image)
     if np.abs(image - whole).max() < 0.01:  # counts, but for the rounding of the transforms
         image = whole
@@ -222,7 +225,8 @@ def correct_movie(
     open_frames : called for every pass over the movie, returns an iterable of frames (h, w), any number type.
     pixel_size_angst : of the frames. gain : io.gain.Gain (factor and dead pixels), or None.
     exposure_e_per_a2 : of the whole movie (nan: not known, then there is no automatic local motion and no dose weighting).
-    raw_frames : frames of the camera in each frame (EER; io.movies.Movie.frames_of_item), by which the exposure is shared; None for one each.
+    raw_frames : frames of the camera in each frame (EER; io.movies.Movie.frames_of_item), by which the exposure is
+    shared; None for one each.
     seed : of the draws that fill defects and of the held-out tests.
 
     Returns

@@ -24,8 +24,8 @@ def weighted_frames(
     Parameters
     ----------
     spectra : iterable of ``n_frames`` rfft2 spectra (h, w//2+1), in the order of recording. shape : (h, w).
-    exposure_e_per_a2 : of the whole tilt. raw_frames : how many frames of the camera each one sums, by which the dose is shared among
-    them (EER); None for frames of equal dose.
+    exposure_e_per_a2 : of the whole tilt. raw_frames : how many frames of the camera each one sums, by which the dose
+    is shared among them (EER); None for frames of equal dose.
     """
     if raw_frames is not None and len(set(raw_frames)) > 1:
         yield from _weighted_unequal(spectra, raw_frames, shape, pixel_size_angst, exposure_e_per_a2, voltage_kv)
@@ -51,7 +51,8 @@ def _first_weight(xp, n_frames, shape, pixel_size_angst, exposure_e_per_a2, volt
 
 
 def _weighted_unequal(spectra, raw_frames, shape, pixel_size_angst, exposure_e_per_a2, voltage_kv):
-    """The same for frames of unequal dose: each at the dose of its middle, and the sum over frames of (dose share) w_f^2 = 1."""
+    """The same for frames of unequal dose: each at the dose of its middle, and the sum over frames of (dose share)
+    w_f^2 = 1."""
     total, begun, weights, power = sum(raw_frames), 0, None, None
     for spectrum in spectra:
         if weights is None:

@@ -84,8 +84,11 @@ def motion(results: Results, numbers: dict) -> Section:
         for view in summary.get("unreadable", []):
             section.add_note(f"View {view['tilt_id']} is left out: {view['error']}")
         if split := summary.get("halves_split"):
-            section.add_note(f"Halves of {len(split)} of {len(series)} views ({split[0]['halves']}): their frames give only one half, so the counting noise "
-                             "of the image was split. Such halves share every disturbance of the specimen.")
+            section.add_note(
+                f"Halves of {len(split)} of {len(series)} views ({split[0]['halves']}): their frames "
+                f"give only one half, so the counting noise "
+                "of the image was split. Such halves share every disturbance of the specimen."
+            )
         section.add_figure(_motion_figure(series, tracks, truth, summary), _motion_caption(numbers.get(ts, {})))
         _add_local(section, series, summary, read_fields(results.path("correct_motion", ts, f"{ts}_motion.star")))
     return section

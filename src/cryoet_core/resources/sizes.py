@@ -70,7 +70,9 @@ def _from_mdoc(source: tuple, given_json: str) -> SeriesSize:
         path = Path(source["movies_dir"]) / (section.movie_name or "")
         if path.is_file():
             movie = open_movie(str(path), eer_super_resolution=given["eer_super_resolution"])
-            movie = movie.unpacked_to(unpacked_shape(movie, [s for s in (acquisition.stated_size(mdoc),) if s]) or movie.shape)
+            movie = movie.unpacked_to(
+                unpacked_shape(movie, [s for s in (acquisition.stated_size(mdoc),) if s]) or movie.shape
+            )
             break
     size = mdoc.header.numbers("ImageSize") or [SeriesSize.width_px, SeriesSize.height_px]
     shape = movie.shape if movie else (int(size[1]), int(size[0]))

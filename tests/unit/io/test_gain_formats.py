@@ -55,12 +55,19 @@ def test_the_content_says_what_a_reference_is(tmp_path, gain):
 
 
 @pytest.mark.parametrize("name", ["g.gain", "g.tif", "g.dm3", "g.dm4", "g.mrc", "g.xyz"])
-@pytest.mark.parametrize("content", [b"", b"<html>404 not found</html>" * 30, bytes(2000), b"\0\0\0\4" + bytes(500), b"II*\0" + b"\xff" * 400])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"<html>404 not found</html>" * 30, bytes(2000), b"\0\0\0\4" + bytes(500), b"II*\0" + b"\xff" * 400],
+)
 def test_what_is_no_reference_is_named(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(CryoetError) as stopped:
         read_gain_image(tmp_path / name)
-    assert stopped.value.code in ("E-GAIN-03", "E-GAIN-04", "E-MRC-01", "E-MRC-02") and name in str(stopped.value) and stopped.value.fix
+    assert (
+        stopped.value.code in ("E-GAIN-03", "E-GAIN-04", "E-MRC-01", "E-MRC-02")
+        and name in str(stopped.value)
+        and stopped.value.fix
+    )
 
 
 def test_a_size_that_the_file_cannot_hold_is_refused_before_memory_is_asked_for(tmp_path, gain):
@@ -78,7 +85,10 @@ def test_a_size_that_the_file_cannot_hold_is_refused_before_memory_is_asked_for(
             read_gain_image(tmp_path / "big.gain")
 
 
-@pytest.mark.parametrize("gain_shape, fits", [((8, 12), True), ((12, 8), True), ((16, 24), True), ((64, 96), True), ((4, 6), False), ((8, 13), False)])
+@pytest.mark.parametrize(
+    "gain_shape, fits",
+    [((8, 12), True), ((12, 8), True), ((16, 24), True), ((64, 96), True), ((4, 6), False), ((8, 13), False)],
+)
 def test_which_references_fit_movies(gain_shape, fits):
     if fits:
         check_gain_fits(gain_shape, (8, 12), "g.mrc")

@@ -184,13 +184,23 @@ def test_defects_of_camera_pixels_belong_to_all_their_parts(tmp_path):
     assert bad.sum() == 8 and bad[2:6, 6:8].all()
 
 
-@pytest.mark.parametrize("compression, bits", [(65000, (8, 2, 2)), (65001, (7, 2, 2)), (65002, (7, 2, 2)), (65002, (8, 2, 2)), (65002, (9, 3, 3))])
+@pytest.mark.parametrize(
+    "compression, bits",
+    [(65000, (8, 2, 2)), (65001, (7, 2, 2)), (65002, (7, 2, 2)), (65002, (8, 2, 2)), (65002, (9, 3, 3))],
+)
 def test_every_compression_of_eer_gives_the_events(tmp_path, compression, bits):
-    """Frames with long gaps, an empty one and a full one; every event is found in its pixel, at camera pixels and 2 times finer."""
+    """Frames with long gaps, an empty one and a full one; every event is found in its pixel, at camera pixels and 2
+    times finer."""
     rng = np.random.default_rng(7)
     events = rng.random((5, 48, 64)) < 0.01
     events[1], events[2], events[3, :40] = False, True, False
-    write_eer(tmp_path / "m.eer", events, places=rng.integers(0, 1 << sum(bits[1:]), events.shape), compression=compression, bits=bits)
+    write_eer(
+        tmp_path / "m.eer",
+        events,
+        places=rng.integers(0, 1 << sum(bits[1:]), events.shape),
+        compression=compression,
+        bits=bits,
+    )
     movie = open_movie(tmp_path / "m.eer", eer_fractions=5)
     assert np.array_equal(list(movie), events[:, ::-1])
     fine = np.array(list(open_movie(tmp_path / "m.eer", eer_fractions=5, eer_super_resolution=2)))
@@ -213,7 +223,11 @@ def test_headers_that_claim_too_much_are_refused_before_memory_is_asked_for(tmp_
     write_eer(tmp_path / "m.eer", np.zeros((2, 64, 96), bool))
     events = bytearray((tmp_path / "m.eer").read_bytes())
     place = bytes(events).index((256).to_bytes(2, "little") + b"\x04\x00\x01\x00\x00\x00")
-    for name, data, at, number in (("two.tif", whole, count, 2), ("wide.tif", whole, value, 60000), ("wide.eer", events, place + 8, 1 << 20)):
+    for name, data, at, number in (
+        ("two.tif", whole, count, 2),
+        ("wide.tif", whole, value, 60000),
+        ("wide.eer", events, place + 8, 1 << 20),
+    ):
         changed = bytearray(data)
         changed[at : at + 4] = number.to_bytes(4, "little")
         (tmp_path / name).write_bytes(changed)
