@@ -30,12 +30,26 @@ def table(movies=True, **columns):
         if movies
         else {"image": [f"{s + 1:06d}@stack.mrc" for s in SECTION]}
     )
-    tilts = pd.DataFrame({
-        "tilt_id": SECTION + 1, **names, "nominal_tilt_deg": TILTS, "pre_exposure_e_per_a2": 3.0 * SECTION,
-        "defocus_u_angst": U, "defocus_v_angst": V, "defocus_angle_deg": AXIS, "phase_shift_deg": PHASE,
-        "x_tilt_deg": 0.0, "y_tilt_deg": TILTS, "z_rot_deg": 85.0, "x_shift_angst": 0.0, "y_shift_angst": 0.0, "excluded": 0,
-        "exclude_reason": "none", **columns,
-    })  # fmt: skip
+    tilts = pd.DataFrame(
+        {
+            "tilt_id": SECTION + 1,
+            **names,
+            "nominal_tilt_deg": TILTS,
+            "pre_exposure_e_per_a2": 3.0 * SECTION,
+            "defocus_u_angst": U,
+            "defocus_v_angst": V,
+            "defocus_angle_deg": AXIS,
+            "phase_shift_deg": PHASE,
+            "x_tilt_deg": 0.0,
+            "y_tilt_deg": TILTS,
+            "z_rot_deg": 85.0,
+            "x_shift_angst": 0.0,
+            "y_shift_angst": 0.0,
+            "excluded": 0,
+            "exclude_reason": "none",
+            **columns,
+        }
+    )
     return TiltSeries("TS_01", 300.0, 2.7, 0.1, PIXEL, PIXEL, -1, SHAPE[::-1], (0, 0, 0), tilts)
 
 
@@ -76,7 +90,8 @@ def imod(path):
 def imod_in_radians(path):
     """Flags 1 + 2 + 4 + 8 + 16: angles in radians, tilt angles of the other sign."""
     rows = [
-        f"{i + 1} {i + 1} {-TILTS[i]:.2f} {-TILTS[i]:.2f} {U[i] / 10:.3f} {V[i] / 10:.3f} {np.deg2rad(AXIS[i]):.6f} {np.deg2rad(PHASE):.6f}"
+        f"{i + 1} {i + 1} {-TILTS[i]:.2f} {-TILTS[i]:.2f} {U[i] / 10:.3f} {V[i] / 10:.3f} {np.deg2rad(AXIS[i]):.6f} "
+        f"{np.deg2rad(PHASE):.6f}"
         for i in range(N)
     ]
     path.write_text("\n".join(["31 0 0. 0. 0 3", *rows]) + "\n")
@@ -111,9 +126,15 @@ FORMATS = [
 ]
 
 
-@pytest.mark.parametrize("write, name, program, movies", [
-    (*form, movies) for form in FORMATS for movies in (True, False) if movies or form[0] is not gctf  # its rows are named after movies
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "write, name, program, movies",
+    [
+        (*form, movies)
+        for form in FORMATS
+        for movies in (True, False)
+        if movies or form[0] is not gctf  # its rows are named after movies
+    ],
+)
 def test_every_format_gives_the_same_values(tmp_path, write, name, program, movies):
     """Of movies ctffind's row k is the view of rank k in tilt, of a stack its section k; others have keys of their
     own."""
@@ -155,13 +176,24 @@ def test_ranges_of_views_in_a_defocus_file(tmp_path):
     assert joined.defocus_u_angst.tolist() == [30000, 30000, 31000, 32000, 33000, 34000, 34000]
 
 
-@pytest.mark.parametrize("content, code", [
-    ("", "E-CTF-06"), ("<html>not found</html>", "E-WARP-01"), ("a b c\n", "E-CTF-06"), ("1 2 3\n", "E-CTF-06"),
-    ("1 3.0 2.9 40 0\n", "E-CTF-07"), ("1 1e9 1e9 40 0\n", "E-CTF-07"), ("1 nan 20000 40 0\n", "E-CTF-07"),
-    ("section\tdefocus_x\n0\t1\n", "E-CTF-06"), ("section\tdefocus_um\n0\tx\n", "E-CTF-07"), ("data_\n\nloop_\n_rlnA #1\n3\n", "E-CTF-06"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "content, code",
+    [
+        ("", "E-CTF-06"),
+        ("<html>not found</html>", "E-WARP-01"),
+        ("a b c\n", "E-CTF-06"),
+        ("1 2 3\n", "E-CTF-06"),
+        ("1 3.0 2.9 40 0\n", "E-CTF-07"),
+        ("1 1e9 1e9 40 0\n", "E-CTF-07"),
+        ("1 nan 20000 40 0\n", "E-CTF-07"),
+        ("section\tdefocus_x\n0\t1\n", "E-CTF-06"),
+        ("section\tdefocus_um\n0\tx\n", "E-CTF-07"),
+        ("section\tdefocus_um\n0\t\xe7\n", "E-CTF-07"),
+        ("data_\n\nloop_\n_rlnA #1\n3\n", "E-CTF-06"),
+    ],
+)
 def test_what_is_no_defocus_is_named(tmp_path, content, code):
-    (tmp_path / "x.txt").write_text(content)
+    (tmp_path / "x.txt").write_text(content, encoding="latin-1")
     with pytest.raises(UserInputError, match=f"{code}.*x.txt") as stopped:
         read_foreign_ctf(tmp_path / "x.txt")
     assert stopped.value.fix

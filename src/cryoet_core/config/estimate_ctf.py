@@ -18,12 +18,15 @@ class EstimateCtf(StepModel):
 
     mode: Literal["fit", "import"] = key(
         "fit",
-        meaning="fit = from the power spectra; import = values of another program, see file; quality is measured all the same",
+        meaning="fit = from the power spectra; import = values of another program, see file; quality is measured all "
+        "the same",
     )
     file: str | None = key(
         None,
-        meaning="mode import: defocus of every view, as a path in which {ts} stands for the series and {dir} for the folder of its "
-        "mdoc or stack: Warp's or M's .xml, the .txt of CTFFIND or AreTomo, Gctf's .star, IMOD's .defocus, or a tab-separated table",
+        meaning="mode import: defocus of every view, as a path in which {ts} stands for the series and {dir} for the "
+        "folder of its "
+        "mdoc or stack: Warp's or M's .xml, the .txt of CTFFIND or AreTomo, Gctf's .star, IMOD's .defocus, or a "
+        "tab-separated table",
     )
     window_px: int = key(512, unit="px", meaning="side of the tiles whose spectra are averaged", ge=64, le=4096)
     resolution_range_angst: tuple[float, float] = key(

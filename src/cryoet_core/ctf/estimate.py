@@ -275,7 +275,12 @@ def ctf_summary(series: TiltSeries, estimate: CtfEstimate) -> dict:
     }
     if estimate.imported is not None:
         found = estimate.imported
-        out["imported"] = {"program": found.program, "file": found.path, "joined_by": found.key, "n_missing": int(found.missing.sum())}
+        out["imported"] = {
+            "program": found.program,
+            "file": found.path,
+            "joined_by": found.key,
+            "n_missing": int(found.missing.sum()),
+        }
     if estimate.inclination is not None:
         found = estimate.inclination
         out["inclination"] = {

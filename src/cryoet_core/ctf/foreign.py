@@ -64,10 +64,14 @@ def join_ctf(found: ForeignCtf, series: TiltSeries, sections: np.ndarray) -> Imp
     rows, key = _rows(found, series, sections)
     if rows is None:
         raise UserInputError(
-            "E-CTF-08", "these defocus values are not those of this series", file=found.path, field=found.program,
-            found=f"{len(found)} rows", expected=f"the {len(series)} views, told by name, angle, dose or section",
+            "E-CTF-08",
+            "these defocus values are not those of this series",
+            file=found.path,
+            field=found.program,
+            found=f"{len(found)} rows",
+            expected=f"the {len(series)} views, told by name, angle, dose or section",
             fix="give the file of this series, whole",
-        )  # fmt: skip
+        )
     missing = np.ones(len(series), dtype=bool)
     missing[rows] = False
     double = np.deg2rad(2 * found.angle_deg)
@@ -81,9 +85,16 @@ def join_ctf(found: ForeignCtf, series: TiltSeries, sections: np.ndarray) -> Imp
     mean, cosine, sine, phase = (_filled(values, rows, tilts) for values in columns)
     size = np.hypot(cosine, sine)
     return ImportedCtf(
-        found.program, found.path, key, mean + size / 2, mean - size / 2, np.rad2deg(0.5 * np.arctan2(sine, cosine)) % 180,
-        phase, missing, found.of_tomogram,
-    )  # fmt: skip
+        found.program,
+        found.path,
+        key,
+        mean + size / 2,
+        mean - size / 2,
+        np.rad2deg(0.5 * np.arctan2(sine, cosine)) % 180,
+        phase,
+        missing,
+        found.of_tomogram,
+    )
 
 
 def _filled(values: np.ndarray, rows: np.ndarray, tilts: np.ndarray) -> np.ndarray:
@@ -99,10 +110,14 @@ def _interpolated(found: ForeignCtf, tilts: np.ndarray) -> ImportedCtf:
     angles = found.nominal_deg[order]
     if tilts.min() < angles[0] - 15 or tilts.max() > angles[-1] + 15:
         raise UserInputError(
-            "E-CTF-08", "these defocus values are not those of this series", file=found.path, field="tilt angles",
-            found=f"{angles[0]:g} to {angles[-1]:g} degrees", expected=f"{tilts.min():g} to {tilts.max():g} degrees",
+            "E-CTF-08",
+            "these defocus values are not those of this series",
+            file=found.path,
+            field="tilt angles",
+            found=f"{angles[0]:g} to {angles[-1]:g} degrees",
+            expected=f"{tilts.min():g} to {tilts.max():g} degrees",
             fix="give the .defocus file of this series",
-        )  # fmt: skip
+        )
     u, v, axis, phase = (
         np.interp(tilts, angles, values[order])
         for values in (found.defocus_u_angst, found.defocus_v_angst, found.angle_deg, found.phase_deg)

@@ -81,10 +81,14 @@ def read_foreign_ctf(path: str | os.PathLike) -> ForeignCtf:
 
 def _broken(path: str, found, expected: str) -> UserInputError:
     return UserInputError(
-        "E-CTF-06", "no defocus values of a known program", file=path, found=found, expected=expected,
+        "E-CTF-06",
+        "no defocus values of a known program",
+        file=path,
+        found=found,
+        expected=expected,
         fix="give Warp's .xml, the .txt of CTFFIND or AreTomo, Gctf's .star, IMOD's .defocus, or a tab-separated table "
         "with section, defocus_um",
-    )  # fmt: skip
+    )
 
 
 def _check(found: ForeignCtf) -> None:
@@ -93,10 +97,14 @@ def _check(found: ForeignCtf) -> None:
     if not good.all():
         row = int(np.argmin(good.all(axis=0)))
         raise UserInputError(
-            "E-CTF-07", f"impossible defocus in row {row + 1}", file=found.path, field=found.program,
-            found=f"{values[0, row]:g} and {values[1, row]:g} A", expected=f"{_SMALLEST_ANGST:g} to {LARGEST_ANGST:g} A",
+            "E-CTF-07",
+            f"impossible defocus in row {row + 1}",
+            file=found.path,
+            field=found.program,
+            found=f"{values[0, row]:g} and {values[1, row]:g} A",
+            expected=f"{_SMALLEST_ANGST:g} to {LARGEST_ANGST:g} A",
             fix="correct the value (check its unit), or take the row out",
-        )  # fmt: skip
+        )
     if not (np.isfinite(found.angle_deg).all() and np.isfinite(found.phase_deg).all()):
         raise _broken(found.path, "angles that are no numbers", "numbers")
 
@@ -105,9 +113,16 @@ def _from_warp(path: str) -> ForeignCtf:
     series = read_warp_xml(path)
     defocus, delta, angle, phase = read_ctf_grids(path, len(series.used))
     return ForeignCtf(
-        "Warp", path, (defocus + delta / 2) * 1e4, (defocus - delta / 2) * 1e4, angle, phase * 180,
-        names=view_names(series.movies) if series.movies else None, dose=series.dose, of_tomogram=True,
-    )  # fmt: skip
+        "Warp",
+        path,
+        (defocus + delta / 2) * 1e4,
+        (defocus - delta / 2) * 1e4,
+        angle,
+        phase * 180,
+        names=view_names(series.movies) if series.movies else None,
+        dose=series.dose,
+        of_tomogram=True,
+    )
 
 
 def _column(table: pd.DataFrame, name: str, path: str, default: float | None = None) -> np.ndarray:
@@ -126,11 +141,16 @@ def _from_star(path: str) -> ForeignCtf:
     table = tables[0]
     names = view_names(table["rlnMicrographName"]) if "rlnMicrographName" in table else None
     return ForeignCtf(
-        "Gctf", path, *(_column(table, c, path) for c in ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle")),
-        _column(table, "rlnPhaseShift", path, 0.0), names=names, section=np.arange(len(table)),
+        "Gctf",
+        path,
+        *(_column(table, c, path) for c in ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle")),
+        _column(table, "rlnPhaseShift", path, 0.0),
+        names=names,
+        section=np.arange(len(table)),
         nominal_deg=_column(table, "rlnTomoNominalStageTiltAngle", path)
-        if "rlnTomoNominalStageTiltAngle" in table else None,
-    )  # fmt: skip
+        if "rlnTomoNominalStageTiltAngle" in table
+        else None,
+    )
 
 
 def _rows(path: str, lines: list[str], least: int) -> list[list[float]]:
@@ -154,9 +174,14 @@ def _from_ctffind(path: str, lines: list[str]) -> ForeignCtf:
     values = np.array([row[:5] for row in _rows(path, lines, 5)])
     program = "AreTomo" if not any("ctffind" in line.lower() for line in lines[:5]) else "CTFFIND"
     return ForeignCtf(
-        program, path, values[:, 1], values[:, 2], values[:, 3], np.rad2deg(values[:, 4]),
+        program,
+        path,
+        values[:, 1],
+        values[:, 2],
+        values[:, 3],
+        np.rad2deg(values[:, 4]),
         section=np.rint(values[:, 0]).astype(np.int64) - 1,
-    )  # fmt: skip
+    )
 
 
 def _from_imod(path: str, lines: list[str]) -> ForeignCtf:
@@ -176,16 +201,21 @@ def _from_imod(path: str, lines: list[str]) -> ForeignCtf:
     phase = values[:, width - 1] if has["phase"] else np.zeros(len(u))
     angles = values[:, 2:4].mean(axis=1) * (-1 if has["inverted"] else 1)
     return ForeignCtf(
-        "IMOD", path, u, v, np.rad2deg(axis) if has["axis_in_radians"] else axis,
-        np.rad2deg(phase) if has["phase_in_radians"] else phase, nominal_deg=angles,
-    )  # fmt: skip
+        "IMOD",
+        path,
+        u,
+        v,
+        np.rad2deg(axis) if has["axis_in_radians"] else axis,
+        np.rad2deg(phase) if has["phase_in_radians"] else phase,
+        nominal_deg=angles,
+    )
 
 
 def _from_table(path: str) -> ForeignCtf:
     """section (from 0), defocus_um or defocus_angst, and if there are any defocus_delta_um (U - V),
     defocus_angle_deg, phase_shift_deg, movie, tilt_deg; lines that begin with # are comments."""
     try:
-        table = pd.read_csv(path, sep="\t", comment="#")
+        table = pd.read_csv(path, sep="\t", comment="#", encoding_errors="replace")
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise _broken(path, str(error).strip(), "a header line and one row per view") from error
     name = next((name for name in _TABLE if name in table), None)
@@ -194,9 +224,14 @@ def _from_table(path: str) -> ForeignCtf:
     defocus = _column(table, name, path) * _TABLE[name]
     delta = _column(table, "defocus_delta_um", path, 0.0) * 1e4
     return ForeignCtf(
-        "a table", path, defocus + delta / 2, defocus - delta / 2, _column(table, "defocus_angle_deg", path, 0.0),
+        "a table",
+        path,
+        defocus + delta / 2,
+        defocus - delta / 2,
+        _column(table, "defocus_angle_deg", path, 0.0),
         _column(table, "phase_shift_deg", path, 0.0),
         names=view_names(table["movie"]) if "movie" in table else None,
         nominal_deg=_column(table, "tilt_deg", path) if "tilt_deg" in table else None,
-        section=_column(table, "section", path).astype(np.int64) if "section" in table else None, of_tomogram=True,
-    )  # fmt: skip
+        section=_column(table, "section", path).astype(np.int64) if "section" in table else None,
+        of_tomogram=True,
+    )

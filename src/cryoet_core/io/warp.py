@@ -172,7 +172,11 @@ def read_ctf_grids(path: str | os.PathLike, n: int) -> tuple[np.ndarray, np.ndar
             columns.append(np.full(n, values[0]))
             continue
         mean = grid.mean(axis=(1, 2))
-        columns.append(np.interp(np.linspace(0, 1, n), np.linspace(0, 1, len(mean)), mean) if len(mean) > 1 else np.full(n, mean[0]))
+        columns.append(
+            np.interp(np.linspace(0, 1, n), np.linspace(0, 1, len(mean)), mean)
+            if len(mean) > 1
+            else np.full(n, mean[0])
+        )
     return tuple(columns)
 
 
