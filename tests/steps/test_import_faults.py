@@ -527,3 +527,11 @@ def test_reading_an_mdoc_takes_time_in_proportion_to_its_length(text):
     mdoc = parse_mdoc("[ZValue = 1]\nTiltAngle = 3\n[ZValue = 2]\nTiltAngle = 4\n[ZValue = 3]\nTiltAngle = 5\n" + text)
     assert mdoc.title_axis is None and [s.time for s in mdoc.images][0] is None
     assert time.perf_counter() - begun < 2.0
+
+
+def test_half_of_a_series_and_headers_that_say_another_pixel_are_told(movies):
+    half = [section(n, a, TiltAngle=f"{12 * n + 0.5}") for n, a in enumerate(range(4))]
+    assert said(imported(movies, half), "one side", "0.5 to 36.5", "data.mdoc_series")
+    assert not said(imported(movies, sections_by_angle()), "one side")
+    result = imported(movies, sections_by_angle(), Given(pixel_size_angst=7.0))
+    assert said(result, "headers of the movies say 3.5 A per pixel, 7 A was used")

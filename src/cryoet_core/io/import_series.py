@@ -23,6 +23,8 @@ from cryoet_core.metadata import TiltSeries
 _DEFAULT_HANDEDNESS = -1
 MISSING = "missing_movie"  # reasons in the table
 BAD_SECTION = "bad_mdoc_section"
+ONE_SIDED_DEG = (30.0, 5.0)  # smallest range of tilts on one side, and how far they may reach to the other
+SAME_PIXEL = 0.05  # relative difference of two statements of one pixel size
 
 
 @dataclass
@@ -245,10 +247,30 @@ def import_movies(
         *counts.warnings,
         *notes_of_eer,
         *found.warnings,
+        *_pixel_of_headers(sizes.movies, found.pixel_size.value),
+        *_one_sided(tilts),
         *last,
     ]
     n_bad = sum(bool(section.fault) for section in mdoc.images)
     return ImportResult(series.validate(mdoc.path), sources, warnings, found.overridden, counts.lost, n_bad)
+
+
+def _one_sided(tilts: pd.DataFrame) -> list[str]:
+    """A warning where all tilts have one sign: half of a bidirectional series that was recorded into two files."""
+    low, high = float(tilts["nominal_tilt_deg"].min()), float(tilts["nominal_tilt_deg"].max())
+    if high - low < ONE_SIDED_DEG[0] or not (low > -ONE_SIDED_DEG[1] or high < ONE_SIDED_DEG[1]):
+        return []
+    return [f"all tilts lie on one side ({low:g} to {high:g} degrees): if the other half of this series is in another file, "
+            "join their mdocs with data.mdoc_series"]
+
+
+def _pixel_of_headers(movies: list, pixel_size_angst: float) -> list[str]:
+    """A warning where the movies' own headers (MRC) say another pixel size; 1 A stands for nothing known."""
+    stated = [m.pixel_size_angst for m in movies if m and m.pixel_size_angst not in (0.0, 1.0)]
+    if not stated or abs(np.median(stated) / pixel_size_angst - 1) <= SAME_PIXEL:
+        return []
+    return [f"the headers of the movies say {np.median(stated):g} A per pixel, {pixel_size_angst:g} A was used: check "
+            "import_tilt_series.pixel_size_angst"]
 
 
 def _super_resolution(paths: list[Path], given: Given) -> tuple[int, list[str]]:
@@ -391,7 +413,7 @@ def import_stack(
         "amplitude_contrast": "config",
     }
     series = _series(name, given, volts, pixel, header.shape[1:], _add_start_geometry(tilts, axis.value))
-    return ImportResult(series.validate(where), sources, warnings)
+    return ImportResult(series.validate(where), sources, [*warnings, *_one_sided(tilts)])
 
 
 def _import_stack_of_mdoc(name: str, stack: str, header, mdoc_path: str | os.PathLike, given: Given) -> ImportResult:
@@ -439,7 +461,7 @@ def _import_stack_of_mdoc(name: str, stack: str, header, mdoc_path: str | os.Pat
     return ImportResult(
         series.validate(stack),
         found.sources,
-        [*notes, *across, *found.warnings],
+        [*notes, *across, *found.warnings, *_one_sided(tilts)],
         found.overridden,
         n_bad_sections=n_bad,
     )

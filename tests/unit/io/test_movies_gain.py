@@ -233,3 +233,17 @@ def test_headers_that_claim_too_much_are_refused_before_memory_is_asked_for(tmp_
         (tmp_path / name).write_bytes(changed)
         with pytest.raises(UserInputError, match=f"E-MOVIE-0[23].*{name}"):
             list(open_movie(tmp_path / name))
+
+
+def test_a_tiff_of_four_bits_per_count(tmp_path):
+    """Two counts to a byte as TIFF itself has them: the header says four bits, and the first pixel is in the upper ones."""
+    counts = np.random.default_rng(0).integers(0, 16, (8, 12)).astype(np.uint8)
+    path = tmp_path / "four.tif"
+    tifffile.imwrite(path, counts[:, 0::2] << 4 | counts[:, 1::2], photometric="minisblack")
+    raw = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as tiff:
+        width, bits = (tiff.pages[0].tags[name].offset + 8 for name in ("ImageWidth", "BitsPerSample"))
+    raw[width : width + 2], raw[bits : bits + 2] = (12).to_bytes(2, "little"), (4).to_bytes(2, "little")
+    path.write_bytes(raw)
+    (frame,) = open_movie(path)
+    assert np.array_equal(frame, counts[::-1])
