@@ -110,6 +110,17 @@ def test_sections_that_are_missing_between_others_count_with_their_dose(movies):
     )
 
 
+def test_an_mdoc_without_its_first_section(movies):
+    """By PriorRecordDose nothing is lost; by the running sum the dose of what is missing is asked for."""
+    prior = [section(a, a, PriorRecordDose=f"{3.4 * a:.1f}") for a in range(1, 7)]
+    assert doses(imported(movies, prior)) == pytest.approx({a: 3.4 * a for a in range(1, 7)})
+    summed = imported(movies, [section(a, a) for a in range(1, 7)])
+    assert said(summed, "the first image recorded is [ZValue = 1]", "initial_dose_e_per_a2")
+    assert said(summed, "1 files are called like the movies of this series")
+    given = imported(movies, [section(a, a) for a in range(1, 7)], Given(initial_dose_e_per_a2=3.4))
+    assert doses(given) == pytest.approx({a: 3.4 * a for a in range(1, 7)}) and not said(given, "first image recorded")
+
+
 def test_copies_of_a_section_count_once_and_shared_movies_cost_their_views(movies):
     sections = sections_by_angle()
     assert doses(imported(movies, [*sections, sections[2]])) == pytest.approx(DOSE)

@@ -389,8 +389,13 @@ def pre_exposures(
             at = int(np.argmax(np.diff(prior) <= 0)) + 1
             notes.append(
                 f"PriorRecordDose does not rise with the order of recording ({prior[at - 1]:.4g}, then "
-                f"{prior[at]:.4g} in "
-                f"{ordered[at].title}): the running sum of the doses was used"
+                f"{prior[at]:.4g} in {ordered[at].title}): the running sum of the doses was used"
+            )
+        first = ordered[0]
+        if initial is None and first.kind == "ZValue" and 0 < first.index == min(s.index for s in ordered):
+            notes.append(
+                f"the first image recorded is {first.title}: if the mdoc lost the images before it (SerialEM counts from 0), "
+                "give their dose in import_tilt_series.initial_dose_e_per_a2; it was taken as 0"
             )
         return summed + (initial or 0.0), "running sum of the doses", notes
     warnings = []
