@@ -407,6 +407,15 @@ def test_an_eer_that_holds_fewer_frames_has_less_dose(tmp_path, stated):
     assert [(e["n_frames"], e["expected"]) for e in result.summary()["frames_lost"]] == [(10, 24)]
 
 
+def test_one_frame_less_than_stated_everywhere_is_no_loss(tmp_path):
+    """A writer that counts a frame more than the camera keeps; a movie with half of them is one all the same."""
+    names = write_eers(tmp_path, [60, 60, 60, 30, 60, 60, 59])
+    result = imported(tmp_path, of_names(names, NumSubFrames="61"))
+    assert [entry["n_frames"] for entry in result.summary()["frames_lost"]] == [30, 59]
+    tilts = result.series.tilts.set_index("tilt_id")
+    assert tilts.loc[4, "exposure_e_per_a2"] == pytest.approx(3.4 * 30 / 61) and tilts.loc[1, "exposure_e_per_a2"] == 3.4
+
+
 def test_frames_in_proportion_to_the_dose_are_no_loss(tmp_path):
     counts = [10, 11, 11, 12, 12, 14, 20]
     names = write_eers(tmp_path, counts)

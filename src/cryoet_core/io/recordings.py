@@ -205,7 +205,7 @@ def compare_counts(
     expected, warnings = counts.copy(), []
     trusted = [numbers for numbers in (own, stated) if _agrees(counts, numbers)]
     for numbers in trusted:
-        expected = np.where((counts > 0) & (numbers > 0), np.maximum(expected, numbers), expected)
+        expected = np.where(_falls_short(counts, numbers), np.maximum(expected, numbers), expected)
     if stated.any() and not _agrees(counts, stated) and not own.any():
         known = (stated > 0) & (counts > 0)
         if known.any():
@@ -250,6 +250,13 @@ def _agrees(counts: np.ndarray, stated: np.ndarray) -> bool:
     """Whether most movies have the number of frames that is stated for them."""
     known = (counts > 0) & (stated > 0)
     return bool(known.any() and 2 * np.sum(np.abs(counts[known] / stated[known] - 1) <= SAME_COUNT) > known.sum())
+
+
+def _falls_short(counts: np.ndarray, stated: np.ndarray) -> np.ndarray:
+    """(n,) bool: fewer frames than stated; where most movies have a frame or two less than stated, clearly fewer."""
+    known = (counts > 0) & (stated > 0)
+    exact = 2 * np.sum(counts[known] == stated[known]) > known.sum()
+    return known & (counts < stated * (1.0 if exact else 1.0 - SAME_COUNT))
 
 
 def _usual(counts: np.ndarray, exposure: np.ndarray) -> np.ndarray:
