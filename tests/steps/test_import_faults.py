@@ -413,7 +413,8 @@ def test_one_frame_less_than_stated_everywhere_is_no_loss(tmp_path):
     result = imported(tmp_path, of_names(names, NumSubFrames="61"))
     assert [entry["n_frames"] for entry in result.summary()["frames_lost"]] == [30, 59]
     tilts = result.series.tilts.set_index("tilt_id")
-    assert tilts.loc[4, "exposure_e_per_a2"] == pytest.approx(3.4 * 30 / 61) and tilts.loc[1, "exposure_e_per_a2"] == 3.4
+    exposure = tilts["exposure_e_per_a2"]
+    assert exposure[4] == pytest.approx(3.4 * 30 / 61) and exposure[1] == 3.4
 
 
 def test_frames_in_proportion_to_the_dose_are_no_loss(tmp_path):

@@ -394,8 +394,8 @@ def pre_exposures(
         first = ordered[0]
         if initial is None and first.kind == "ZValue" and 0 < first.index == min(s.index for s in ordered):
             notes.append(
-                f"the first image recorded is {first.title}: if the mdoc lost the images before it (SerialEM counts from 0), "
-                "give their dose in import_tilt_series.initial_dose_e_per_a2; it was taken as 0"
+                f"the first image recorded is {first.title}: if the mdoc lost the images before it (SerialEM counts from "
+                "0), give their dose in import_tilt_series.initial_dose_e_per_a2; it was taken as 0"
             )
         return summed + (initial or 0.0), "running sum of the doses", notes
     warnings = []

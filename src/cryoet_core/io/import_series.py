@@ -260,8 +260,8 @@ def _one_sided(tilts: pd.DataFrame) -> list[str]:
     low, high = float(tilts["nominal_tilt_deg"].min()), float(tilts["nominal_tilt_deg"].max())
     if high - low < ONE_SIDED_DEG[0] or not (low > -ONE_SIDED_DEG[1] or high < ONE_SIDED_DEG[1]):
         return []
-    return [f"all tilts lie on one side ({low:g} to {high:g} degrees): if the other half of this series is in another file, "
-            "join their mdocs with data.mdoc_series"]
+    return [f"all tilts lie on one side ({low:g} to {high:g} degrees): if the other half of this series is in another "
+            "file, join their mdocs with data.mdoc_series"]
 
 
 def _pixel_of_headers(movies: list, pixel_size_angst: float) -> list[str]:

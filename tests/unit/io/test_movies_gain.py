@@ -236,7 +236,7 @@ def test_headers_that_claim_too_much_are_refused_before_memory_is_asked_for(tmp_
 
 
 def test_a_tiff_of_four_bits_per_count(tmp_path):
-    """Two counts to a byte as TIFF itself has them: the header says four bits, and the first pixel is in the upper ones."""
+    """Two counts to a byte as TIFF itself has them: four bits by the header, the first pixel in the upper ones."""
     counts = np.random.default_rng(0).integers(0, 16, (8, 12)).astype(np.uint8)
     path = tmp_path / "four.tif"
     tifffile.imwrite(path, counts[:, 0::2] << 4 | counts[:, 1::2], photometric="minisblack")
