@@ -38,6 +38,7 @@ class Run:
                 fix="give the MRC file of a map of your particle",
             )
         self._check_alignments()
+        self._check_ctf_files()
 
         if config.reconstruct_tomogram.ctf_3d != "none" and config.correct_ctf.mode != "none":
             raise UserInputError(
@@ -90,13 +91,23 @@ class Run:
         config = self.config.align_tilt_series
         if config.mode != "import":
             return None
+        return self._path_of(config.alignment, ts, "align_tilt_series.alignment")
+
+    def ctf_file(self, ts: str) -> str | None:
+        """File of another program's defocus values of series ``ts``; None unless estimate_ctf.mode is import."""
+        pattern = self.config.estimate_ctf.file
+        return None if pattern is None else self._path_of(pattern, ts, "estimate_ctf.file")
+
+    def _path_of(self, pattern: str, ts: str, field: str) -> str:
+        """``pattern`` with {ts} and {dir} of series ``ts`` in it. Raises UserInputError E-CFG-11 for other names in
+        braces."""
         source = self._sources[ts]
         folder = Path(source["mdoc"][0] if source["kind"] == "mdoc" else source["stack"]).parent
         try:
-            return config.alignment.format(ts=ts, dir=folder)
+            return pattern.format(ts=ts, dir=folder)
         except (KeyError, IndexError, ValueError) as error:
-            raise UserInputError("E-CFG-11", "this path has something else than {ts} and {dir} in braces", field="align_tilt_series.alignment",
-                                 found=config.alignment, expected="for example {dir}/{ts}.xf", fix="correct the path") from error
+            raise UserInputError("E-CFG-11", "this path has something else than {ts} and {dir} in braces", field=field,
+                                 found=pattern, expected="for example {dir}/{ts}.xf", fix="correct the path") from error
 
     def alignment_files(self, ts: str) -> list[str]:
         """The files that decide an imported alignment: the file and those that belong to it by name, or those of the folder."""
@@ -106,6 +117,18 @@ class Run:
         beside = path.glob("*") if path.is_dir() else [path, *path.parent.glob(f"{glob_escape(path.stem)}.*"), path.with_name("tilt.com")]
         endings = (".xf", ".tlt", ".rawtlt", ".xtilt", ".aln", ".xml", ".star")
         return sorted({str(p) for p in beside if p.is_file() and (p == path or p.suffix in endings or p.name == "tilt.com")})
+
+    def _check_ctf_files(self):
+        missing = [path for ts in self.tilt_series if (path := self.ctf_file(ts)) and not Path(path).is_file()]
+        if missing:
+            raise UserInputError(
+                "E-CTF-09",
+                "defocus values to import are missing",
+                field="estimate_ctf.file",
+                found=f"no {', '.join(missing[:3])}",
+                expected=f"one for each of the {len(self.tilt_series)} series",
+                fix="correct the path, or leave the series out (data.tilt_series)",
+            )
 
     def _check_alignments(self):
         missing = [path for ts in self.tilt_series if (path := self.alignment(ts)) and not Path(path).exists()]
@@ -235,7 +258,8 @@ class Run:
         pattern = self.config.data.tilts
         if pattern:
             return pattern.format(ts=ts, dir=folder)
-        candidates = [folder / f"{ts}{ending}" for ending in ("_tilts.tsv", ".rawtlt", ".tlt")]
+        own = (f"{Path(stack).name}.mdoc", f"{ts}.mdoc")  # says more than angles: order, dose, axis
+        candidates = [folder / name for name in (f"{ts}_tilts.tsv", *own, f"{ts}.rawtlt", f"{ts}.tlt")]
         for candidate in candidates:
             if candidate.exists():
                 return str(candidate)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from eer_files import write_eer
+from mdoc_files import ACQUIRED, TITLE, section, sections_by_angle, write_mdoc, write_movies
 
 from cryoet_core.config.import_tilt_series import ImportTiltSeries
 from cryoet_core.errors import UserInputError
@@ -18,43 +19,11 @@ from cryoet_core.io.import_series import import_movies, import_stack
 from cryoet_core.io.mrc import write_mrc
 from cryoet_core.metadata import read_tilt_series, write_tilt_series
 
-# dose-symmetric: angle, minutes after 18:00, in order of acquisition
-ACQUIRED = [0.0, 4.0, -4.0, -8.0, 8.0, 12.0, -12.0]
-TITLE = "[T =     Tilt axis angle = 84.8, binning = 1  spot = 6  camera = 1]"
-
-
-def section(number, acquired, *, name=None, **changes):
-    keys = {
-        "TiltAngle": f"{ACQUIRED[acquired] + 0.01:.2f}", "ExposureDose": "3.4", "PixelSpacing": "3.5",
-        "RotationAngle": "174.8", "NumSubFrames": "2",
-        "SubFramePath": name or f"X:\\data\\frames\\TS_01_{acquired + 1:03d}_{ACQUIRED[acquired]}.mrc",
-        "DateTime": f"09-Mar-23  18:{acquired:02d}:12",
-    } | changes
-    lines = [f"{k} = {v}" for k, v in keys.items() if v is not None]
-    return "\n".join([f"[ZValue = {number}]", *lines, ""])
-
-
-def write_mdoc(folder, sections, head="PixelSpacing = 3.5\nVoltage = 300\nImageSize = 12 8\n", title=TITLE):
-    path = folder / "TS_01.mdoc"
-    path.write_text("\n".join([head, title, "", *sections]))
-    return path
-
-
-def write_movies(folder, shape=(2, 8, 12)):
-    for i, angle in enumerate(ACQUIRED):
-        write_mrc(folder / f"TS_01_{i + 1:03d}_{angle}.mrc", np.full(shape, i), 3.5, stack=True, dtype="uint8")
-
 
 @pytest.fixture
 def movies(tmp_path):
     write_movies(tmp_path)
     return tmp_path
-
-
-def sections_by_angle(**changes):
-    """Sections numbered by angle, as in a sorted stack: section number is not the order of acquisition."""
-    order = np.argsort(ACQUIRED)
-    return [section(n, int(a), **changes) for n, a in enumerate(order)]
 
 
 def test_movies_are_sorted_and_keyed(movies):
@@ -171,14 +140,26 @@ def test_movies_elsewhere_and_in_another_case(tmp_path):
     assert result.series.tilts["movie"].iloc[3].endswith("frames/ts_01_001_0.0.MRC")
 
 
-@pytest.mark.parametrize("make, message", [
-    (lambda s: s[:1], "E-MDOC-04"),
-    (lambda s: [*s[:3], s[3].replace("TiltAngle", "Tilt")], r"E-MDOC-06.*ZValue = 3\] TiltAngle"),
-    (lambda s: [*s[:3], s[3].replace("SubFramePath", "Path")], r"E-MDOC-06.*ZValue = 3\] SubFramePath"),
-    (lambda s: [*s[:3], s[3].replace("TiltAngle = 0.01", "TiltAngle = 150")], r"E-MDOC-09.*found 150"),
-    (lambda s: [t.replace("_01_00", "_01_0") for t in s[:4]] + s[4:], "E-MDOC-02: .*4 of 7 movies.*TS_01_00.*TS_01_0"),
-    (lambda s: [*s[:3], s[3], s[3]], "E-MDOC-05"),
-])
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda s: s[:1], "E-MDOC-04"),
+        (lambda s: [*s[:3], *(t.replace("TiltAngle", "Tilt") for t in s[3:])], r"E-MDOC-06.*ZValue = 3\] TiltAngle"),
+        (
+            lambda s: [*s[:3], *(t.replace("SubFramePath", "Path") for t in s[3:])],
+            r"E-MDOC-06.*ZValue = 6\] SubFramePath",
+        ),
+        (lambda s: [*s[:3], *(t.replace("TiltAngle = ", "TiltAngle = 15") for t in s[3:])], r"E-MDOC-09.*found 150"),
+        (
+            lambda s: [t.replace("_01_00", "_01_0") for t in s[:4]] + s[4:],
+            "E-MDOC-02: .*4 of 7 movies.*TS_01_00.*TS_01_0",
+        ),
+        (
+            lambda s: [s[0], s[1], *(t.replace("TS_01_001_0.0", "TS_01_002_4.0") for t in s[3:5])],
+            "E-MDOC-05.*ZValue = 3.*ZValue = 4",
+        ),
+    ],
+)
 def test_errors_say_what_and_where(movies, make, message):
     with pytest.raises(UserInputError, match=message):
         import_movies("TS_01", write_mdoc(movies, make(sections_by_angle())), None, Given())
@@ -195,8 +176,15 @@ def test_missing_values_name_the_config_key(movies):
 
 
 def test_movies_of_different_size(movies):
-    write_mrc(movies / "TS_01_004_-8.0.mrc", np.zeros((2, 8, 10)), 3.5, stack=True, dtype="uint8")
-    with pytest.raises(UserInputError, match="E-MOVIE-04.*TS_01_004"):
+    for name in ("TS_01_004_-8.0.mrc", "TS_01_005_8.0.mrc", "TS_01_001_0.0.mrc"):
+        write_mrc(movies / name, np.zeros((2, 8, 10)), 3.5, stack=True, dtype="uint8")
+    result = import_movies(
+        "TS_01", write_mdoc(movies, sections_by_angle()), None, Given()
+    )  # three of seven cost their views
+    assert result.series.image_size_px == (12, 8) and result.series.tilts["n_frames"].tolist() == [2, 0, 2, 0, 2, 0, 2]
+    assert sum("will be left out: E-MOVIE-04" in text for text in result.warnings) == 3
+    (movies / "TS_01_006_12.0.mrc").unlink()
+    with pytest.raises(UserInputError, match="E-MOVIE-04"):
         import_movies("TS_01", write_mdoc(movies, sections_by_angle()), None, Given())
 
 
@@ -357,8 +345,7 @@ def test_what_the_config_overrode_is_told(movies):
 
 @pytest.mark.parametrize("field, value", [("ExposureDose", "1e400"), ("PriorRecordDose", "-5"), ("TiltAngle", "1.5e24")])
 def test_impossible_values_name_their_line(movies, field, value):
-    sections = sections_by_angle(PriorRecordDose="1") if field != "PriorRecordDose" else sections_by_angle(PriorRecordDose=value)
-    sections[2] = section(2, int(np.argsort(ACQUIRED)[2]), **{field: value})
+    sections = sections_by_angle(**{field: value})
     with pytest.raises(UserInputError) as stopped:
         import_movies("TS_01", write_mdoc(movies, sections), None, Given())
     assert stopped.value.code == "E-MDOC-09" and field in str(stopped.value)

@@ -22,7 +22,7 @@ rule import_tilt_series:
     resources:
         **resources_of("import_tilt_series", runtime=30),
     params:
-        source=lambda wildcards: series_source(wildcards.ts),
+        source=lambda wildcards: series_source(wildcards.ts) | {"gain": RUN.gain_reference(), "defects": RUN.defects()},
         **step_params("import_tilt_series"),
     script:
         "../scripts/import_tilt_series.py"

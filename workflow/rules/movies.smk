@@ -34,8 +34,15 @@ rule correct_motion:
         "../scripts/correct_motion.py"
 
 
+def ctf_input(wildcards):
+    """With mode import: the file of defocus values, and the imported table, whose sections its rows count."""
+    path = RUN.ctf_file(wildcards.ts)
+    return {"ctf": path, "imported": rules.import_tilt_series.output.table.format(ts=wildcards.ts)} if path else {}
+
+
 rule estimate_ctf:
     input:
+        unpack(ctf_input),
         table=rules.correct_motion.output.table,
         stack=rules.correct_motion.output.stack,
     output:

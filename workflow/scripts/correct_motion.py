@@ -21,7 +21,10 @@ with step(snakemake) as s:
     config, ts = s.model(CorrectMotion), s.wildcards.ts
     series = read_tilt_series(s.input.table)
     is_stack, path = movies.comes_as_stack(series), s.input.get("gain")
-    noise = movies.stack_noise_model(series) if is_stack else None
+    offset = movies.stack_offset(series) if is_stack else 0.0
+    if offset:
+        s.log.warning("the stack stores counts less %d: that is undone", offset)
+    noise = movies.stack_noise_model(series, offset) if is_stack else None
     gain = evidence = None
     if path and not is_stack:
         given = Orientation(config.gain_flip_x, config.gain_flip_y, config.gain_transpose, config.gain_inverse)
@@ -49,11 +52,19 @@ with step(snakemake) as s:
     if config.dose_weighting and is_stack:
         s.log.warning("dose_weighting: a ready stack has no frames to weight")
     views = movies.correct_views(
-        series, gain, settings, noise, binning=config.binning, eer_fractions=config.eer_fractions,
-        eer_exposure=config.eer_exposure_per_fraction_e_per_a2, seed_of=lambda tilt_id: int(s.rng(ts, tilt_id).integers(2**62)), device=s.device,
+        series,
+        gain,
+        settings,
+        noise,
+        binning=config.binning,
+        eer_fractions=config.eer_fractions,
+        eer_exposure=config.eer_exposure_per_fraction_e_per_a2,
+        offset=offset,
+        seed_of=lambda tilt_id: int(s.rng(ts, tilt_id).integers(2**62)),
+        device=s.device,
     )
     paths = (s.output.stack, s.output.even, s.output.odd)
-    tracks, unreadable, defects = {}, {}, []
+    tracks, unreadable, split, n_frames, defects = {}, {}, {}, {}, []
 
     def images():
         for view in s.progress(views, len(series), "views"):
@@ -61,16 +72,26 @@ with step(snakemake) as s:
                 unreadable[view.tilt_id] = view.error
                 s.log.warning("view %d is left out: %s", view.tilt_id, view.error)
             if view.track is not None:
-                tracks[view.tilt_id] = view.track
+                tracks[view.tilt_id], n_frames[view.tilt_id] = view.track, view.n_frames
+                if view.halves != "frames":
+                    split[view.tilt_id] = view.halves
                 defects.append(view.n_defects)
                 if view.track.local_model == "rejected":
                     s.log.info("view %d: local motion is not used, the held-out test says %.1f sigma", view.tilt_id, view.track.local_gain)
             yield view.image, view.even, view.odd
 
     write_views(paths, images(), series.pixel_size_angst * config.binning, config.format, s.log.warning)
+    if split:
+        s.log.warning(
+            "views %s: one half of the frames holds nothing (one frame, or empty ones): their halves were made by "
+            "splitting the counting noise",
+            ", ".join(map(str, sorted(split))),
+        )
     rows = {row: movies.UNREADABLE for row, tilt_id in enumerate(series.tilts["tilt_id"]) if tilt_id in unreadable}
     out = mark_excluded(movies.corrected_series(series, paths, tracks, config.binning), rows)
     write_tilt_series(out, s.output.table)
     write_star(s.output.motion, motion_blocks(tracks))
-    summary = movies.motion_summary(out, tracks, max(defects, default=0), noise, unreadable)
+    summary = movies.motion_summary(
+        out, tracks, max(defects, default=0), noise, unreadable, split=split, n_frames=n_frames, offset=offset
+    )
     s.write_summary({**summary, "gain": evidence.summary()} if evidence else summary)

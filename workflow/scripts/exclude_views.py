@@ -8,6 +8,7 @@ from cryoet_core.io.mrc import write_mrc
 from cryoet_core.metadata import read_tilt_series, write_tilt_series
 from cryoet_core.step import step
 from cryoet_core.tilt_series.exclude import (
+    NOT_JUDGED,
     exclude_views,
     measure_views,
     read_selection_file,
@@ -31,5 +32,8 @@ with step(snakemake) as s:
     apart = marked.tilts["tilt_id"][np.isnan(scores["field_of_view"]) & marked.included].tolist()
     if apart:
         s.log.warning("views %s share no detail with the least tilted view through any neighbour: look at them", apart)
+    summary = exclusion_summary(marked, darkness, statistics, scores, limits(config))
+    if config.dark and not summary["darkness_judged"]:
+        s.log.warning("dark views cannot be told: %s", NOT_JUDGED)
     write_tilt_series(marked, s.output.table)
-    s.write_summary(exclusion_summary(marked, darkness, statistics, scores, limits(config)))
+    s.write_summary(summary)

@@ -10,7 +10,9 @@ with step(snakemake) as s:
     name, given = s.wildcards.ts, Given(**s.model(ImportTiltSeries).model_dump())
     source = snakemake.params.source
     if source["kind"] == "mdoc":
-        result = import_movies(name, s.input.mdoc, source["movies_dir"], given)
+        result = import_movies(
+            name, s.input.mdoc, source["movies_dir"], given, gain=source.get("gain"), defects=source.get("defects")
+        )
     else:
         result = import_stack(name, s.input.stack, s.input.tilts, given)
     for warning in result.warnings:

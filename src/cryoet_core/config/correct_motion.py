@@ -15,7 +15,7 @@ class CorrectMotion(StepModel):
 
     uses_gpu: ClassVar[bool] = True
 
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
 
     binning: int = key(1, meaning="Fourier binning of the sums; the pixel size becomes exactly this much larger", ge=1, le=16)
     resolution_range_angst: tuple[float, float] = key(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 
 from cryoet_core.config.base import StepModel, key
 
@@ -16,6 +16,18 @@ class EstimateCtf(StepModel):
 
     version: ClassVar[int] = 3
 
+    mode: Literal["fit", "import"] = key(
+        "fit",
+        meaning="fit = from the power spectra; import = values of another program, see file; quality is measured all "
+        "the same",
+    )
+    file: str | None = key(
+        None,
+        meaning="mode import: defocus of every view, as a path in which {ts} stands for the series and {dir} for the "
+        "folder of its "
+        "mdoc or stack: Warp's or M's .xml, the .txt of CTFFIND or AreTomo, Gctf's .star, IMOD's .defocus, or a "
+        "tab-separated table",
+    )
     window_px: int = key(512, unit="px", meaning="side of the tiles whose spectra are averaged", ge=64, le=4096)
     resolution_range_angst: tuple[float, float] = key(
         (30.0, 8.0), unit="A", meaning="coarsest and finest detail fitted; the finest is limited by the pixel size"
@@ -35,3 +47,11 @@ class EstimateCtf(StepModel):
         if min(value) <= 0 or value[0] == value[1]:
             raise ValueError("needs two different positive numbers")
         return value
+
+    @model_validator(mode="after")
+    def _file_to_import(self):
+        if (self.mode == "import") != (self.file is not None):
+            raise ValueError("mode: import and file belong together")
+        if self.mode == "import" and self.defocus_angst is not None:
+            raise ValueError("mode: import and defocus_angst exclude each other")
+        return self

@@ -10,7 +10,7 @@ from cryoet_core.config.base import StepModel, key
 class ImportTiltSeries(StepModel):
     """What the mdoc (or the stack) does not say, or says wrongly."""
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     voltage_kv: float | None = key(
         None, unit="kV", meaning="acceleration voltage; empty = from the mdoc", ge=60, le=1250

@@ -42,7 +42,8 @@ class Data(StepModel):
     stacks: str | None = key(None, meaning="glob of ready tilt-series stacks (.mrc, .st), instead of movies")
     tilts: str | None = key(
         None,
-        meaning="tilt angles of ready stacks: path with {ts} and {dir}; empty = {dir}/{ts}_tilts.tsv, .rawtlt or .tlt",
+        meaning="tilt angles of ready stacks: path with {ts} and {dir}; empty = {dir}/{ts}_tilts.tsv, the stack's "
+        "own mdoc, .rawtlt or .tlt",
     )
     reference: str | None = key(None, meaning="map of the particle for template matching (MRC)")
     tilt_series: list[str] = key([], meaning="names of the series to process; empty = all that are found")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cryoet_core.ctf.fit import SURE_GAIN, CtfFit, HandEvidence, fit_series, refit_series
+from cryoet_core.ctf.foreign import ImportedCtf
 from cryoet_core.ctf.inclination import Inclination, fit_inclination
 from cryoet_core.ctf.quality import fit_resolution, local_correlation, resolution_limit, ring_profiles, spectrum_picture
 from cryoet_core.ctf.recentre import IMAGE_CENTRE, TOMOGRAM_CENTRE
@@ -39,8 +40,9 @@ class CtfSettings:
 @dataclass(frozen=True)
 class CtfEstimate:
     """fit; restrained (n,) bool: value taken from the neighbours; score (n,) correlation of the ring profiles;
-    resolution_angst (n,) and limited_by (n,) what ends it (quality.LIMITS); pictures (n, 256, 256); evidence of the hand (None when nothing was fitted); inclination of the specimen (None as evidence); other: the fit with the
-    other hand, on the plane of the stage."""
+    resolution_angst (n,) and limited_by (n,) what ends it (quality.LIMITS); pictures (n, 256, 256); evidence of the
+    hand (None when nothing was fitted); inclination of the specimen (None as evidence); other: the fit with the other
+    hand, on the plane of the stage; imported: the values of another program that stand in its place, else None."""
 
     fit: CtfFit
     restrained: np.ndarray
@@ -51,6 +53,7 @@ class CtfEstimate:
     evidence: HandEvidence | None
     other: CtfEstimate | None = None
     inclination: Inclination | None = None
+    imported: ImportedCtf | None = None
 
     def with_hand(self, handedness: int) -> CtfEstimate:
         """The estimate with this sign of depth; a given defocus has no other and only takes the sign."""
@@ -174,13 +177,15 @@ def _quality(spectra, grid, window_angst, optics, fit: CtfFit, radii: slice):
         yield score, fit_resolution(local, grid.k), resolution_limit(local, grid.k, defocus, optics.wavelength_angst)
 
 
-def estimate_ctf(series: TiltSeries, images: Iterable, settings: CtfSettings) -> CtfEstimate:
+def estimate_ctf(
+    series: TiltSeries, images: Iterable, settings: CtfSettings, imported: ImportedCtf | None = None
+) -> CtfEstimate:
     """Defocus of every view at depth 0, one astigmatism and phase shift, quality and pictures.
 
     Parameters
     ----------
-    series : gives optics, pixel size and tilt geometry (nominal before alignment). images : n images (h, w) in the order of
-    the rows, taken one by one.
+    series : gives optics, pixel size and tilt geometry (nominal before alignment). images : n images (h, w) in the
+    order of the rows, taken one by one. imported : values of another program, that are taken instead of a fit.
 
     Raises
     ------
@@ -196,7 +201,9 @@ def estimate_ctf(series: TiltSeries, images: Iterable, settings: CtfSettings) ->
     ]
     spectra = [c.strips(s) for c, s in zip(cells, slopes, strict=True)]
     evidence = inclination = None
-    if settings.defocus_angst is not None:
+    if imported is not None:
+        checked = [(imported.fit(settings.handedness or -1), imported.missing, spectra)]
+    elif settings.defocus_angst is not None:
         checked = [(_fixed_fit(len(series), settings), np.zeros(len(series), bool), spectra)]
     else:
         dose = series.tilts["pre_exposure_e_per_a2"].to_numpy(float)
@@ -204,7 +211,7 @@ def estimate_ctf(series: TiltSeries, images: Iterable, settings: CtfSettings) ->
         best, inclined, inclination = _on_inclined_plane(cells, series, fits[0], grid, window * pixel, settings)
         first = restrain(best, tilts)
         checked = [(*first, inclined or spectra), (*_restrain_like(fits[1], first[1], tilts), spectra)]
-    return _with_quality(checked, evidence, inclination, series, grid, settings)
+    return dataclasses.replace(_with_quality(checked, evidence, inclination, series, grid, settings), imported=imported)
 
 
 def _with_quality(checked, evidence, inclination, series: TiltSeries, grid, settings) -> CtfEstimate:
@@ -230,16 +237,18 @@ def _with_quality(checked, evidence, inclination, series: TiltSeries, grid, sett
 def series_with_ctf(series: TiltSeries, estimate: CtfEstimate) -> TiltSeries:
     """The table with the CTF columns and the handedness; defocus_error_angst is 0 where it is not known.
 
-    defocus_at: a fitted defocus is that at the centre of the image until alignment moves it (recentre.py); a given one stays.
+    defocus_at: a fitted defocus is that at the centre of the image until alignment moves it (recentre.py); a given
+    one, and Warp's, stays.
     """
-    fit = estimate.fit
+    fit, imported = estimate.fit, estimate.imported
     u, v, angle = fit.defocus_u_v_angle
+    at_tomogram = estimate.evidence is None if imported is None else imported.of_tomogram
     error = np.where(np.isfinite(fit.error_angst) & ~estimate.restrained, fit.error_angst, 0.0)
     out = series.with_columns(
         defocus_u_angst=u, defocus_v_angst=v, defocus_angle_deg=angle, phase_shift_deg=fit.phase_deg,
         ctf_max_resolution_angst=estimate.resolution_angst, ctf_score=estimate.score, defocus_error_angst=error,
         ctf_restrained=estimate.restrained.astype(np.int64), ctf_limited_by=estimate.limited_by,
-        defocus_at=TOMOGRAM_CENTRE if estimate.evidence is None else IMAGE_CENTRE,
+        defocus_at=TOMOGRAM_CENTRE if at_tomogram else IMAGE_CENTRE,
     )
     return dataclasses.replace(out, handedness=fit.handedness)
 
@@ -264,6 +273,14 @@ def ctf_summary(series: TiltSeries, estimate: CtfEstimate) -> dict:
         "phase_shift_error_deg": fit.phase_error_deg, "astigmatism_order_in_dose": fit.orders[0],
         "phase_shift_order_in_dose": fit.orders[1],
     }
+    if estimate.imported is not None:
+        found = estimate.imported
+        out["imported"] = {
+            "program": found.program,
+            "file": found.path,
+            "joined_by": found.key,
+            "n_missing": int(found.missing.sum()),
+        }
     if estimate.inclination is not None:
         found = estimate.inclination
         out["inclination"] = {

@@ -11,7 +11,7 @@ import numpy as np
 from cryoet_core.errors import DataQualityError, UserInputError
 from cryoet_core.io.gain import Gain, read_gain_image, repeat_pixels
 
-_IMAGES = {".mrc", ".mrcs", ".st", ".map", ".tif", ".tiff"}
+_IMAGES = {".mrc", ".mrcs", ".st", ".map", ".tif", ".tiff", ".dm3", ".dm4"}
 MAX_DEFECT_FRACTION = 0.05
 
 
@@ -66,8 +66,9 @@ def _mark(bad: np.ndarray, key: str, values: list[int]) -> bool:
 _SERIALEM_LISTS = ("badcolumns", "badrows", "badpixels", "partialbadcolumn", "partialbadrow")
 
 
-def _serialem(path, lines) -> np.ndarray:
-    """SerialEM's list on its own camera size. Its y counts from the top of the image (IMOD flips it too); the result has row 0 at the bottom."""
+def _serialem(path, lines, shape: tuple[int, int]) -> np.ndarray:
+    """SerialEM's list on its own camera size, which must be that of movies of ``shape``, or twice or half of it. Its
+    y counts from the top of the image (IMOD flips it too); the result has row 0 at the bottom."""
     size, entries = {}, []
     for number, line in lines:
         key, *words = line.split()
@@ -77,6 +78,8 @@ def _serialem(path, lines) -> np.ndarray:
             entries.append((number, line, key.lower(), _integers(path, number, line, words)))
     if not (size.get("x") and size.get("y")):
         raise _bad_line(path, *lines[0], "CameraSizeX and CameraSizeY in the file")
+    if not any((size["y"] * a, size["x"] * a) == (shape[0] * b, shape[1] * b) for a, b in ((1, 1), (1, 2), (2, 1))):
+        raise _not_this_camera(path, (size["y"], size["x"]), shape)  # before memory is asked for
     bad = np.zeros((size["y"], size["x"]), dtype=bool)
     for number, line, key, values in entries:
         try:
@@ -101,7 +104,13 @@ def _to_shape(bad: np.ndarray, shape: tuple[int, int], path, may_be_coarser: boo
         return bad.reshape(h, 2, w, 2).any(axis=(1, 3))
     if may_be_coarser and (2 * bad.shape[0], 2 * bad.shape[1]) == (h, w):
         return bad.repeat(2, axis=0).repeat(2, axis=1)
-    raise _wrong_size(path, f"{bad.shape[1]} x {bad.shape[0]}", shape, "give the defects of this camera and mode in data.defects, not turned")
+    raise _not_this_camera(path, bad.shape, shape)
+
+
+def _not_this_camera(path, found, shape) -> UserInputError:
+    return _wrong_size(
+        path, f"{found[1]} x {found[0]}", shape, "give the defects of this camera and mode in data.defects, not turned"
+    )
 
 
 def read_defects(path: str | os.PathLike, movie_shape: tuple[int, int], super_resolution: int = 1) -> np.ndarray:
@@ -119,7 +128,7 @@ def read_defects(path: str | os.PathLike, movie_shape: tuple[int, int], super_re
         camera = (movie_shape[0] // super_resolution, movie_shape[1] // super_resolution)
         return repeat_pixels(read_defects(path, camera), super_resolution)
     if Path(path).suffix.lower() in _IMAGES:
-        bad = _to_shape(read_gain_image(path) != 0, movie_shape, path, False)
+        bad = _to_shape(read_gain_image(path, "map of defects") != 0, movie_shape, path, False)
     else:
         text = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
         stripped = [(n, line.split("#")[0].strip()) for n, line in enumerate(text, 1)]
@@ -127,7 +136,11 @@ def read_defects(path: str | os.PathLike, movie_shape: tuple[int, int], super_re
         if not lines:
             raise _bad_line(path, 1, "", "x y w h on every line, or SerialEM's keywords")
         named = lines[0][1][0].isalpha()
-        bad = _to_shape(_serialem(path, lines), movie_shape, path, True) if named else _boxes(path, lines, movie_shape)
+        bad = (
+            _to_shape(_serialem(path, lines, movie_shape), movie_shape, path, True)
+            if named
+            else _boxes(path, lines, movie_shape)
+        )
     if bad.mean() > MAX_DEFECT_FRACTION:
         raise DataQualityError(
             "E-DEF-03", "too many defects", file=os.fspath(path), found=f"{100 * bad.mean():.1f} %",

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from cryoet_core.errors import DataQualityError, UserInputError
-from cryoet_core.io.movies import open_movie
-from cryoet_core.io.mrc import read_section
+from cryoet_core.io.movies import LARGEST_FRAME, open_tiff
+from cryoet_core.io.mrc import read_header, read_section
 
 _MAX_DEFECT_FRACTION = 0.05
 
@@ -40,16 +41,105 @@ def orient(image: np.ndarray, *, flip_x: bool = False, flip_y: bool = False, tra
     return np.ascontiguousarray(np.rot90(image, k=-rotate_quarters))
 
 
-def read_gain_image(path: str | os.PathLike) -> np.ndarray:
-    """First image of an MRC or TIFF (.gain is TIFF), row 0 at the bottom; NaN is left for the defect map."""
-    if Path(path).suffix.lower() in (".mrc", ".mrcs", ".st", ".map"):
-        return read_section(path, 0)
-    if Path(path).suffix.lower() == ".gain":
-        import tifffile
+@dataclass(frozen=True)
+class Reference:
+    """An image of the camera (gain reference, map of defects) whose size is known before it is read. shape: (h, w);
+    read() gives (h, w) float32 or whole numbers, row 0 at the bottom."""
 
-        with tifffile.TiffFile(path) as tiff:
-            return tiff.pages[0].asarray().astype(np.float32)[::-1]
-    return next(iter(open_movie(path)))
+    path: str
+    shape: tuple[int, int]
+    read: Callable[[], np.ndarray]
+
+
+_MRC_STAMP = slice(208, 211)  # "MAP"
+_DM_VERSIONS = (b"\0\0\0\3", b"\0\0\0\4")
+
+
+def open_reference(path: str | os.PathLike, what: str = "gain reference") -> Reference:
+    """First image of an MRC file, a TIFF (.gain is TIFF) or a DigitalMicrograph file (.dm3, .dm4); the content says
+    which of them it is.
+
+    Raises UserInputError E-FILE-01 (absent), E-GAIN-03 (cannot be read), E-GAIN-04 (a package for it is missing),
+    E-MRC-*.
+    """
+    where = os.fspath(path)
+    if not Path(path).is_file():
+        raise UserInputError("E-FILE-01", "no such file", file=where, fix=f"check where the config says the {what} is")
+    with open(path, "rb") as stream:
+        start = stream.read(256)
+    if start[_MRC_STAMP] == b"MAP" or Path(path).suffix.lower() in (".mrc", ".mrcs", ".st", ".map"):
+        return Reference(where, _checked_shape(read_header(path).shape[1:], where, what), lambda: read_section(path, 0))
+    if start[:4] in _DM_VERSIONS:
+        image = _dm_image(where, what)
+        # Like TIFF, Gatan's files begin with the top row
+        return Reference(where, _checked_shape(image.shape, where, what), lambda: np.asarray(image)[::-1])
+    if start[:2] not in (b"II", b"MM"):
+        raise _unreadable(where, what, "none of these formats")
+    try:
+        movie = open_tiff(where)
+    except UserInputError as error:
+        raise _unreadable(where, what, error.found) from error
+    return Reference(where, _checked_shape(movie.shape, where, what), lambda: _first_page(movie, where, what))
+
+
+def _first_page(movie, where: str, what: str) -> np.ndarray:
+    try:
+        return next(iter(movie))
+    except UserInputError as error:
+        raise _unreadable(where, what, error.found) from error
+
+
+def _dm_image(where: str, what: str):
+    """The largest image of a DigitalMicrograph file, (h, w), not yet read."""
+    try:
+        from rsciio.digitalmicrograph import file_reader
+    except ImportError as error:
+        raise UserInputError(
+            "E-GAIN-04",
+            f"reading a {what} of DigitalMicrograph needs the package rosettasciio",
+            file=where,
+            fix="pip install rosettasciio, or convert the file to MRC (IMOD: dm2mrc)",
+        ) from error
+    try:
+        images = [entry["data"] for entry in file_reader(where, lazy=True)]
+    except Exception as error:  # a foreign reader: whatever it stumbles over, the file is not one that it understands
+        raise _unreadable(where, what, f"{type(error).__name__}: {error}"[:200]) from error
+    images = [image[0] if image.ndim == 3 and image.shape[0] == 1 else image for image in images]
+    images = [image for image in images if image.ndim == 2 and image.dtype.kind in "iuf"]
+    if not images:
+        raise _unreadable(where, what, "no image in it")
+    return max(images, key=lambda image: image.size)
+
+
+def _checked_shape(shape, where: str, what: str) -> tuple[int, int]:
+    if not 0 < shape[0] * shape[1] <= LARGEST_FRAME:
+        raise _unreadable(where, what, f"an image of {shape[1]} x {shape[0]} pixels")
+    return int(shape[0]), int(shape[1])
+
+
+def _unreadable(where: str, what: str, found) -> UserInputError:
+    return UserInputError(
+        "E-GAIN-03",
+        f"this {what} cannot be read",
+        file=where,
+        found=found,
+        expected="an image as MRC, TIFF (.tif, .gain), .dm3 or .dm4",
+        fix="copy the file again, or convert it to MRC",
+    )
+
+
+def read_gain_image(path: str | os.PathLike, what: str = "gain reference") -> np.ndarray:
+    """Image of :func:`open_reference`, row 0 at the bottom; NaN is left for the defect map."""
+    return open_reference(path, what).read()
+
+
+def check_gain_fits(gain_shape: tuple[int, int], movie_shape: tuple[int, int], path: str) -> None:
+    """Raises UserInputError E-GAIN-01 unless the reference is 1, 2, 4 or 8 times the size of the movies, turned or
+    not."""
+    for shape in (gain_shape, gain_shape[::-1]):
+        if any(tuple(shape) == (factor * movie_shape[0], factor * movie_shape[1]) for factor in (1, 2, 4, 8)):
+            return
+    check_gain_shape(gain_shape, movie_shape, path)
 
 
 def _advice(found: tuple[int, int], expected: tuple[int, int]) -> str:

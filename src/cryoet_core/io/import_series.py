@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,24 +15,31 @@ from cryoet_core.io import acquisition
 from cryoet_core.io.acquisition import Given, Sourced
 from cryoet_core.io.images import image_name
 from cryoet_core.io.imod import read_tlt
-from cryoet_core.io.mdoc import Mdoc, read_mdocs
-from cryoet_core.io.movies import open_movie
+from cryoet_core.io.mdoc import Mdoc, MdocSection, read_mdocs
 from cryoet_core.io.mrc import read_header
+from cryoet_core.io.recordings import compare_counts, compare_sizes, orientation
 from cryoet_core.metadata import TiltSeries
 
 _DEFAULT_HANDEDNESS = -1
-MISSING = "missing_movie"  # the reason in the table
+MISSING = "missing_movie"  # reasons in the table
+BAD_SECTION = "bad_mdoc_section"
+ONE_SIDED_DEG = (30.0, 5.0)  # smallest range of tilts on one side, and how far they may reach to the other
+SAME_PIXEL = 0.05  # relative difference of two statements of one pixel size
 
 
 @dataclass
 class ImportResult:
     """series; sources: where each value came from; warnings: what a user should look at; overridden: config key ->
-    {"config", "mdoc"} where the config's value replaced a different one of the mdoc."""
+    {"config", "mdoc"} where the config's value replaced a different one of the mdoc; frames_lost: {"movie",
+    "n_frames", "expected"} of each movie that has fewer frames than were recorded; n_bad_sections: of the mdoc, whose
+    views are left out."""
 
     series: TiltSeries
     sources: dict[str, str]
     warnings: list[str] = field(default_factory=list)
     overridden: dict[str, dict] = field(default_factory=dict)
+    frames_lost: list[dict] = field(default_factory=list)
+    n_bad_sections: int = 0
 
     def summary(self) -> dict:
         """Plain numbers for summary.json."""
@@ -48,6 +56,8 @@ class ImportResult:
             "total_dose_e_per_a2": float((tilts["pre_exposure_e_per_a2"] + tilts["exposure_e_per_a2"]).max()),
             "n_frames": sorted({int(n) for n in tilts["n_frames"]}) if "n_frames" in tilts else [],
             "missing_movies": tilts["movie"][tilts["exclude_reason"] == MISSING].tolist() if "movie" in tilts else [],
+            "frames_lost": self.frames_lost,
+            "n_bad_sections": self.n_bad_sections,
             "sources": self.sources,
             "overridden": self.overridden,
             "warnings": self.warnings,
@@ -94,105 +104,173 @@ def _exclude_repeats(tilts: pd.DataFrame, keep: str, path: str) -> tuple[pd.Data
     return tilts.assign(excluded=excluded, exclude_reason=reasons), warnings
 
 
-def _movie_paths(mdoc: Mdoc, sections: list, movies_dir: str | os.PathLike | None) -> tuple[list[Path], list[Path]]:
-    """(paths of all movies, those of them that do not exist). A few may be missing.
+def _movie_paths(mdoc: Mdoc, movies_dir: str | os.PathLike | None) -> dict[int, Path]:
+    """id of each image section -> path of its movie, which may not exist; sections without a movie of their own get a
+    fault.
 
-    Raises UserInputError E-FILE-02 (folder), E-MDOC-02 (half of the movies or more are missing), -03, -05, -06.
+    Raises UserInputError E-FILE-02 (folder), E-MDOC-03, and E-MDOC-02 (missing), -05 (one movie for several images),
+    -06 (no name) where that is so
+    for half of the sections or more.
     """
     folder = Path(movies_dir) if movies_dir else Path(mdoc.path).parent
     if not folder.is_dir():
         raise UserInputError("E-FILE-02", "no such folder", file=str(folder), fix="check data.movies_dir in the config")
     names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
-    paths, missing = [], []
-    for section in sections:
+    paths = {}
+    for section in mdoc.images:
         if section.movie_name is None:
-            raise UserInputError(
-                "E-MDOC-06", "a needed value is missing", file=mdoc.path,
-                field=f"[{section.kind} = {section.index}] SubFramePath", found="nothing",
-                expected="the name of the movie", fix="if there are no movies, give the stack (data.stacks)",
+            error = acquisition.missing_key(
+                section, "SubFramePath", "the name of the movie", "if there are no movies, give the stack (data.stacks)"
             )
-        path = acquisition.find_movie(section.movie_name, folder, mdoc, names)
-        missing += [] if path else [folder / section.movie_name]
-        paths.append(path or folder / section.movie_name)
-    if 2 * len(missing) >= len(paths):
-        raise acquisition.movies_not_found(missing, len(paths), folder, mdoc, names)
-    if len(set(paths)) != len(paths):
-        twice = next(p for p in paths if paths.count(p) > 1)
-        raise UserInputError("E-MDOC-05", "one movie for several images", file=mdoc.path, field="SubFramePath",
-                             found=str(twice), expected="one movie each", fix="correct the mdoc")
-    return paths, missing
+            section.fault = section.fault or str(error)
+            acquisition.check_faults(mdoc, error)
+            paths[id(section)] = folder / f"no_movie_is_named_in_section_{section.index}"
+        else:
+            paths[id(section)] = (
+                acquisition.find_movie(section.movie_name, folder, mdoc, names) or folder / section.movie_name
+            )
+    _fault_shared_movies(mdoc, paths)
+    missing = [path for section in mdoc.images if not _exists(path := paths[id(section)]) and section.movie_name]
+    if missing and 2 * len(missing) >= len(mdoc.images):
+        raise acquisition.movies_not_found(missing, len(mdoc.images), folder, mdoc, names)
+    _tell_movies_without_section(mdoc, [path.name for path in paths.values() if path not in missing], names)
+    return paths
+
+
+def _exists(path: Path) -> bool:
+    """Whether the file is there; a name that no file can have (too long) is not."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
+def _tell_movies_without_section(mdoc: Mdoc, named: list[str], present: list[str]) -> None:
+    """Warn of movies that are called like those of the series and stand in no section: the mdoc may be cut."""
+    start = re.match(r".*[^A-Za-z0-9]", os.path.commonprefix(named), re.DOTALL)
+    if len(named) < 3 or start is None:
+        return
+    endings = {Path(name).suffix.lower() for name in named}
+    others = [
+        name
+        for name in present
+        if name.startswith(start[0]) and Path(name).suffix.lower() in endings and name not in named
+    ]
+    if others:
+        mdoc.warnings.append(
+            f"{len(others)} files are called like the movies of this series ({start[0]}..) and "
+            f"stand in no section, the first {others[0]}: "
+            f"{mdoc.path} may be cut, or their sections were removed"
+        )
+
+
+def _fault_shared_movies(mdoc: Mdoc, paths: dict[int, Path]) -> None:
+    """Of sections that name one movie, a copy of another is dropped, and others get a fault: nobody knows whose movie
+    it is."""
+    owners: dict[Path, list[MdocSection]] = {}
+    for section in mdoc.images:
+        owners.setdefault(paths[id(section)], []).append(section)
+    for path, sections in owners.items():
+        first, *more = sections
+        for section in [s for s in more if s.values == first.values]:
+            mdoc.sections = [s for s in mdoc.sections if s is not section]
+            mdoc.warnings.append(f"{mdoc.path}: {section.title} stands there twice, word for word: it counts once")
+        if any(s.values != first.values for s in more):
+            error = UserInputError(
+                "E-MDOC-05",
+                "one movie for several images",
+                file=mdoc.path,
+                field="SubFramePath",
+                found=f"{path} in {', '.join(s.title for s in sections)}",
+                expected="one movie each",
+                fix="correct the mdoc",
+            )
+            for section in sections:
+                section.fault = section.fault or str(error)
+            acquisition.check_faults(mdoc, error)
 
 
 def _is_eer(paths: list[Path]) -> bool:
     return any(path.suffix.lower() == ".eer" for path in paths)
 
 
-def _frame_counts(
-    paths: list[Path], sections: list, missing: list[Path]
-) -> tuple[list[int], tuple[int, int], list[str]]:
-    """Frames of every movie, the common (h, w) in camera pixels, warnings. A missing or damaged movie has 0 frames and a warning:
-    correct_motion leaves it out.
-
-    Raises UserInputError E-MOVIE-04 if sizes differ, E-MOVIE-02 if more than half of the movies are damaged.
-    """
-    counts, warnings, shape = [], [], None
-    for path, section in zip(paths, sections, strict=True):
-        if path in missing:
-            counts.append(0)
-            warnings.append(f"movie {path} is missing: its view stays in the table, excluded as {MISSING}")
-            continue
-        try:
-            movie = open_movie(path)
-        except UserInputError as error:
-            if error.code != "E-MOVIE-02" or 2 * (counts.count(0) + 1) > len(paths):
-                raise
-            warnings.append(f"this view will be left out: {error}")
-            counts.append(0)
-            continue
-        shape = shape or movie.shape
-        if movie.shape != shape:
-            raise UserInputError(
-                "E-MOVIE-04", "movies of one series differ in size", file=str(path), field="size (h, w)",
-                found=str(movie.shape), expected=str(shape), fix="remove this image from the mdoc",
-            )
-        frames = movie.n_frames * movie.frames_per_item
-        stated = section.number("NumSubFrames")
-        if stated and movie.frames_per_item == 1 and stated != frames:
-            warnings.append(f"{path.name}: {frames} frames, the mdoc says {stated:g}")
-        counts.append(frames)
-    return counts, shape, warnings
-
-
 def import_movies(
-    name: str, mdoc_paths: str | os.PathLike | list, movies_dir: str | os.PathLike | None, given: Given
+    name: str, mdoc_paths: str | os.PathLike | list, movies_dir: str | os.PathLike | None, given: Given, *,
+    gain: str | None = None, defects: str | None = None,
 ) -> ImportResult:
     """Tilt series from movies and its mdoc (or mdocs): rows sorted by tilt, tilt_id = order of acquisition from 1.
 
-    movies_dir None: the folder of the mdoc. The table has `movie`, no `image`.
-    Raises UserInputError E-MDOC-*, E-MOVIE-*, E-MRC-*, E-FILE-*.
+    movies_dir None: the folder of the mdoc. gain, defects: files of the camera, whose sizes are compared with the
+    movies'. The table has `movie`, no `image`. A view whose movie is missing or whose section is bad stays in the
+    table, excluded; one without an angle cannot. Raises UserInputError E-MDOC-*, E-MOVIE-*, E-GAIN-*, E-DEF-*,
+    E-FILE-*.
     """
     mdoc, notes = read_mdocs(mdoc_paths if isinstance(mdoc_paths, (list, tuple)) else [mdoc_paths])
+    acquisition.find_faults(mdoc, given)
     acquisition.check_is_tilt_series(mdoc, acquisition.tilt_angles(mdoc))
-    paths, missing = _movie_paths(mdoc, mdoc.images, movies_dir)
-    counts, shape, more = _frame_counts(paths, mdoc.images, missing)
-    found = acquisition.read_acquisition(mdoc, given, shape)
-    finer, notes_of_eer = _super_resolution(paths, given)
-    of_section = {id(section): row for row, section in enumerate(mdoc.images)}
-    rows = [of_section[id(section)] for section in found.sections]
+    known_before = len(mdoc.warnings)
+    path_of = _movie_paths(mdoc, movies_dir)
+    sizes = compare_sizes(
+        [path if _exists(path := path_of[id(section)]) else None for section in mdoc.images], mdoc,
+        tilt_axis_given=given.tilt_axis_deg is not None, gain=gain, defects=defects,
+    )
+    found = acquisition.read_acquisition(mdoc, given, sizes.shape, sizes.confirmed)
+    movie_of = {id(section): movie for section, movie in zip(mdoc.images, sizes.movies, strict=True)}
+    counts = compare_counts([movie_of[id(section)] for section in found.sections], found.sections, found.exposure)
+    paths = [path_of[id(section)] for section in found.sections]
+    missing = [not _exists(path) for path in paths]
+    reasons = [
+        BAD_SECTION if section.fault else MISSING if gone else "none"
+        for section, gone in zip(found.sections, missing, strict=True)
+    ]
     tilts = pd.DataFrame({
-        "tilt_id": np.arange(1, len(rows) + 1, dtype=np.int64), "movie": [paths[i].as_posix() for i in rows],
-        "n_frames": [counts[i] for i in rows], "nominal_tilt_deg": found.tilt_deg,
-        "pre_exposure_e_per_a2": found.pre_exposure, "exposure_e_per_a2": found.exposure,
-        "excluded": [int(paths[i] in missing) for i in rows],
-        "exclude_reason": [MISSING if paths[i] in missing else "none" for i in rows],
+        "tilt_id": found.tilt_id.astype(np.int64), "movie": [path.as_posix() for path in paths],
+        "n_frames": counts.n_frames, "nominal_tilt_deg": found.tilt_deg,
+        "pre_exposure_e_per_a2": found.pre_exposure, "exposure_e_per_a2": found.exposure * counts.share,
+        "excluded": [int(reason != "none") for reason in reasons], "exclude_reason": reasons,
     })
+    if counts.lost:
+        tilts["n_frames_lost"] = np.where(counts.n_frames > 0, counts.expected - counts.n_frames, 0)
+    gone = [f"movie {path} is missing: its view stays in the table, excluded as {MISSING}"
+            for path, reason in zip(paths, reasons, strict=True) if reason == MISSING]
     tilts, last = _exclude_repeats(tilts, given.duplicates, mdoc.path)
+    finer, notes_of_eer = _super_resolution(paths, given)
     table = _add_start_geometry(tilts, found.tilt_axis.value)
-    series = _series(name, given, found.voltage, found.pixel_size, shape, table, finer)
+    series = _series(name, given, found.voltage, found.pixel_size, sizes.shape, table, finer)
     sources = found.sources if finer == 1 else found.sources | {
         "pixel_size": f"{found.pixel_size.source}, / {finer} (EER super-resolution)"}
-    warnings = [*notes, *more, *notes_of_eer, *found.warnings, *last]
-    return ImportResult(series.validate(mdoc.path), sources, warnings, found.overridden)
+    warnings = [
+        *notes,
+        *mdoc.warnings[known_before:],
+        *gone,
+        *sizes.warnings,
+        *counts.warnings,
+        *notes_of_eer,
+        *found.warnings,
+        *_pixel_of_headers(sizes.movies, found.pixel_size.value),
+        *_one_sided(tilts),
+        *last,
+    ]
+    n_bad = sum(bool(section.fault) for section in mdoc.images)
+    return ImportResult(series.validate(mdoc.path), sources, warnings, found.overridden, counts.lost, n_bad)
+
+
+def _one_sided(tilts: pd.DataFrame) -> list[str]:
+    """A warning where all tilts have one sign: half of a bidirectional series that was recorded into two files."""
+    low, high = float(tilts["nominal_tilt_deg"].min()), float(tilts["nominal_tilt_deg"].max())
+    if high - low < ONE_SIDED_DEG[0] or not (low > -ONE_SIDED_DEG[1] or high < ONE_SIDED_DEG[1]):
+        return []
+    return [f"all tilts lie on one side ({low:g} to {high:g} degrees): if the other half of this series is in another "
+            "file, join their mdocs with data.mdoc_series"]
+
+
+def _pixel_of_headers(movies: list, pixel_size_angst: float) -> list[str]:
+    """A warning where the movies' own headers (MRC) say another pixel size; 1 A stands for nothing known."""
+    stated = [m.pixel_size_angst for m in movies if m and m.pixel_size_angst not in (0.0, 1.0)]
+    if not stated or abs(np.median(stated) / pixel_size_angst - 1) <= SAME_PIXEL:
+        return []
+    return [f"the headers of the movies say {np.median(stated):g} A per pixel, {pixel_size_angst:g} A was used: check "
+            "import_tilt_series.pixel_size_angst"]
 
 
 def _super_resolution(paths: list[Path], given: Given) -> tuple[int, list[str]]:
@@ -301,13 +379,16 @@ def _stack_dose(
 def import_stack(
     name: str, stack_path: str | os.PathLike, tilts_path: str | os.PathLike, given: Given
 ) -> ImportResult:
-    """Tilt series from a ready stack and a table (.tsv) or list of angles (.tlt, .rawtlt).
+    """Tilt series from a ready stack and a table (.tsv), a list of angles (.tlt, .rawtlt) or the stack's own mdoc.
 
-    Rows without a `section` column belong to the sections in order. The table has `image`, no `movie`.
-    Raises UserInputError E-STACK-01 (value that only the config can give), E-STACK-02 (counts), E-TSV-*, E-TLT-*.
+    Rows without a `section` column belong to the sections in order. The table has `image`, no `movie`. Raises
+    UserInputError E-STACK-01 (value that only the config can give), E-STACK-02 (counts), E-TSV-*, E-TLT-*; with an
+    mdoc E-MDOC-*, E-MOVIE-07, -08.
     """
     where = os.fspath(stack_path)
     header = read_header(stack_path)
+    if Path(tilts_path).suffix.lower() == ".mdoc":
+        return _import_stack_of_mdoc(name, where, header, tilts_path, given)
     table = _read_tilts(tilts_path)
     sections = table["section"].to_numpy(np.int64) if "section" in table else np.arange(len(table))
     if len(table) != header.n_sections or sorted(sections) != list(range(header.n_sections)):
@@ -332,4 +413,55 @@ def import_stack(
         "amplitude_contrast": "config",
     }
     series = _series(name, given, volts, pixel, header.shape[1:], _add_start_geometry(tilts, axis.value))
-    return ImportResult(series.validate(where), sources, warnings)
+    return ImportResult(series.validate(where), sources, [*warnings, *_one_sided(tilts)])
+
+
+def _import_stack_of_mdoc(name: str, stack: str, header, mdoc_path: str | os.PathLike, given: Given) -> ImportResult:
+    """A stack that SerialEM wrote: section n of the mdoc (ZValue) describes section n of the stack."""
+    mdoc, notes = read_mdocs([mdoc_path])
+    numbers = sorted(section.index for section in mdoc.images)
+    if numbers != list(range(header.n_sections)):
+        raise UserInputError(
+            "E-STACK-02",
+            "stack and mdoc do not belong together",
+            file=mdoc.path,
+            field="[ZValue = n]",
+            found=f"{len(numbers)} sections, {numbers[0]} to {numbers[-1]}",
+            expected=f"{header.n_sections} (sections 0 to {header.n_sections - 1} of {stack})",
+            fix="give the mdoc of this stack, or its angles as a .tlt, .rawtlt or .tsv in data.tilts",
+        )
+    across = orientation(header.shape[1:], mdoc, given.tilt_axis_deg is not None)
+    found = acquisition.read_acquisition(mdoc, given, header.shape[1:])
+    tilts = pd.DataFrame(
+        {
+            "tilt_id": found.tilt_id.astype(np.int64),
+            "image": [image_name(section.index, Path(stack).as_posix()) for section in found.sections],
+            "nominal_tilt_deg": found.tilt_deg,
+            "pre_exposure_e_per_a2": found.pre_exposure,
+            "exposure_e_per_a2": found.exposure,
+            "excluded": [int(bool(section.fault)) for section in found.sections],
+            "exclude_reason": [BAD_SECTION if section.fault else "none" for section in found.sections],
+        }
+    )
+    of_header = header.pixel_size_angst
+    if of_header > 0 and of_header != 1.0 and abs(of_header / found.pixel_size.value - 1) > 0.01:
+        notes.append(
+            f"the header of the stack says {of_header:g} A per pixel, {found.pixel_size.source} "
+            f"{found.pixel_size.value:g} A: the second was used"
+        )
+    series = _series(
+        name,
+        given,
+        found.voltage,
+        found.pixel_size,
+        header.shape[1:],
+        _add_start_geometry(tilts, found.tilt_axis.value),
+    )
+    n_bad = sum(bool(section.fault) for section in mdoc.images)
+    return ImportResult(
+        series.validate(stack),
+        found.sources,
+        [*notes, *across, *found.warnings, *_one_sided(tilts)],
+        found.overridden,
+        n_bad_sections=n_bad,
+    )

@@ -16,12 +16,19 @@ from pathlib import Path
 
 from cryoet_core.errors import UserInputError
 
-_SECTION = re.compile(r"\[\s*([A-Za-z]+)\s*=\s*(.*?)\s*\]?\s*$", re.DOTALL)
 _IMAGE_KINDS = ("ZValue", "FrameSet")
-_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
+_OTHER_KINDS = ("MontSection",)
+_LARGEST_FILE = 1 << 26  # bytes; an mdoc of 100 views has some 100 kB
+# A key that only an image has: where it stands in front of the first section, that section has lost its first line.
+_OWN_KEY = "tiltangle"
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\Z")
 _MONTHS = {m: i for i, m in enumerate("jan feb mar apr may jun jul aug sep oct nov dec".split(), start=1)}
-_DATE = re.compile(r"(\d{1,2})[-. ]([A-Za-z]{3})[a-z]*[-. ](\d{4}|\d{2})\s+(\d{1,2}):(\d{2}):(\d{2})")
-_ISO_DATE = re.compile(r"(\d{4})-(\d{1,2})-(\d{1,2})[T ]+(\d{1,2}):(\d{2}):(\d{2})")
+_DATE = re.compile(
+    r"(\d{1,2})[-. ]([A-Za-z]{3})[a-z]{0,9}[-. ](\d{4}|\d{2})\s{1,9}(\d{1,2}):(\d{2}):(\d{2})\s{0,3}([AaPp][Mm])?"
+)
+_ISO_DATE = re.compile(
+    r"(\d{4})-(\d{1,2})-(\d{1,2})[T ]{1,9}(\d{1,2}):(\d{2}):(\d{2})(?:\.\d{1,9})?\s{0,3}([AaPp][Mm])?"
+)
 
 
 def _normal(key: str) -> str:
@@ -30,12 +37,17 @@ def _normal(key: str) -> str:
 
 @dataclass
 class MdocSection:
-    """Keys of one section; names are compared without case and underscores."""
+    """Keys of one section; names are compared without case and underscores.
+
+    part: which file of a series in several mdocs (from 0). fault: why the section cannot be trusted, "" where it can.
+    """
 
     kind: str
     index: int
     path: str
     values: dict[str, str] = field(default_factory=dict)
+    part: int = 0
+    fault: str = ""
 
     def text(self, *names: str) -> str | None:
         """Value of the first of `names` that is present and not empty."""
@@ -44,6 +56,10 @@ class MdocSection:
             if value:
                 return value
         return None
+
+    def discard(self, name: str) -> None:
+        """Forget what the section says about ``name``."""
+        self.values.pop(_normal(name), None)
 
     def numbers(self, *names: str) -> list[float] | None:
         """Numbers of a value ("0.95 8"), decimal commas allowed. Raises UserInputError E-MDOC-01."""
@@ -64,6 +80,11 @@ class MdocSection:
         return None if numbers is None else numbers[0]
 
     @property
+    def title(self) -> str:
+        """The section's first line, for messages."""
+        return f"[{self.kind} = {self.index}]"
+
+    @property
     def movie_name(self) -> str | None:
         """Base name of SubFramePath (Windows, UNC or Unix separators); of the mdoc itself for one of a single movie."""
         path = self.text("SubFramePath")
@@ -79,12 +100,13 @@ class MdocSection:
 
 @dataclass
 class Mdoc:
-    """A parsed mdoc: global keys, titles, and the sections in the order of the file."""
+    """A parsed mdoc: global keys, titles, the sections in the order of the file, and what was mended in it."""
 
     path: str
     header: MdocSection
     titles: list[str]
     sections: list[MdocSection]
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def images(self) -> list[MdocSection]:
@@ -106,16 +128,27 @@ class Mdoc:
 
 
 def parse_datetime(text: str) -> datetime | None:
-    """"09-Mar-23  18:05:12" (2 or 4 digits for the year, English months whatever the locale) or ISO; else None."""
+    """ "09-Mar-23  18:05:12" (2 or 4 digits for the year, English months whatever the locale, AM and PM) or ISO; else
+    None."""
     try:
         if match := _DATE.search(text):
-            day, month, year, *clock = match.groups()
-            return datetime(int(year) + (2000 if len(year) == 2 else 0), _MONTHS[month.lower()], int(day), *map(int, clock))
-        if match := _ISO_DATE.search(text):
-            return datetime(*map(int, match.groups()))
+            day, month, year, hour, minute, second, half = match.groups()
+            date = (int(year) + (2000 if len(year) == 2 else 0), _MONTHS[month.lower()], int(day))
+        elif match := _ISO_DATE.search(text):
+            year, month, day, hour, minute, second, half = match.groups()
+            date = (int(year), int(month), int(day))
+        else:
+            return None
+        return datetime(*date, _hour_of_day(int(hour), half), int(minute), int(second))
     except (ValueError, KeyError):
         return None
-    return None
+
+
+def _hour_of_day(hour: int, half: str | None) -> int:
+    """12 AM is 0, 12 PM is 12; without AM or PM the hour as it stands (also 18 PM, which some clocks write)."""
+    if half is None or not 1 <= hour <= 12:
+        return hour
+    return hour % 12 + (12 if half.lower() == "pm" else 0)
 
 
 def _decode(data: bytes) -> str:
@@ -129,48 +162,123 @@ def _decode(data: bytes) -> str:
 
 def _logical_lines(text: str) -> list[str]:
     """Lines with wrapped titles joined: "[T = ..." runs on until its "]" or until a line that is a key or section."""
-    lines: list[str] = []
+    lines: list[list[str]] = []
     open_title = False
     for raw in re.split(r"\r\n|\n|\r", text):
         line = raw.strip()
-        starts_anew = line.startswith("[") or re.match(r"[A-Za-z]\w*\s*=", line)
-        if open_title and line and not starts_anew:
-            lines[-1] += " " + line
-        elif line:
-            lines.append(line)
-        else:
+        if not line:
             continue
-        open_title = lines[-1].startswith("[") and not lines[-1].endswith("]")
-    return lines
+        starts_anew = line.startswith("[") or re.match(r"[A-Za-z]\w*\s*=", line)
+        if open_title and not starts_anew:
+            lines[-1].append(line)
+        else:
+            lines.append([line])
+        open_title = lines[-1][0].startswith("[") and not line.endswith("]")
+    return [" ".join(parts) for parts in lines]
+
+
+def _bracketed(line: str) -> tuple[str, str] | None:
+    """("ZValue", "3") of "[ZValue = 3]", whose bracket may be missing at the end; None for another line. Linear in
+    the line."""
+    if not line.startswith("["):
+        return None
+    name, equals, value = line[1:].partition("=")
+    name = name.strip()
+    if not equals or not (name.isascii() and name.isalpha()):
+        return None
+    return name, value.strip().removesuffix("]").strip()
 
 
 def parse_mdoc(text: str, path: str = "") -> Mdoc:
-    """Parse the text of an mdoc. Raises UserInputError E-MDOC-10 where a section has no number."""
+    """Parse the text of an mdoc. Sections whose number cannot be read are kept with their ``fault``.
+
+    Raises UserInputError E-MDOC-10 where half of the sections or more have no number.
+    """
     mdoc = Mdoc(path, MdocSection("header", 0, path), [], [])
     current = mdoc.header
     for line in _logical_lines(text):
-        section = _SECTION.match(line)
-        if section and section[1] == "T":
-            mdoc.titles.append(section[2])
+        section = _bracketed(line)
+        if section and section[0] == "T":
+            mdoc.titles.append(section[1])
         elif section:
-            current = _new_section(section[1], section[2], path)
+            current = _new_section(*section, path, mdoc.sections)
             mdoc.sections.append(current)
         elif "=" in line:
             key, value = line.split("=", 1)
             if key.strip() == "T":
                 mdoc.titles.append(value.strip())
             else:
-                current.values[_normal(key.strip())] = value.strip()
+                current = _section_of(_normal(key.strip()), value.strip(), current, mdoc)
+    _rename_unknown(mdoc)
+    unnumbered = [section for section in mdoc.sections if section.fault]
+    if unnumbered and 2 * len(unnumbered) >= len(mdoc.sections):
+        raise UserInputError(
+            "E-MDOC-10",
+            "section without a number",
+            file=path,
+            field=f"[{unnumbered[0].kind}]",
+            found=unnumbered[0].fault,
+            expected="a whole number",
+            fix="the file is cut or damaged: copy it again",
+        )
+    _find_lost_first(mdoc)
     return mdoc
 
 
-def _new_section(kind: str, number: str, path: str) -> MdocSection:
-    if not re.match(r"-?\d{1,9}$", number):
-        raise UserInputError(
-            "E-MDOC-10", "section without a number", file=path, field=f"[{kind}]", found=repr(number),
-            expected="a whole number", fix="the file is cut or damaged: copy it again",
+def _section_of(key: str, value: str, current: MdocSection, mdoc: Mdoc) -> MdocSection:
+    """Note a key in the section it belongs to, and return that: a second, different angle begins an image whose own
+    line is lost."""
+    known = current.values.get(key, value)
+    if key == _OWN_KEY and known != value and current.kind in _IMAGE_KINDS:
+        found = MdocSection(current.kind, current.index + 1, mdoc.path)
+        if next(iter(current.values)) != _OWN_KEY:  # then keys of the second image stand among those of the first
+            current.fault = found.fault = "the line between two images is lost, and their keys are mixed"
+        mdoc.warnings.append(
+            f"{mdoc.path}: the line {found.title} is missing: a second TiltAngle was taken as its beginning"
         )
-    return MdocSection(kind, int(number), path)
+        mdoc.sections.append(found)
+        current = found
+    current.values[key] = value
+    return current
+
+
+def _new_section(kind: str, number: str, path: str, before: list[MdocSection]) -> MdocSection:
+    """A section; one without a readable number is taken as the next after those ``before``, with its fault."""
+    if re.match(r"-?[0-9]{1,9}\Z", number):
+        return MdocSection(kind, int(number), path)
+    index = before[-1].index + 1 if before else 0
+    return MdocSection(kind, index, path, fault=f"number {number[:40]!r}")
+
+
+def _rename_unknown(mdoc: Mdoc) -> None:
+    """A section of no known kind that has an angle, among images, is an image whose first line is damaged: it gets a
+    fault."""
+    kinds = {section.kind for section in mdoc.images}
+    for at, section in enumerate(mdoc.sections):
+        if kinds and section.kind not in (*_IMAGE_KINDS, *_OTHER_KINDS) and _OWN_KEY in section.values:
+            section.fault = f"it begins with {section.title}"
+            section.kind, section.index = kinds.copy().pop(), mdoc.sections[at - 1].index + 1 if at else 0
+
+
+def _find_lost_first(mdoc: Mdoc) -> None:
+    """Keys of an image in front of the first section are those of an image whose "[ZValue = n]" line is lost: give it
+    one."""
+    images = mdoc.images
+    if not images or _OWN_KEY not in mdoc.header.values:
+        return
+    first = images[0]
+    if _OWN_KEY not in first.values or not mdoc.header.text(
+        "SubFramePath", "DateTime", "ExposureDose", "PriorRecordDose"
+    ):
+        return  # a writer that gives an angle of the whole file
+    section = MdocSection(first.kind, first.index - 1, mdoc.path, dict(mdoc.header.values))
+    for key in section.values.keys() & first.values.keys() - {"pixelspacing", "voltage"}:
+        del mdoc.header.values[key]
+    mdoc.sections.insert(mdoc.sections.index(first), section)
+    mdoc.warnings.append(
+        f"{mdoc.path}: the line {section.title} is missing in front of the first image's keys: they "
+        f"were taken as that section"
+    )
 
 
 def read_mdocs(paths) -> tuple[Mdoc, list[str]]:
@@ -181,12 +289,14 @@ def read_mdocs(paths) -> tuple[Mdoc, list[str]]:
     """
     mdocs = [read_mdoc(path) for path in paths]
     if len(mdocs) == 1:
-        return mdocs[0], []
+        return mdocs[0], list(mdocs[0].warnings)
     joined, by_movie, warnings = Mdoc(mdocs[0].path, mdocs[0].header, mdocs[0].titles, []), {}, []
-    for mdoc in mdocs:
+    for part, mdoc in enumerate(mdocs):
+        warnings += mdoc.warnings
         joined.titles = joined.titles or mdoc.titles
         joined.header.values = {**mdoc.header.values, **joined.header.values}
         for section in mdoc.images:
+            section.part = part
             name = section.movie_name or f"{mdoc.path}[{section.index}]"
             if name in by_movie:
                 warnings.append(f"{name} is described twice: {os.path.basename(mdoc.path)} was used")
@@ -196,9 +306,19 @@ def read_mdocs(paths) -> tuple[Mdoc, list[str]]:
 
 
 def read_mdoc(path: str | os.PathLike) -> Mdoc:
-    """Read an mdoc. Raises UserInputError E-FILE-01 (absent), E-MDOC-04 (no image sections), E-MDOC-10."""
+    """Read an mdoc. Raises UserInputError E-FILE-01 (absent), E-MDOC-04 (no image sections, or far too large),
+    E-MDOC-10."""
     where = os.fspath(path)
     try:
+        if Path(path).stat().st_size > _LARGEST_FILE:
+            raise UserInputError(
+                "E-MDOC-04",
+                "this file is too large for an mdoc",
+                file=where,
+                found=f"{Path(path).stat().st_size} bytes",
+                expected=f"at most {_LARGEST_FILE} bytes of text",
+                fix="check data.mdoc in the config",
+            )
         data = Path(path).read_bytes()
     except (FileNotFoundError, IsADirectoryError) as error:
         raise UserInputError("E-FILE-01", "no such file", file=where, fix="check data.mdoc in the config") from error

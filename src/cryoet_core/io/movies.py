@@ -8,39 +8,70 @@ decoded as TIFF pages and flipped alike.
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from cryoet_core.errors import UserInputError
 from cryoet_core.io import eer
-from cryoet_core.io.mrc import iter_sections, read_header
+from cryoet_core.io.eer import LARGEST_FRAME
+from cryoet_core.io.mrc import iter_sections, read_header, unpack_nibbles
 
 _MRC = {".mrc", ".mrcs", ".st", ".map", ".ali"}
 _TIFF = {".tif", ".tiff"}
-_LARGEST_FRAME = 1 << 30
+_LARGEST_TAG = 1 << 20  # values; strips of the largest frame
+_LONGEST_RUN = 4096  # pixels of a frame per byte of an EER file: even empty frames need more
+_SMALLEST_SHARE = 1 / 2000  # of a compressed page to its frame: no compression of TIFF makes it smaller
 
 
 @dataclass(frozen=True)
 class Movie:
     """A movie that can be iterated any number of times; each pass opens and closes the file.
 
-    n_frames: frames that iteration gives (fractions for EER); shape: (h, w) of a frame; pixel_size_angst: 0.0 if the
-    file does not say; frames_per_item: raw frames summed into one item and super_resolution: how much finer than the
-    camera's pixels events are placed (both 1 except for EER).
+    frames_of_item: number of raw frames in each item that iteration gives (1 each except for EER, whose frames are
+    summed); shape: (h, w) of a frame; pixel_size_angst: 0.0 if the file does not say; super_resolution: how much
+    finer than the camera's pixels events are placed (1 except for EER); bytes_: pixels are single bytes; packed:
+    every byte holds the counts of two pixels, lower four bits first (SerialEM's packed raw data); stated_frames:
+    number of frames that the file itself says was recorded, 0 where it does not.
     """
 
     path: str
-    n_frames: int
+    frames_of_item: tuple[int, ...]
     shape: tuple[int, int]
     pixel_size_angst: float
-    frames_per_item: int = 1
     super_resolution: int = 1
+    bytes_: bool = False
+    packed: bool = False
+    stated_frames: int = 0
+
+    @property
+    def n_frames(self) -> int:
+        """Items that iteration gives."""
+        return len(self.frames_of_item)
+
+    @property
+    def n_raw_frames(self) -> int:
+        """Frames in the file; all of them are used."""
+        return sum(self.frames_of_item)
 
     def __len__(self) -> int:
         return self.n_frames
+
+    def unpacked_to(self, shape: tuple[int, int]) -> Movie:
+        """The movie for frames of ``shape`` (h, w): two counts are in each byte where its pages are bytes and half as
+        wide; else as it is."""
+        if (
+            self.bytes_
+            and not self.packed
+            and self.shape == (shape[0], (shape[1] + 1) // 2)
+            and self.shape != tuple(shape)
+        ):
+            return replace(self, shape=(int(shape[0]), int(shape[1])), packed=True)
+        return self
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """Frames (h, w), row 0 at the bottom, whole numbers as the file has them (bytes take a quarter of the memory), else float32; NaN and
@@ -48,7 +79,8 @@ class Movie:
 
         Raises UserInputError E-MOVIE-02 for damaged data.
         """
-        yield from self._iter_sections() if Path(self.path).suffix.lower() in _MRC else self._iter_pages()
+        frames = self._iter_sections() if Path(self.path).suffix.lower() in _MRC else self._iter_pages()
+        yield from (unpack_nibbles(frame.view(np.uint8), self.shape[1]) for frame in frames) if self.packed else frames
 
     def _iter_sections(self) -> Iterator[np.ndarray]:
         for index in range(self.n_frames):
@@ -61,26 +93,28 @@ class Movie:
             yield frame if frame.dtype.kind in "iu" else frame.astype(np.float32, copy=False)
 
     def _iter_pages(self) -> Iterator[np.ndarray]:
-        import tifffile
-
-        is_eer, per_item = Path(self.path).suffix.lower() == ".eer", self.frames_per_item
+        is_eer, stored = (
+            Path(self.path).suffix.lower() == ".eer",
+            (self.shape[0], (self.shape[1] + 1) // 2) if self.packed else self.shape,
+        )
         with _opened(self.path) as tiff:
-            start = eer.first_frame(tiff) if is_eer else 0
-            for first in range(start, start + self.n_frames * per_item, per_item):
+            start = first = eer.first_frame(tiff) if is_eer else 0
+            for per_item in self.frames_of_item:
                 total = None
                 for index in range(first, first + per_item):
                     number = index + 1 - start
                     try:
-                        _check_inside(tiff, index)
+                        _check_page(tiff, index, is_eer)
                         frame = eer.decode_frame(tiff, index, self.super_resolution) if is_eer else tiff.pages[index].asarray()
-                    except (ValueError, RuntimeError, OSError, IndexError, tifffile.TiffFileError) as error:
+                    except _page_errors() as error:
                         raise _damaged(self.path, f"frame {number}: {error}") from error
-                    if frame.shape != self.shape:
-                        raise _damaged(self.path, f"frame {number} of size {frame.shape}, not {self.shape}")
+                    if frame.shape != stored:
+                        raise _damaged(self.path, f"frame {number} of size {frame.shape}, not {stored}")
                     if per_item == 1 and frame.dtype.kind in "iu":
                         total = frame
                     else:
                         total = frame.astype(np.float32) if total is None else np.add(total, frame, out=total)
+                first += per_item
                 yield total[::-1]
 
 
@@ -91,21 +125,55 @@ def _damaged(path: str, found: str) -> UserInputError:
     )
 
 
+def _page_errors() -> tuple:
+    """What tifffile and the decoders raise for tags and data that are not what they should be."""
+    import tifffile
+
+    return (
+        ValueError,
+        TypeError,
+        KeyError,
+        IndexError,
+        AttributeError,
+        ArithmeticError,
+        RuntimeError,
+        OSError,
+        struct.error,
+        tifffile.TiffFileError,
+    )
+
+
 def _opened(path: str):
     import tifffile
 
     try:
         return tifffile.TiffFile(path)
-    except (ValueError, IndexError, OSError, tifffile.TiffFileError) as error:
+    except _page_errors() as error:
         raise _damaged(path, str(error) or "no TIFF pages") from error
 
 
-def _check_inside(tiff, index: int) -> None:
-    """Raises ValueError unless all bytes of page `index` are in the file (tifffile would fill in zeros)."""
+def _check_page(tiff, index: int, is_eer: bool) -> None:
+    """Raises ValueError unless all bytes of page `index` are in the file (tifffile would fill in zeros) and can make
+    a frame of its size.
+
+    Nothing is allocated before: a frame that a damaged header makes huge has too few bytes.
+    """
     page = tiff.pages[index]
+    if len(page.dataoffsets) > _LARGEST_TAG or len(page.dataoffsets) != len(page.databytecounts):
+        raise ValueError(f"{len(page.dataoffsets)} strips, {len(page.databytecounts)} lengths")
     end = max((o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=True)), default=0)
     if end > tiff.filehandle.size:
         raise ValueError(f"its data end at byte {end}, the file at byte {tiff.filehandle.size}")
+    stored = sum(page.databytecounts)
+    if is_eer:
+        return  # decode_frame looks at the size; empty frames have hardly any bytes
+    if len(page.shape) != 2 or not isinstance(page.bitspersample, int):
+        raise ValueError(f"a frame of {page.shape} with {page.bitspersample} bits")
+    frame = page.size * max(page.bitspersample, 1) // 8  # bits of a sample are fewer than 8 for packed counts
+    if page.size > LARGEST_FRAME:
+        raise ValueError(f"a frame of {page.shape}")
+    if stored < (frame if int(page.compression) == 1 else frame * _SMALLEST_SHARE):
+        raise ValueError(f"{stored} bytes for a frame of {page.shape}")
 
 
 def _check_chain(tiff, path: str, count: int) -> None:
@@ -117,35 +185,50 @@ def _check_chain(tiff, path: str, count: int) -> None:
         raise _damaged(path, f"frame {count + 1} begins at byte {behind}, the file ends at byte {tiff.filehandle.size}")
 
 
-def _open_tiff(path: str, *, is_eer: bool) -> tuple[int, tuple[int, int]]:
-    """Frames in the file and their (h, w)."""
-    import tifffile
-
+def open_tiff(path: str, *, is_eer: bool = False) -> Movie:
+    """The TIFF (whatever it is called) with one item per frame. Raises UserInputError E-MOVIE-02, E-MOVIE-03."""
     with _opened(path) as tiff:
         try:
-            shape, start = tiff.pages[0].shape, eer.first_frame(tiff) if is_eer else 0
+            page, start = tiff.pages[0], eer.first_frame(tiff) if is_eer else 0
             count = len(tiff.pages) - start
-        except (ValueError, IndexError, OSError, tifffile.TiffFileError) as error:
+            shape = tuple(int(n) for n in page.shape)
+            single = page.dtype is not None and page.dtype.itemsize == 1 and page.bitspersample == 8
+            stated = eer.stated_frames(tiff) if is_eer else 0
+        except _page_errors() as error:
             raise _damaged(path, str(error) or "no TIFF pages") from error
         if count < 1:
             raise _damaged(path, "no frames")
-        if len(shape) != 2 or shape[0] * shape[1] > _LARGEST_FRAME:
+        if is_eer and len(shape) == 2 and shape[0] * shape[1] > _LONGEST_RUN * tiff.filehandle.size:
+            raise _damaged(path, f"{tiff.filehandle.size} bytes for frames of {shape}")
+        if len(shape) != 2 or not 0 < shape[0] * shape[1] <= LARGEST_FRAME:
             raise UserInputError(
                 "E-MOVIE-03", "frames of this size cannot be a movie", file=path, field="size", found=str(shape),
                 expected="(h, w) of one camera", fix="check that this file is a movie",
             )
         _check_chain(tiff, path, count)
-    return count, (int(shape[0]), int(shape[1]))
+    return Movie(path, (1,) * count, shape, 0.0, bytes_=single and not is_eer, stated_frames=stated)
 
 
 def _open_mrc(path: str) -> Movie:
     try:
         header = read_header(path)
+        pixel = header.pixel_size_angst
     except UserInputError as error:
-        if error.code != "E-MRC-01":
+        if not error.code.startswith("E-MRC-"):
             raise
-        raise _damaged(path, f"{error.message}: {error.found}, not {error.expected}") from error
-    return Movie(path, header.n_sections, header.shape[1:], header.pixel_size_angst)
+        expected = f", not {error.expected}" if error.expected else ""
+        raise _damaged(path, f"{error.message}: {error.found}{expected}") from error
+    if header.shape[1] * header.shape[2] > LARGEST_FRAME:
+        raise _damaged(path, f"frames of {header.shape[1:]}")
+    single = header.mode == 0
+    return Movie(path, (1,) * header.n_sections, header.shape[1:], pixel, bytes_=single)
+
+
+def grouped(count: int, groups: int) -> tuple[int, ...]:
+    """Sizes of ``groups`` groups (at most ``count``) of successive frames, all of them used, no two differing by more
+    than one."""
+    groups = min(max(1, groups), count)
+    return tuple(b - a for a, b in pairwise(i * count // groups for i in range(groups + 1)))
 
 
 def open_movie(
@@ -153,11 +236,11 @@ def open_movie(
 ) -> Movie:
     """Look at a movie (MRC, TIFF, EER by suffix) and return it for iteration.
 
-    eer_fractions: EER frames are summed into this many items of equal length; frames left over at the end are
-    not used (as Warp's eer_ngroups). eer_super_resolution: 1, 2 or 4 pixels per camera pixel and axis, placed by the
-    sub-pixel bits of the events. Both are ignored for other formats.
+    eer_fractions: EER frames are summed into this many items, all of them, in groups that differ by at most one frame
+    (:func:`grouped`). eer_super_resolution: 1, 2 or 4 pixels per camera pixel and axis, placed by the sub-pixel bits
+    of the events. Both are ignored for other formats.
 
-    Raises UserInputError E-FILE-01, E-MRC-*, E-MOVIE-01 (unknown format), E-MOVIE-02 (damaged), E-MOVIE-03.
+    Raises UserInputError E-FILE-01, E-MOVIE-01 (unknown format), E-MOVIE-02 (damaged), E-MOVIE-03.
     """
     where, suffix = os.fspath(path), Path(path).suffix.lower()
     if suffix in _MRC:
@@ -169,12 +252,13 @@ def open_movie(
         )
     if not Path(path).is_file():
         raise UserInputError("E-FILE-01", "no such file", file=where, fix="check data.movies_dir in the config")
-    count, shape = _open_tiff(where, is_eer=suffix == ".eer")
+    movie = open_tiff(where, is_eer=suffix == ".eer")
     if suffix != ".eer":
-        return Movie(where, count, shape, 0.0)
-    per_item = max(1, count // max(1, eer_fractions))
-    shape = (shape[0] * eer_super_resolution, shape[1] * eer_super_resolution)
-    return Movie(where, min(max(1, eer_fractions), count // per_item), shape, 0.0, per_item, eer_super_resolution)
+        return movie
+    shape = (movie.shape[0] * eer_super_resolution, movie.shape[1] * eer_super_resolution)
+    return replace(
+        movie, frames_of_item=grouped(movie.n_frames, eer_fractions), shape=shape, super_resolution=eer_super_resolution
+    )
 
 
 def fractions_for(exposure_e_per_a2: float, per_fraction_e_per_a2: float, where: str = "") -> int:

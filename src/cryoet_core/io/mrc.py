@@ -55,7 +55,7 @@ def check_finite(array: np.ndarray, path: str | os.PathLike) -> np.ndarray:
     return array
 
 
-def _unpack_nibbles(packed: np.ndarray, nx: int) -> np.ndarray:
+def unpack_nibbles(packed: np.ndarray, nx: int) -> np.ndarray:
     """Mode 101: two values per byte, low half first. (..., ny, (nx+1)//2) -> (..., ny, nx) uint8."""
     values = np.empty((*packed.shape[:-1], 2 * packed.shape[-1]), dtype=np.uint8)
     values[..., 0::2] = packed & 0x0F
@@ -76,7 +76,7 @@ def _read_sections(stream: BinaryIO, header: MrcHeader, first: int, count: int) 
     columns = (nx + 1) // 2 if header.mode == 101 else nx
     values = np.fromfile(stream, dtype=header.dtype, count=count * ny * columns)
     values = values.reshape(count, ny, columns)
-    return _unpack_nibbles(values, nx) if header.mode == 101 else values
+    return unpack_nibbles(values, nx) if header.mode == 101 else values
 
 
 def _converted(array: np.ndarray, dtype: str | None) -> np.ndarray:

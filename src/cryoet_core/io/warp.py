@@ -151,6 +151,35 @@ def read_warp_xml(path: str | os.PathLike) -> WarpSeries:
     )
 
 
+def read_ctf_grids(path: str | os.PathLike, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """(defocus, U - V in micrometres, angle of U in degrees, phase shift in pi), (n,) each, one value per view: the
+    mean over the nodes of each; a grid of another depth is interpolated. A grid that is not there is the series'
+    value.
+
+    The file must be one that :func:`read_warp_xml` reads. Raises UserInputError E-WARP-01 (no defocus, broken grids).
+    """
+    where = os.fspath(path)
+    root = ET.fromstring(Path(path).read_bytes())
+    params = {node.get("Name"): node.get("Value") for node in root.iterfind("CTF/Param")}
+    columns = []
+    for grid_name, param in (("GridCTF", "Defocus"), ("GridCTFDefocusDelta", "DefocusDelta"),
+                             ("GridCTFDefocusAngle", "DefocusAngle"), ("GridCTFPhase", "PhaseShift")):
+        grid = _grid(root, grid_name, where)
+        if grid is None:
+            values = _numbers(params.get(param) or ("0" if grid_name != "GridCTF" else ""), where, f"CTF {param}")
+            if len(values) != 1:
+                raise _broken(where, grid_name, "nothing", "a defocus for every view")
+            columns.append(np.full(n, values[0]))
+            continue
+        mean = grid.mean(axis=(1, 2))
+        columns.append(
+            np.interp(np.linspace(0, 1, n), np.linspace(0, 1, len(mean)), mean)
+            if len(mean) > 1
+            else np.full(n, mean[0])
+        )
+    return tuple(columns)
+
+
 def centre_offset_angst(image_size_px: tuple[int, int], pixel_size_angst: float) -> np.ndarray:
     """Warp's centre (n/2) minus ours (n//2), (x, y) in A: half a pixel for odd sizes."""
     return np.array([n % 2 / 2 for n in image_size_px]) * pixel_size_angst

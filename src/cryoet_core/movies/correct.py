@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,6 +12,7 @@ from cryoet_core.errors import DataQualityError
 from cryoet_core.movies.average import sum_halves
 from cryoet_core.movies.defects import DefectFiller, find_defects
 from cryoet_core.movies.frame_dose import weighted_frames
+from cryoet_core.movies.halves import noise_model, split_image
 from cryoet_core.movies.local_field import automatic_grid
 from cryoet_core.movies.local_motion import estimate_local
 from cryoet_core.movies.motion import (
@@ -51,12 +52,16 @@ class MotionSettings:
 
 @dataclass(frozen=True)
 class CorrectedMovie:
-    """even, odd (h, w) float32, image = even + odd; track with movement of every frame; n_defects filled pixels."""
+    """even, odd (h, w) float32, image = even + odd; track with movement of every frame; n_defects filled pixels.
+
+    halves : "frames"; "noise split (kind)" where one of them would have held nothing, see :func:`_independent_halves`.
+    """
 
     even: np.ndarray
     odd: np.ndarray
     track: MotionTrack
     n_defects: int
+    halves: str = "frames"
 
     @property
     def image(self):
@@ -73,6 +78,7 @@ class _Frames:
         self.kept = []  # raw frames of the first pass, as long as they fit the memory of their spectra
         self.count = 0
         self.shape = None
+        self.half_is_empty = False  # one frame only, or nothing in all even or all odd ones
         self._image = None
 
     def _readable(self, frame):
@@ -113,6 +119,7 @@ class _Frames:
         if not sums:
             raise DataQualityError("E-MOV-10", "a movie without frames")
         self.shape = sums[0].shape
+        self.half_is_empty = len(sums) < 2 or any(float(half.min()) == float(half.max()) for half in sums)
         dead = None if self.gain is None else self.gain.defects
         if self.unreadable is not None:
             share = float(self.unreadable.mean())
@@ -177,14 +184,26 @@ def _with_local(track: MotionTrack, movement, bands, shape, band, pixel_size_ang
     return replace(track, movement_px=movement + found.shared_px, local=found.field, local_gain=found.held_out_gain)
 
 
-def _sums(spectra, n_frames, track: MotionTrack, shape, pixel_size_angst, settings, exposure_e_per_a2, voltage_kv):
+def _sums(
+    spectra, n_frames, track: MotionTrack, shape, pixel_size_angst, settings, exposure_e_per_a2, voltage_kv, raw_frames
+):
     """Even and odd sums of the frames moved back, dose-weighted if asked for."""
     if settings.dose_weighting:
-        spectra = weighted_frames(spectra, n_frames, shape, pixel_size_angst, exposure_e_per_a2, voltage_kv)
+        spectra = weighted_frames(spectra, n_frames, shape, pixel_size_angst, exposure_e_per_a2, voltage_kv, raw_frames)
     if track.local is None:
         at_once = SUMMED_AT_ONCE if isinstance(spectra, list) else 1  # a generator makes one spectrum after the other
         return sum_halves(spectra, track.movement_px, shape, at_once)
     return sum_warped_halves(spectra, track.movement_px, track.local.tables(), shape)
+
+
+def _independent_halves(image, seed: int):
+    """Even and odd (h, w) and how they were made, where frames give only one: the counting noise of the image is
+    split, as for a ready stack."""
+    whole = np.rint(image)
+    if np.abs(image - whole).max() < 0.01:  # counts, but for the rounding of the transforms
+        image = whole
+    model = noise_model([image])
+    return (*split_image(image, model, np.random.default_rng([seed, 3])), f"noise split ({model.kind})")
 
 
 def correct_movie(
@@ -195,6 +214,7 @@ def correct_movie(
     *,
     exposure_e_per_a2: float = float("nan"),
     voltage_kv: float = 300.0,
+    raw_frames: Sequence[int] | None = None,
     seed: int = 0,
     device: str = "cpu",
 ) -> CorrectedMovie:
@@ -205,6 +225,8 @@ def correct_movie(
     open_frames : called for every pass over the movie, returns an iterable of frames (h, w), any number type.
     pixel_size_angst : of the frames. gain : io.gain.Gain (factor and dead pixels), or None.
     exposure_e_per_a2 : of the whole movie (nan: not known, then there is no automatic local motion and no dose weighting).
+    raw_frames : frames of the camera in each frame (EER; io.movies.Movie.frames_of_item), by which the exposure is
+    shared; None for one each.
     seed : of the draws that fill defects and of the held-out tests.
 
     Returns
@@ -239,5 +261,8 @@ def correct_movie(
         kept = None
         track = MotionTrack(np.zeros((n, 2)), "none", 0.0, 0.0, 0.0, float("nan"))
     spectra = kept if kept is not None else frames.spectra()
-    even, odd = _sums(spectra, n, track, shape, pixel_size_angst, settings, exposure_e_per_a2, voltage_kv)
-    return CorrectedMovie(asnumpy(even), asnumpy(odd), track, len(frames.filler))
+    even, odd = _sums(spectra, n, track, shape, pixel_size_angst, settings, exposure_e_per_a2, voltage_kv, raw_frames)
+    even, odd, halves = asnumpy(even), asnumpy(odd), "frames"
+    if frames.half_is_empty:
+        even, odd, halves = _independent_halves(even + odd, seed)
+    return CorrectedMovie(even, odd, track, len(frames.filler), halves)

@@ -73,6 +73,8 @@ def motion(results: Results, numbers: dict) -> Section:
         tracks = motion_tracks(results, ts)
         if not tracks:
             section.add_text(f"{ts} came as a ready stack: there are no frames to align.")
+            if offset := results.summary("correct_motion", ts).get("offset_undone"):
+                section.add_note(f"{ts} stores counts less {offset:g}: that was undone.")
             continue
         series = results.table("correct_motion", ts)
         truth = results.truth_json(ts)["frame_shifts_px"] if results.simulated else {}
@@ -81,6 +83,12 @@ def motion(results: Results, numbers: dict) -> Section:
         _add_gain(section, summary.get("gain"))
         for view in summary.get("unreadable", []):
             section.add_note(f"View {view['tilt_id']} is left out: {view['error']}")
+        if split := summary.get("halves_split"):
+            section.add_note(
+                f"Halves of {len(split)} of {len(series)} views ({split[0]['halves']}): their frames "
+                f"give only one half, so the counting noise "
+                "of the image was split. Such halves share every disturbance of the specimen."
+            )
         section.add_figure(_motion_figure(series, tracks, truth, summary), _motion_caption(numbers.get(ts, {})))
         _add_local(section, series, summary, read_fields(results.path("correct_motion", ts, f"{ts}_motion.star")))
     return section

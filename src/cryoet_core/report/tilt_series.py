@@ -9,6 +9,7 @@ from cryoet_core.report import views as view_pictures
 from cryoet_core.report.figures import MEASURED, TRUE, image_grid, new_figure, show, thumbnail
 from cryoet_core.report.page import Section
 from cryoet_core.report.results import Results
+from cryoet_core.tilt_series.exclude import NOT_JUDGED
 
 
 def views(results: Results, numbers: dict) -> Section:
@@ -28,6 +29,8 @@ def views(results: Results, numbers: dict) -> Section:
             caption += f" Truth: {numbers[ts]['dark_missed']} bad views missed, {numbers[ts]['good_lost']} good ones lost."
         section.add_figure(image_grid([thumbnail(i, 110) for i in pictures], titles, 11, 1.0, frames), caption)
         summary = results.summary("exclude_views", ts)
+        if not summary["darkness_judged"]:
+            section.add_note(f"Dark views of {ts} cannot be told: {NOT_JUDGED}.")
         scores = view_pictures.score_figure(summary)
         if scores is not None:
             section.add_figure(scores, view_pictures.caption(summary))

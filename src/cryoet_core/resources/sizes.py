@@ -20,6 +20,7 @@ from cryoet_core.io import acquisition
 from cryoet_core.io.mdoc import read_mdocs
 from cryoet_core.io.movies import open_movie
 from cryoet_core.io.mrc import read_header
+from cryoet_core.io.recordings import unpacked_shape
 from cryoet_core.simulate.acquisition import dose_symmetric_tilts
 from cryoet_core.tomogram.size import tomogram_size
 
@@ -74,6 +75,9 @@ def _from_mdoc(source: tuple, given_json: str) -> SeriesSize:
         path = Path(source["movies_dir"]) / (section.movie_name or "")
         if path.is_file():
             movie = open_movie(str(path), eer_super_resolution=given["eer_super_resolution"])
+            movie = movie.unpacked_to(
+                unpacked_shape(movie, [s for s in (acquisition.stated_size(mdoc),) if s]) or movie.shape
+            )
             break
     size = mdoc.header.numbers("ImageSize") or [SeriesSize.width_px, SeriesSize.height_px]
     shape = movie.shape if movie else (int(size[1]), int(size[0]))

@@ -19,6 +19,10 @@ from cryoet_core.errors import DataQualityError, UserInputError
 from cryoet_core.tilt_series.view_scores import failing, score_views, thumbnail
 
 MIN_VIEWS = 5
+NOT_JUDGED = (
+    "the grey values are not counts (normalised or with an offset), or too few views have a positive mean; "
+    "list bad views in exclude_views"
+)
 MIN_MEAN_OVER_STD = 0.3  # below: grey values are not counts (normalised images), and darkness means nothing
 SELECTION_KEYS = ("tilt_ids", "tilt_angles_deg", "first_negative", "last_positive")
 

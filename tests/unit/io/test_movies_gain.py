@@ -8,7 +8,7 @@ from eer_files import write_eer
 from cryoet_core.errors import DataQualityError, UserInputError
 from cryoet_core.io.defects import read_defects
 from cryoet_core.io.gain import check_gain_shape, orient, read_gain
-from cryoet_core.io.movies import fractions_for, open_movie
+from cryoet_core.io.movies import fractions_for, grouped, open_movie
 from cryoet_core.io.mrc import write_mrc
 
 
@@ -35,9 +35,9 @@ def test_eer_frames_are_summed_in_groups(tmp_path, final_image):
     events = np.random.default_rng(0).random((7, 16, 32)) < 0.05
     write_eer(tmp_path / "m.eer", events, final_image=final_image)
     movie = open_movie(tmp_path / "m.eer", eer_fractions=3)
-    assert (movie.n_frames, movie.frames_per_item, movie.shape) == (3, 2, (16, 32))
-    expected = events[:6].reshape(3, 2, 16, 32).sum(axis=1)[:, ::-1]
-    assert np.array_equal(list(movie), expected)
+    assert (movie.frames_of_item, movie.n_raw_frames, movie.shape) == ((2, 2, 3), 7, (16, 32))
+    expected = np.stack([part.sum(axis=0)[::-1] for part in np.split(events, [2, 4])])
+    assert np.array_equal(list(movie), expected) and np.sum(expected) == np.sum(events)  # no event is lost
     assert len(open_movie(tmp_path / "m.eer", eer_fractions=16)) == 7
 
 
@@ -182,3 +182,68 @@ def test_defects_of_camera_pixels_belong_to_all_their_parts(tmp_path):
     (tmp_path / "boxes.txt").write_text("3 1 1 2\n")
     bad = read_defects(tmp_path / "boxes.txt", (40, 60), 2)
     assert bad.sum() == 8 and bad[2:6, 6:8].all()
+
+
+@pytest.mark.parametrize(
+    "compression, bits",
+    [(65000, (8, 2, 2)), (65001, (7, 2, 2)), (65002, (7, 2, 2)), (65002, (8, 2, 2)), (65002, (9, 3, 3))],
+)
+def test_every_compression_of_eer_gives_the_events(tmp_path, compression, bits):
+    """Frames with long gaps, an empty one and a full one; every event is found in its pixel, at camera pixels and 2
+    times finer."""
+    rng = np.random.default_rng(7)
+    events = rng.random((5, 48, 64)) < 0.01
+    events[1], events[2], events[3, :40] = False, True, False
+    write_eer(
+        tmp_path / "m.eer",
+        events,
+        places=rng.integers(0, 1 << sum(bits[1:]), events.shape),
+        compression=compression,
+        bits=bits,
+    )
+    movie = open_movie(tmp_path / "m.eer", eer_fractions=5)
+    assert np.array_equal(list(movie), events[:, ::-1])
+    fine = np.array(list(open_movie(tmp_path / "m.eer", eer_fractions=5, eer_super_resolution=2)))
+    assert np.array_equal(fine.reshape(5, 48, 2, 64, 2).sum(axis=(2, 4)), events[:, ::-1])
+
+
+def test_groups_use_all_frames_and_differ_by_one():
+    for count, groups in ((31, 16), (96, 16), (7, 3), (3, 16), (97, 1), (1, 1)):
+        sizes = grouped(count, groups)
+        assert sum(sizes) == count and len(sizes) == min(count, groups) and max(sizes) - min(sizes) <= 1
+
+
+def test_headers_that_claim_too_much_are_refused_before_memory_is_asked_for(tmp_path):
+    """A width of two numbers, frames that the bytes of the file cannot make, and events of a camera of 2^31 pixels."""
+    tifffile.imwrite(tmp_path / "m.tif", np.zeros((4, 64, 96), np.uint8), photometric="minisblack", compression="lzw")
+    whole = (tmp_path / "m.tif").read_bytes()
+    with tifffile.TiffFile(tmp_path / "m.tif") as tiff:
+        tag = tiff.pages[0].tags["ImageWidth"]
+    count, value = tag.offset + 4, tag.offset + 8
+    write_eer(tmp_path / "m.eer", np.zeros((2, 64, 96), bool))
+    events = bytearray((tmp_path / "m.eer").read_bytes())
+    place = bytes(events).index((256).to_bytes(2, "little") + b"\x04\x00\x01\x00\x00\x00")
+    for name, data, at, number in (
+        ("two.tif", whole, count, 2),
+        ("wide.tif", whole, value, 60000),
+        ("wide.eer", events, place + 8, 1 << 20),
+    ):
+        changed = bytearray(data)
+        changed[at : at + 4] = number.to_bytes(4, "little")
+        (tmp_path / name).write_bytes(changed)
+        with pytest.raises(UserInputError, match=f"E-MOVIE-0[23].*{name}"):
+            list(open_movie(tmp_path / name))
+
+
+def test_a_tiff_of_four_bits_per_count(tmp_path):
+    """Two counts to a byte as TIFF itself has them: four bits by the header, the first pixel in the upper ones."""
+    counts = np.random.default_rng(0).integers(0, 16, (8, 12)).astype(np.uint8)
+    path = tmp_path / "four.tif"
+    tifffile.imwrite(path, counts[:, 0::2] << 4 | counts[:, 1::2], photometric="minisblack")
+    raw = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as tiff:
+        width, bits = (tiff.pages[0].tags[name].offset + 8 for name in ("ImageWidth", "BitsPerSample"))
+    raw[width : width + 2], raw[bits : bits + 2] = (12).to_bytes(2, "little"), (4).to_bytes(2, "little")
+    path.write_bytes(raw)
+    (frame,) = open_movie(path)
+    assert np.array_equal(frame, counts[::-1])
