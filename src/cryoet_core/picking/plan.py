@@ -21,8 +21,8 @@ DETECTION = 0.5  # share of the signal to noise of all scored detail that the se
 MOST_WORK = 1e14  # floating point operations of an automatic search: an hour of one core
 RANK_PER_VOXEL = 0.06  # eigen-templates per cubed diameter in voxels
 # of one CPU core, only for the time that is told beforehand (measured: docs/validation/matching_cost.md): operations of a search in a second,
-# seconds to score one peak, and seconds per voxel of the tomogram for all that is done to it before
-FLOPS_PER_S, PEAK_S, VOXEL_S = 2.5e10, 0.18, 6e-7
+# seconds to score one peak per voxel of a cube of the particle's diameter, and seconds per voxel of the tomogram for all that is done to it before
+FLOPS_PER_S, PEAK_S, VOXEL_S = 2.5e10, 1.8e-5, 6e-7
 
 
 @dataclass(frozen=True)
@@ -60,19 +60,23 @@ def scoring_binning(diameter_angst: float, pixel_size_angst: float, step_deg: fl
 
 @dataclass(frozen=True)
 class Effort:
-    """What a search at ``step_deg`` in ``n_voxels`` of ``pixel_size_angst`` takes: ``work`` in floating point operations."""
+    """What a search at ``step_deg`` in ``n_voxels`` of ``pixel_size_angst`` takes: ``work`` in floating point operations.
+
+    n_peak : voxels of a cube of the particle's diameter where peaks are scored.
+    """
 
     step_deg: float
     pixel_size_angst: float
     n_tomogram: int
     n_voxels: int
     n_rotations: int
+    n_peak: float
     detection: float
     work: float
 
     def cpu_seconds(self, n_peaks: int) -> float:
         """Expected time on one core, with ``n_peaks`` scored."""
-        return self.work / FLOPS_PER_S + n_peaks * PEAK_S + self.n_tomogram * VOXEL_S
+        return self.work / FLOPS_PER_S + n_peaks * self.n_peak * PEAK_S + self.n_tomogram * VOXEL_S
 
     def sentence(self, n_searches: int, n_peaks: int, threads: int) -> str:
         """What the log says beforehand."""
@@ -90,8 +94,10 @@ def effort(step_deg: float, plan: MatchPlan, shape, pixel_size_angst: float, det
     n_voxels = int(np.prod(shape) / binning**3)
     n_rotations = int(8 * np.pi**2 / np.deg2rad(step_deg) ** 3)
     rank = RANK_PER_VOXEL * (plan.diameter_angst / (binning * pixel_size_angst)) ** 3
+    n_peak = (plan.diameter_angst / (scoring_binning(plan.diameter_angst, pixel_size_angst, step_deg) * pixel_size_angst)) ** 3
     scored = n_rotations * (COARSE_SHARE + FINE_SHARE + 1 / SAMPLE_EVERY)
-    return Effort(step_deg, binning * pixel_size_angst, int(np.prod(shape)), n_voxels, n_rotations, detection, 2 * rank * scored * n_voxels * n_searches)
+    work = 2 * rank * scored * n_voxels * n_searches
+    return Effort(step_deg, binning * pixel_size_angst, int(np.prod(shape)), n_voxels, n_rotations, n_peak, detection, work)
 
 
 def choose_effort(template, filters, plan: MatchPlan, shape, pixel_size_angst: float, scoring: float, n_searches: int, rng) -> Effort:

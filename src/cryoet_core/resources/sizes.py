@@ -29,7 +29,6 @@ _FLOAT_MB = 4 / 2**20  # one float32
 _UNKNOWN_SLAB_ANGST = 3000.0  # thickness: auto, until the alignment has found the slab
 _DIAMETER_ANGST = 250.0  # of a particle whose map has not been read
 _PEAKS_PER_PARTICLE = 3.0  # that are scored, with their controls, for each that is asked for
-_PEAK_S, _COARSE_PEAK_S = 0.3, 0.03  # of one core; where peaks are scored in the voxels of the search
 _LOCAL_SHARE = 0.3  # of the memory of a search of all orientations
 _STEP_DEG = 15.0  # of matching, where it is automatic: a finer one is chosen for particles that need less memory
 
@@ -188,10 +187,9 @@ class DataSizes:
         search = plan.effort(config.angular_step_deg or _STEP_DEG, lengths, shape, pixel, 1.0, n_searches=2)
         rank = plan.RANK_PER_VOXEL * (diameter / (binning * pixel)) ** 3
         scored, searched = tomogram_mb / scoring**3, tomogram_mb / binning**3
-        peaks = _PEAKS_PER_PARTICLE * config.max_particles * (_PEAK_S if binning > scoring else _COARSE_PEAK_S)
         return {
             "scored": scored * (0.5 if scored / _FLOAT_MB > scores.HALF_PRECISION_FROM else 1.0), "searched": searched,
-            "match_features": min(float(scores.FEATURE_MB), rank * searched), "match_seconds": search.cpu_seconds(0) + peaks,
+            "match_features": min(float(scores.FEATURE_MB), rank * searched), "match_seconds": search.cpu_seconds(int(_PEAKS_PER_PARTICLE * config.max_particles)),
         }  # fmt: skip
 
     def of_run(self) -> dict[str, float]:
