@@ -172,4 +172,4 @@ def _match_text(summary: dict) -> str:
         text += f" False picks expected above the cut-off: {expected:.2g}."
     if hand.get("n", 0) >= 5:
         text += f" At the {hand['n']} best places the reference beats its mirror image by {hand['mean_gap_sigma']:.2f} sigma in the mean: {hand['verdict']}."
-    return text
+    return text + "".join(f" Warning: {warning}." for warning in summary.get("search_mask_warnings", ()))
