@@ -36,7 +36,9 @@ class Phases:
 def imported(s, series, config):
     """(particles, summary) of the file that match_template.picks names."""
     result = import_picks(str(s.input.picks), series, read_header(s.input.tomogram).shape, config)
-    s.log.info("%s: %d particles imported (%s)", series.name, len(result.particles), result.summary["imported"]["format"])
+    found = result.summary["imported"]
+    unit = f", counted in {found['unit']}" if found["unit"] else ""
+    s.log.info("%s: %d particles imported (%s%s)", series.name, len(result.particles), found["format"], unit)
     for warning in result.warnings:
         s.log.warning("%s: %s", series.name, warning)
     return result.particles, result.summary

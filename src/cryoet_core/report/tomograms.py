@@ -59,6 +59,7 @@ def _import_text(imported: dict) -> str:
     out = [f"{imported[key]} {why}" for why, key in left.items() if imported[key]]
     text = f"Imported, not matched: {imported['n_in_file']} picks in the file ({imported['format']})"
     text += f", left out: {', '.join(out)}." if out else "."
+    text += f" Positions are counted in {imported['unit']}." if imported.get("unit") else ""
     return text + "".join(f" Warning: {warning}." for warning in imported["warnings"])
 
 
