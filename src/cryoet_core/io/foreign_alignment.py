@@ -47,7 +47,7 @@ class ForeignAlignment:
     geometry : in A about our centre, the sign of tilts as in the file except for Warp, whose sign is turned. used : rows the program
     used. Keys, each None where the file has none: names (of movies or images, without folder and ending), nominal_deg (stage angles),
     dose (e/A^2 before the view). dark_deg : stage angles of views that the program left out. handedness : of the geometry as it stands
-    here, or None. notes : what was not taken over, or was converted.
+    here, or None. notes : what was not taken over, or was converted. n_stated : number of views that the file says it is of, used or not, or None.
     """
 
     program: str
@@ -60,6 +60,7 @@ class ForeignAlignment:
     dark_deg: tuple[float, ...] = ()
     handedness: int | None = None
     notes: tuple[str, ...] = ()
+    n_stated: int | None = None
 
     def __len__(self) -> int:
         return len(self.geometry)
@@ -145,7 +146,7 @@ def from_aln(path: str | os.PathLike, images: Images) -> ForeignAlignment:
     return ForeignAlignment(
         "AreTomo", where, found.geometry, np.ones(len(found.geometry), dtype=bool),
         nominal_deg=None if alpha is None else found.geometry.y_tilt_deg - alpha, dark_deg=tuple(tilt for _, tilt in found.dark),
-        notes=tuple(notes),
+        notes=tuple(notes), n_stated=size[2] if size else None,
     )
 
 
@@ -250,6 +251,12 @@ def alignment_kind(path: str | os.PathLike, name: str) -> tuple[str, Path]:
         raise UserInputError("E-FILE-01", "no such file", file=str(path),
                              fix="check align_tilt_series.alignment in the config") from error
     lines = [line for line in start.splitlines() if line.strip()]
+    if path.suffix.lower() == ".tomostar" or "_wrpMovieName" in start:
+        raise UserInputError(
+            "E-ALN-03", "a .tomostar is Warp's list of the images of a tilt series and holds no alignment", file=str(path), found="a .tomostar",
+            expected=f"the XML file that Warp or M keeps for this series ({name}.xml in the folder of processed tilt series)",
+            fix=f"give the {name}.xml in align_tilt_series.alignment",
+        )
     if start.startswith("<"):
         return "warp", path
     if "aretomo" in start[:200].lower() or any(line.split()[:2] == ["#", "SEC"] for line in lines):

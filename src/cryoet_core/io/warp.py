@@ -8,6 +8,7 @@ images). Depth adds to the defocus with sign +1, and -1 if AreAnglesInverted. De
 
 from __future__ import annotations
 
+import math
 import os
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import numpy as np
 from cryoet_core.errors import UserInputError
 from cryoet_core.geometry.tilt_geometry import TiltGeometry
 from cryoet_core.io.atomic import write_text
+from cryoet_core.io.numbers import to_float
 
 if TYPE_CHECKING:
     from cryoet_core.metadata import TiltSeries
@@ -49,12 +51,19 @@ def _broken(path: str, field: str, found, expected: str) -> UserInputError:
 
 def _numbers(text: str | None, path: str, field: str) -> np.ndarray:
     try:
-        values = np.array([float(word) for word in (text or "").replace(",", " ").split()])
+        values = np.array([to_float(word) for word in (text or "").replace(",", " ").split()])
     except ValueError:
         values = np.array([np.nan])
     if not np.all(np.isfinite(values)):
         raise _broken(path, field, repr((text or "")[:40]), "numbers")
     return values
+
+
+def _level(root: ET.Element, name: str, path: str) -> float:
+    values = _numbers(root.get(name, "0"), path, name)
+    if len(values) != 1:
+        raise _broken(path, name, repr(root.get(name)), "one number")
+    return float(values[0])
 
 
 def _column(root: ET.Element, name: str, path: str, n: int | None) -> np.ndarray:
@@ -72,10 +81,16 @@ def _grid(root: ET.Element, name: str, path: str) -> np.ndarray | None:
         return None
     try:
         shape = tuple(int(element.get(key)) for key in ("Depth", "Height", "Width"))
+        nodes = list(element.iter("Node"))
+        if min(shape) < 1 or math.prod(shape) > len(nodes):  # before memory is asked for
+            raise ValueError(f"{len(nodes)} nodes for {' x '.join(map(str, shape[::-1]))}")
         grid = np.full(shape, np.nan)
-        for node in element.iter("Node"):
-            grid[tuple(int(node.get(key)) for key in "ZYX")] = float(node.get("Value"))
-    except (TypeError, ValueError, IndexError) as error:
+        for node in nodes:
+            place = tuple(int(node.get(key)) for key in "ZYX")
+            if min(place) < 0:
+                raise IndexError(f"node {place[::-1]}")
+            grid[place] = to_float(node.get("Value"))
+    except (TypeError, ValueError, IndexError, OverflowError) as error:
         raise _broken(path, name, str(error), "Width, Height, Depth and their nodes") from None
     if not np.all(np.isfinite(grid)):
         raise _broken(path, name, "nodes missing", f"{grid.size} nodes")
@@ -133,7 +148,7 @@ def read_warp_xml(path: str | os.PathLike) -> WarpSeries:
         raise _broken(where, "root element", root.tag, "TiltSeries")
     n = len(_column(root, "Angles", where, None))
     angles, axis, x, y = (_column(root, name, where, n) for name in _NEEDED)
-    level = [float(_numbers(root.get(key, "0"), where, key)[0]) for key in ("LevelAngleX", "LevelAngleY")]
+    level = [_level(root, key, where) for key in ("LevelAngleX", "LevelAngleY")]
     movement, local = _movement(root, where, n)
     geometry = TiltGeometry(level[0], -(angles + level[1]), axis, x - movement[:, 0], y - movement[:, 1])
     movies = tuple(line.strip() for line in (root.findtext("MoviePath") or "").split("\n") if line.strip())

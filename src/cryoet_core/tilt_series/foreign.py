@@ -253,12 +253,18 @@ def import_alignment(series: TiltSeries, foreign: ForeignAlignment, *, opposite_
 
     Raises
     ------
-    UserInputError E-ALN-04 (more views than the series, or too few of those in use), E-ALN-05 (angles), E-ALN-07 (axis).
+    UserInputError E-ALN-11 (the file is cut), E-ALN-04 (more views than the series, or too few of those in use), E-ALN-05 (angles), E-ALN-07 (axis).
     """
     notes = list(foreign.notes)
     if opposite_tilts:
         foreign = _opposite(foreign)
         notes.append("the signs of the file's tilt angles were turned, as asked by alignment_tilts")
+    if foreign.n_stated is not None and len(foreign) + len(foreign.dark_deg) < foreign.n_stated:
+        raise UserInputError(
+            "E-ALN-11", "the file holds fewer views than it says", file=foreign.path, field=series.name,
+            found=f"{len(foreign)} aligned and {len(foreign.dark_deg)} dark views", expected=f"{foreign.n_stated} together",
+            fix="it is cut: copy it again from its source, or align again",
+        )
     if len(foreign) > len(series):
         raise _counts(foreign, series, "the alignment has more views than the series")
     rows, key = _by_names(foreign, series), "name of the movie"

@@ -213,3 +213,55 @@ def test_damaged_files_give_picks_or_one_of_our_errors(tmp_path, form):
             except CryoetError:
                 pass
     assert "read" in outcomes and len(outcomes) > 1
+
+
+def tloc(*operations, tail=b"."):
+    return b"\x80\x04" + b"".join(operations) + tail
+
+
+HUNGRY = {
+    "an object number of 2^31": (tloc(b"N", b"r\xff\xff\xff\x7f"), "object number 2147483647"),
+    "an object number in digits": (tloc(b"N", b"p2000000000\n"), "object number 2000000000"),
+    "bytes of 2^40": (tloc(b"\x8e" + struct.pack("<Q", 1 << 40) + b"x"), "1099511627776"),
+    "a bytearray of 2^40": (tloc(b"\x96" + struct.pack("<Q", 1 << 40) + b"x"), "1099511627776"),
+    "text of 2^32": (tloc(b"X\xff\xff\xff\xff" + b"x"), "4294967295"),
+    "a joined file": (tloc(b"N") + tloc(b"N"), "behind its end"),
+}
+
+
+@pytest.mark.parametrize("name", HUNGRY)
+def test_a_tloc_that_asks_for_memory_is_refused_without_it(tmp_path, name):
+    import tracemalloc
+
+    content, words = HUNGRY[name]
+    path = tmp_path / "a.tloc"
+    path.write_bytes(content)
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserInputError, match=f"E-PICKS-05.*{words}"):
+            read_picks(path, TOMOGRAM)
+        assert tracemalloc.get_traced_memory()[1] < 2e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_long_lines_take_time_linear_in_their_length(tmp_path):
+    """Blanks, quotes that never close, digits and endings without end: a second for what took minutes."""
+    import time
+
+    from cryoet_core.io.picks.relion import tomogram_name
+
+    lines = {
+        "a.star": ["data_particles\n\nloop_\n_rlnTomoName\n" + part for part in ('"a' + " " * 300000 + "x\n", '"a ' * 100000, "'\"" * 100000)],
+        "a.tbl": ["1" * 200000 + "\n", ("1" * 100000 + "+") * 2 + "i\n"],
+        "a.coords": [" " * 300000 + "1 2\n", "-" * 300000 + "\n"],
+    }
+    start = time.process_time()
+    for name, contents in lines.items():
+        for content in contents:
+            (tmp_path / name).write_text(content)
+            with pytest.raises(UserInputError):
+                read_picks(tmp_path / name, TOMOGRAM)
+    tomogram_name("a" + ".mrc" * 50000)
+    tomogram_name("_1" * 100000)
+    assert time.process_time() - start < 8
