@@ -14,17 +14,19 @@ import numpy as np
 import pandas as pd
 
 from cryoet_core.errors import UserInputError
+from cryoet_core.geometry.local_deformation import N_TERMS, LocalDeformation, monomials
 from cryoet_core.geometry.tilt_geometry import TiltGeometry
 from cryoet_core.io import imod
 from cryoet_core.io.aretomo import read_aln
 from cryoet_core.io.etomo import find_xf, read_etomo
 from cryoet_core.io.relion import find_in_project
 from cryoet_core.io.star import find_block, read_star
-from cryoet_core.io.warp import centre_offset_angst, read_warp_xml
+from cryoet_core.io.warp import WarpField, centre_offset_angst, read_warp_xml
 
 MAX_PIXEL_CHANGE = 0.05  # another calibration of the same pixels
 _ROUNDING = 0.005  # sizes that differ by less than this share were rounded when images were binned
 _LIMITS = {"x_tilt_deg": 90.0, "y_tilt_deg": 120.0, "z_rot_deg": 360.0, "x_shift_angst": 1e5, "y_shift_angst": 1e5, "nominal_deg": 90.0, "dose": 1e4}
+_FIELD_STEPS = 13  # places along each side of the volume at which a local field is looked up
 _STAR_NAMES = ("tomograms.star", "aligned_tilt_series.star", "tilt_series.star")
 _RELION_NEEDED = ("rlnTomoYTilt", "rlnTomoZRot", "rlnTomoXShiftAngst", "rlnTomoYShiftAngst")
 
@@ -48,6 +50,7 @@ class ForeignAlignment:
     used. Keys, each None where the file has none: names (of movies or images, without folder and ending), nominal_deg (stage angles),
     dose (e/A^2 before the view). dark_deg : stage angles of views that the program left out. handedness : of the geometry as it stands
     here, or None. notes : what was not taken over, or was converted. n_stated : number of views that the file says it is of, used or not, or None.
+    deformation : local, of every row, about our centre and beyond the geometry; None where there is none.
     """
 
     program: str
@@ -61,6 +64,7 @@ class ForeignAlignment:
     handedness: int | None = None
     notes: tuple[str, ...] = ()
     n_stated: int | None = None
+    deformation: LocalDeformation | None = None
 
     def __len__(self) -> int:
         return len(self.geometry)
@@ -161,11 +165,38 @@ def from_warp(path: str | os.PathLike, images: Images) -> ForeignAlignment:
             raise _other_images(where, " x ".join(f"{v:.1f}" for v in found.image_size_angst) + " A", images)
         if abs(ratio.mean() - 1) > _ROUNDING:
             factor, note = float(ratio.mean()), f"the images are {1 / ratio.mean():.4g} times as large in A as here: shifts are scaled"
-    geometry = _scaled(found.geometry, factor, centre_offset_angst(images.size_px, images.pixel_size_angst))
+    offset = centre_offset_angst(images.size_px, images.pixel_size_angst)
+    deformation, said = (None, ()) if found.field is None else _warp_deformation(found.field, factor, offset)
     return ForeignAlignment(
-        "Warp", where, geometry, found.used, names=_stems(found.movies) if found.movies else None, dose=found.dose,
-        handedness=found.handedness, notes=(*found.notes, *([note] if note else [])),
+        "Warp", where, _scaled(found.geometry, factor, offset), found.used, names=_stems(found.movies) if found.movies else None, dose=found.dose,
+        handedness=found.handedness, notes=(*said, *found.notes, *([note] if note else [])), deformation=deformation,
     )
+
+
+def _warp_deformation(field: WarpField, factor: float, offset_angst) -> tuple[LocalDeformation, tuple[str, ...]]:
+    """Warp's local movement and deformation as a quadratic field over each image, fitted in the volume's central plane; and what that leaves.
+
+    factor : of lengths in A, offset_angst (2,) : from Warp's centre to ours, as for the geometry.
+    """
+    steps = np.linspace(-0.5, 0.5, _FIELD_STEPS)
+    layers = 0.25 * np.array([0.0, -1.0, 1.0])  # of the volume's thickness; only the first is fitted
+    points = np.stack(np.meshgrid(layers, steps, steps, indexing="ij")[::-1], axis=-1).reshape(-1, 3) * field.volume_angst
+    rigid, further, inside = field.at(points)
+    uv, further = rigid * factor + offset_angst, further * factor
+    central = np.arange(len(points)) < _FIELD_STEPS**2
+    coefficients, rest = [], []
+    for here, moved, seen in zip(uv, further, inside, strict=True):
+        chosen = central & seen if (central & seen).sum() >= 2 * N_TERMS else central
+        coefficients.append(np.linalg.lstsq(monomials(here[chosen]), moved[chosen], rcond=None)[0])
+        kept = seen if seen.any() else central
+        rest.append(np.linalg.norm(moved - monomials(here) @ coefficients[-1], axis=1)[kept])
+    rest = np.concatenate(rest)
+    size, largest, rms = np.linalg.norm(further, axis=2)[inside].max(initial=0.0), rest.max(), np.sqrt(np.mean(rest**2))
+    note = (
+        f"local movement inside the images and deformation of the volume (up to {size:.1f} A) are taken over as a quadratic field per view; "
+        f"what that cannot hold, and its change with depth, is {rms:.1f} A rms and {largest:.1f} A at most"
+    )
+    return LocalDeformation(np.array(coefficients)), (note,)
 
 
 def _stems(names) -> tuple[str, ...] | None:

@@ -13,10 +13,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from cryoet_core.errors import UserInputError
+from cryoet_core.geometry.local_deformation import N_TERMS, LocalDeformation
 from cryoet_core.geometry.tilt_geometry import TiltGeometry
 from cryoet_core.io.foreign_alignment import ForeignAlignment, view_names
 from cryoet_core.metadata import TiltSeries
 from cryoet_core.tilt_series.exclude import mark_excluded
+from cryoet_core.tilt_series.summaries import deformation_summary
 
 NOT_ALIGNED = "not_in_alignment"  # reasons in the table
 LEFT_OUT = "excluded_in_alignment"
@@ -58,6 +60,7 @@ class ImportedAlignment:
             "n_views": len(series), "n_in_file": len(self.rows), "n_used": int(used.sum()),
             "tilt_axis_deg": float(np.mean(geometry.z_rot_deg)), "tilt_offset_deg": self.tilt_offset_deg,
             "x_tilt_deg": float(np.median(geometry.x_tilt_deg)),
+            **({} if (field := deformation_summary(series, series.local_deformation, used)) is None else {"local_deformation": field}),
             "views": {
                 "tilt_id": series.tilts["tilt_id"].to_numpy(), "tilt_deg": geometry.y_tilt_deg, "x_shift_angst": shift[0],
                 "y_shift_angst": shift[1],
@@ -281,10 +284,20 @@ def import_alignment(series: TiltSeries, foreign: ForeignAlignment, *, opposite_
         notes.append("the file and this run disagree about the sign of the defocus gradient (hand): the run's is kept")
     reasons = _left_out(series, foreign, rows)
     out = mark_excluded(series.with_geometry(_fill(series, geometry, rows, offset)), reasons)
+    out = out.with_local_deformation(_deformation_of(series, foreign, rows))
     lost = int(series.included.sum() - out.included.sum())
     if out.included.sum() < MIN_VIEWS or 2 * lost > series.included.sum():
         raise _counts(foreign, series, f"the alignment lacks {lost} of the views in use")
     return ImportedAlignment(out, foreign.program, key, offset, rows, notes)
+
+
+def _deformation_of(series, foreign, rows) -> LocalDeformation | None:
+    """Local deformation of all rows of the table, 0 for those that the file lacks. It stands in the images, so no mirror image changes it."""
+    if foreign.deformation is None:
+        return None
+    coefficients = np.zeros((len(series), N_TERMS, 2))
+    coefficients[rows] = foreign.deformation.coefficients_angst
+    return LocalDeformation(coefficients)
 
 
 def _opposite(foreign: ForeignAlignment) -> ForeignAlignment:
