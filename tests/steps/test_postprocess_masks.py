@@ -13,8 +13,14 @@ from cryoet_core.masks import soft_sphere
 
 
 def outputs(folder, name):
-    files = {"map": "map.mrc", "mask": "mask.mrc", "fsc": "fsc.star", "summary": "summary.json", "local_resolution": "local.mrc",
-             "local_map": "map_local.mrc"}
+    files = {
+        "map": "map.mrc",
+        "mask": "mask.mrc",
+        "fsc": "fsc.star",
+        "summary": "summary.json",
+        "local_resolution": "local.mrc",
+        "local_map": "map_local.mrc",
+    }
     return {key: folder / name / file for key, file in files.items()}
 
 
@@ -41,7 +47,9 @@ def test_bytes_of_imod_and_255_are_the_mask_that_they_mean(tmp_path, capsys):
     warnings = {name: read_summary(tmp_path / name / "summary.json")["warnings"] for name in ("float", "bytes", "imod")}
     assert warnings["float"] == warnings["imod"] == warnings["bytes"][1:] and "0 and 255" in warnings["bytes"][0]
     with pytest.raises(SystemExit) as stopped:
-        run_script("postprocess", inputs, outputs(tmp_path, "lost"), Postprocess(mask=str(tmp_path / "lost.mrc")).model_dump())
+        run_script(
+            "postprocess", inputs, outputs(tmp_path, "lost"), Postprocess(mask=str(tmp_path / "lost.mrc")).model_dump()
+        )
     assert stopped.value.code == UserInputError.exit_code
     error = capsys.readouterr().err
     assert "E-MASK-01" in error and "values -128 to -127" in error and not (tmp_path / "lost" / "map.mrc").exists()

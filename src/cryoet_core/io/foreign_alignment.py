@@ -7,7 +7,7 @@ tilt_series.foreign, never by the row's number.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -49,8 +49,8 @@ class ForeignAlignment:
     geometry : in A about our centre, the sign of tilts as in the file except for Warp, whose sign is turned. used : rows the program
     used. Keys, each None where the file has none: names (of movies or images, without folder and ending), nominal_deg (stage angles),
     dose (e/A^2 before the view). dark_deg : stage angles of views that the program left out. handedness : of the geometry as it stands
-    here, or None. notes : what was not taken over, or was converted. n_stated : number of views that the file says it is of, used or not, or None.
-    deformation : local, of every row, about our centre and beyond the geometry; None where there is none.
+    here, or None. notes : what was not taken over, or was converted. n_stated : number of views that the file says it is of, used
+    or not, or None. deformation : local, of every row, about our centre and beyond the geometry; None where there is none.
     """
 
     program: str
@@ -166,21 +166,25 @@ def from_warp(path: str | os.PathLike, images: Images) -> ForeignAlignment:
         if abs(ratio.mean() - 1) > _ROUNDING:
             factor, note = float(ratio.mean()), f"the images are {1 / ratio.mean():.4g} times as large in A as here: shifts are scaled"
     offset = centre_offset_angst(images.size_px, images.pixel_size_angst)
-    deformation, said = (None, ()) if found.field is None else _warp_deformation(found.field, factor, offset)
-    return ForeignAlignment(
-        "Warp", where, _scaled(found.geometry, factor, offset), found.used, names=_stems(found.movies) if found.movies else None, dose=found.dose,
-        handedness=found.handedness, notes=(*said, *found.notes, *([note] if note else [])), deformation=deformation,
-    )
+    rigid = _checked(ForeignAlignment(
+        "Warp", where, _scaled(found.geometry, factor, offset), found.used, dose=found.dose, handedness=found.handedness,
+        names=_stems(found.movies) if found.movies else None, notes=(*found.notes, *([note] if note else [])),
+    ))  # fmt: skip
+    if found.field is None:
+        return rigid
+    deformation, said = _warp_deformation(found.field, factor, offset)
+    return replace(rigid, deformation=deformation, notes=(said, *rigid.notes))
 
 
-def _warp_deformation(field: WarpField, factor: float, offset_angst) -> tuple[LocalDeformation, tuple[str, ...]]:
-    """Warp's local movement and deformation as a quadratic field over each image, fitted in the volume's central plane; and what that leaves.
+def _warp_deformation(field: WarpField, factor: float, offset_angst) -> tuple[LocalDeformation, str]:
+    """Warp's local movement and deformation as a quadratic field over each image, fitted in the volume's central plane.
 
-    factor : of lengths in A, offset_angst (2,) : from Warp's centre to ours, as for the geometry.
+    Also a note of what that leaves. factor : of lengths in A, offset_angst (2,) : from Warp's centre to ours, as for the geometry.
     """
     steps = np.linspace(-0.5, 0.5, _FIELD_STEPS)
     layers = 0.25 * np.array([0.0, -1.0, 1.0])  # of the volume's thickness; only the first is fitted
-    points = np.stack(np.meshgrid(layers, steps, steps, indexing="ij")[::-1], axis=-1).reshape(-1, 3) * field.volume_angst
+    z, y, x = np.meshgrid(layers, steps, steps, indexing="ij")
+    points = np.stack([x, y, z], axis=-1).reshape(-1, 3) * field.volume_angst
     rigid, further, inside = field.at(points)
     uv, further = rigid * factor + offset_angst, further * factor
     central = np.arange(len(points)) < _FIELD_STEPS**2
@@ -193,10 +197,10 @@ def _warp_deformation(field: WarpField, factor: float, offset_angst) -> tuple[Lo
     rest = np.concatenate(rest)
     size, largest, rms = np.linalg.norm(further, axis=2)[inside].max(initial=0.0), rest.max(), np.sqrt(np.mean(rest**2))
     note = (
-        f"local movement inside the images and deformation of the volume (up to {size:.1f} A) are taken over as a quadratic field per view; "
-        f"what that cannot hold, and its change with depth, is {rms:.1f} A rms and {largest:.1f} A at most"
+        f"local movement inside the images and deformation of the volume (up to {size:.1f} A) are taken over as a quadratic "
+        f"field per view; what that cannot hold, and its change with depth, is {rms:.1f} A rms and {largest:.1f} A at most"
     )
-    return LocalDeformation(np.array(coefficients)), (note,)
+    return LocalDeformation(np.array(coefficients)), note
 
 
 def _stems(names) -> tuple[str, ...] | None:
@@ -284,8 +288,8 @@ def alignment_kind(path: str | os.PathLike, name: str) -> tuple[str, Path]:
     lines = [line for line in start.splitlines() if line.strip()]
     if path.suffix.lower() == ".tomostar" or "_wrpMovieName" in start:
         raise UserInputError(
-            "E-ALN-03", "a .tomostar is Warp's list of the images of a tilt series and holds no alignment", file=str(path), found="a .tomostar",
-            expected=f"the XML file that Warp or M keeps for this series ({name}.xml in the folder of processed tilt series)",
+            "E-ALN-03", "a .tomostar is Warp's list of the images of a tilt series and holds no alignment", file=str(path),
+            found="a .tomostar", expected=f"Warp's or M's XML file of this series ({name}.xml in its folder of processed tilt series)",
             fix=f"give the {name}.xml in align_tilt_series.alignment",
         )
     if start.startswith("<"):

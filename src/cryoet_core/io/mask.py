@@ -33,7 +33,10 @@ def read_mask(path: str | os.PathLike, field: str, pixel_size_angst: float) -> G
     values, pixel = read_mrc(path)
     mask, warnings = _zero_to_one(values, path, field)
     if pixel not in (0.0, 1.0) and abs(pixel / pixel_size_angst - 1) > 0.01:
-        warnings = (*warnings, f"the mask {path} has pixels of {pixel:g} A, what it masks {pixel_size_angst:g} A: was it made for this?")
+        warnings = (
+            *warnings,
+            f"the mask {path} has pixels of {pixel:g} A, what it masks {pixel_size_angst:g} A: was it made for this?",
+        )
     return GivenMask(mask, warnings)
 
 
@@ -44,7 +47,9 @@ def _zero_to_one(values: np.ndarray, path, field: str) -> tuple[np.ndarray, tupl
     if low >= 0 and 0.5 < high <= 1:
         return values, _full(low, path)
     if low == 0 and high > 0 and bool(np.all((values == 0) | (values == high))):
-        return (values > 0).astype(np.float32), (f"the mask {path} has the values 0 and {high:g}: {high:g} is taken as 1 (inside)",)
+        return (values > 0).astype(np.float32), (
+            f"the mask {path} has the values 0 and {high:g}: {high:g} is taken as 1 (inside)",
+        )
     if low == 0 and high == _BYTE and bool(np.all(values == np.rint(values))):
         return values / np.float32(_BYTE), (f"the mask {path} has bytes from 0 to 255: they are divided by 255",)
     if -_OVERSHOOT <= low and 0.5 < high <= 1 + _OVERSHOOT:
@@ -53,8 +58,12 @@ def _zero_to_one(values: np.ndarray, path, field: str) -> tuple[np.ndarray, tupl
     if len(distinct) <= 8:
         found += f" ({', '.join(f'{v + 0.0:g}' for v in distinct)})"
     raise UserInputError(
-        "E-MASK-01", "nothing is inside this mask" if low == high == 0 else "these are not the values of a mask",
-        file=os.fspath(path), field=field, found=found, expected="0 outside, 1 inside, between them at a soft edge",
+        "E-MASK-01",
+        "nothing is inside this mask" if low == high == 0 else "these are not the values of a mask",
+        file=os.fspath(path),
+        field=field,
+        found=found,
+        expected="0 outside, 1 inside, between them at a soft edge",
         fix="write the mask with values from 0 to 1; of several labels, with 1 where particles may be and 0 elsewhere",
     )
 

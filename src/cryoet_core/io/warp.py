@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from cryoet_core.metadata import TiltSeries
 
 _NOTHING_ANGST = 0.01
+_LARGEST = 1e5  # A or degrees, of anything in a file of one tilt series
 _NEEDED = ("Angles", "AxisAngle", "AxisOffsetX", "AxisOffsetY")
 
 
@@ -102,6 +103,8 @@ def _grid(root: ET.Element, name: str, path: str, axes: dict[str, str] = _SPACE)
         raise _broken(path, name, str(error), f"{', '.join(axes)} and their nodes") from None
     if not np.all(np.isfinite(grid)):
         raise _broken(path, name, "nodes missing", f"{grid.size} nodes")
+    if np.abs(grid).max() > _LARGEST:
+        raise _broken(path, name, f"{np.abs(grid).max():g}", f"at most {_LARGEST:g}")
     return grid
 
 
@@ -178,7 +181,7 @@ def _grids(root: ET.Element, names, path: str, axes) -> tuple[np.ndarray, ...]:
 def _size(root: ET.Element, name: str, path: str, n: int) -> np.ndarray | None:
     """(n,) A, or None where the file has none."""
     size = _numbers(root.get(name, ""), path, name)
-    return size[:n] if len(size) >= n and size.min() > 0 else None
+    return size[:n] if len(size) >= n and size.min() > 0 and size.max() <= _LARGEST else None
 
 
 def _notes(root: ET.Element, path: str) -> tuple[str, ...]:

@@ -24,7 +24,11 @@ RELION = {
     "I2": [(2, 0, 0, 1), (5, 0.525731114, 0, 0.850650807), (3, 0, 0.356822076, 0.934172364)],
     "I1": [(2, 1, 0, 0), (5, 0.850650807, 0, -0.525731114), (3, 0.934172364, 0.356822076, 0)],
     "I3": [(2, -0.525731114, 0, 0.850650807), (5, 0, 0, 1), (3, -0.491123478, 0.356822076, 0.794654475)],
-    "I4": [(2, 0.525731114, 0, 0.850650807), (5, 0.894427193, 0, 0.447213591), (3, 0.491123478, 0.356822076, 0.794654475)],
+    "I4": [
+        (2, 0.525731114, 0, 0.850650807),
+        (5, 0.894427193, 0, 0.447213591),
+        (3, 0.491123478, 0.356822076, 0.794654475),
+    ],
 }
 ORDERS = {"C4": 4, "D3": 6, "T": 12, "O": 24, "I": 60, "I1": 60, "I2": 60, "I3": 60, "I4": 60}
 
@@ -90,14 +94,38 @@ def test_search_grids_hold_one_of_each_set_of_mates(name):
 
 
 @pytest.mark.parametrize(
-    "given, name", [("c1", "C1"), ("C12", "C12"), (" d7 ", "D7"), ("t", "T"), ("o", "O"), ("i", "I"), ("i2", "I2"), ("I4", "I4")]
+    "given, name",
+    [("c1", "C1"), ("C12", "C12"), (" d7 ", "D7"), ("t", "T"), ("o", "O"), ("i", "I"), ("i2", "I2"), ("I4", "I4")],
 )
 def test_accepted_forms(given, name):
     assert point_group_name(given) == name
     assert np.array_equal(point_group(given), point_group(name))
 
 
-@pytest.mark.parametrize("given", ["", "X9", "C", "C0", "C06", "C100", "D", "D0", "I0", "I5", "IH", "TD", "OH", "C4v", "C4\nC4", "C4\n4", "C²", "C٣", "4"])
+@pytest.mark.parametrize(
+    "given",
+    [
+        "",
+        "X9",
+        "C",
+        "C0",
+        "C06",
+        "C100",
+        "D",
+        "D0",
+        "I0",
+        "I5",
+        "IH",
+        "TD",
+        "OH",
+        "C4v",
+        "C4\nC4",
+        "C4\n4",
+        "C²",
+        "C٣",
+        "4",
+    ],
+)
 def test_refused_forms(given):
     with pytest.raises(UserInputError, match=r"E-SYM-01.*I1, I2, I3 or I4.*Fix:"):
         point_group(given)

@@ -322,6 +322,8 @@ def _broken(name, text, folder):
     ("a.xml", WARP.read_text(encoding="utf-8-sig").replace('Width="6" Height="4"', 'Width="60000" Height="40000"'), "E-WARP-01.*nodes for 60000 x 40000"),
     ("a.xml", WARP.read_text(encoding="utf-8-sig").replace('Node X="3" Y="0" Z="1"', 'Node X="-3" Y="0" Z="1"'), "E-WARP-01.*node"),
     ("a.xml", WARP.read_text(encoding="utf-8-sig").replace('LevelAngleX="1.457031"', 'LevelAngleX=""'), "E-WARP-01.*LevelAngleX"),
+    ("a.xml", WARP.read_text(encoding="utf-8-sig").replace('"-1.3210737"', '"1e200"'), "E-WARP-01.*GridMovementX.*1e.200"),
+    ("a.xml", WARP.read_text(encoding="utf-8-sig").replace("12.05431", "1e200"), "E-ALN-10.*x_shift_angst"),
     ("a.aln", ARETOMO_2.replace("= 2032 2032", "= 1000 2032"), "E-ALN-06"),
     ("a.star", RELION_ROWS.replace("rlnTomoZRot", "rlnTomoProjX"), "E-RELION-04.*rlnTomoZRot.*RELION 4"),
     ("a.star", RELION_GLOBAL.replace("TS_01 -1", "TS_02 -1"), "E-ALN-08.*TS_02"),

@@ -55,7 +55,12 @@ ACCEPTED = {  # (values, dtype, what they mean, words of the warning)
     "0 and 0.4": (0.4 * INSIDE, "float32", INSIDE, ["0 and 0.4", "taken as 1"]),
     "0 and 7": (7 * INSIDE, "int16", INSIDE, ["0 and 7"]),
     "soft bytes": (np.rint(255 * SOFT), "uint8", np.rint(255 * SOFT) / np.float32(255), ["divided by 255"]),
-    "overshoot": (1.02 * SOFT - 0.01, "float32", np.clip(np.float32(1.02) * SOFT - np.float32(0.01), 0, 1), ["-0.01 to 1.01", "cut to 0..1"]),
+    "overshoot": (
+        1.02 * SOFT - 0.01,
+        "float32",
+        np.clip(np.float32(1.02) * SOFT - np.float32(0.01), 0, 1),
+        ["-0.01 to 1.01", "cut to 0..1"],
+    ),
     "all inside": (np.ones_like(INSIDE), "float32", np.ones_like(INSIDE), ["leaves nothing out"]),
 }
 
@@ -93,6 +98,9 @@ def test_what_is_no_mask_is_refused_with_its_values(tmp_path, values, found):
 
 
 def test_a_mask_of_other_pixels_is_questioned(tmp_path):
-    assert "pixels of 5 A, what it masks 10 A" in read_mask(write(tmp_path / "m.mrc", INSIDE, pixel=5.0), "k", 10.0).warnings[0]
+    assert (
+        "pixels of 5 A, what it masks 10 A"
+        in read_mask(write(tmp_path / "m.mrc", INSIDE, pixel=5.0), "k", 10.0).warnings[0]
+    )
     for pixel in 1.0, 10.05:  # unknown, rounded
         assert read_mask(write(tmp_path / "m.mrc", INSIDE, pixel=pixel), "k", 10.0).warnings == ()

@@ -72,7 +72,9 @@ _rlnImagePixelSize #4
 1 {RAW} 1.0 {RAW}
 2 {RAW} {binning} {RAW * binning}
 """
-    return star(["rlnTomoName", *coordinates, "rlnOpticsGroup"], [["Unt_083.tomostar", *row, 2] for row in rows], before)
+    return star(
+        ["rlnTomoName", *coordinates, "rlnOpticsGroup"], [["Unt_083.tomostar", *row, 2] for row in rows], before
+    )
 
 
 def test_warps_2d_exports_are_the_centred_positions_of_relion_5(tmp_path):
@@ -81,7 +83,11 @@ def test_warps_2d_exports_are_the_centred_positions_of_relion_5(tmp_path):
     relion5 = read(tmp_path / "five.star", warp_export(centred, coordinates=labels), WARP)
     old = read(tmp_path / "old.star", warp_export(), WARP)
     np.testing.assert_allclose(old.picks.positions_angst, relion5.picks.positions_angst, atol=0.1)
-    assert "Warp" in old.warnings[0] and "pixels of 12 A" in old.warnings[0] and old.unit == "pixels of 12 A, as the file says"
+    assert (
+        "Warp" in old.warnings[0]
+        and "pixels of 12 A" in old.warnings[0]
+        and old.unit == "pixels of 12 A, as the file says"
+    )
     assert relion5.warnings == () and relion5.unit == "A, as the file says"
 
 
@@ -123,10 +129,16 @@ def test_picks_that_fill_little_of_the_tomogram_are_questioned_by_name(tmp_path,
     index, words = FRAMES[name]
     reading = read(tmp_path / "some.coords", "\n".join(" ".join(f"{v:.3f}" for v in row) for row in index))
     assert len(reading.picks) == len(index) and len(reading.warnings) == 1
-    assert words in reading.warnings[0] and "some.coords" in reading.warnings[0] and "picks_pixel_size_angst" in reading.warnings[0]
+    assert (
+        words in reading.warnings[0]
+        and "some.coords" in reading.warnings[0]
+        and "picks_pixel_size_angst" in reading.warnings[0]
+    )
 
 
-@pytest.mark.parametrize("index", [ALL_OVER, ALL_OVER[:5], ALL_OVER * [1, 1, 0.4] + [0, 0, 18], np.array([[3.5, 4, 5]] * 4)])
+@pytest.mark.parametrize(
+    "index", [ALL_OVER, ALL_OVER[:5], ALL_OVER * [1, 1, 0.4] + [0, 0, 18], np.array([[3.5, 4, 5]] * 4)]
+)
 def test_picks_of_a_specimen_are_not_questioned(tmp_path, index):
     assert read(tmp_path / "a.coords", "\n".join(" ".join(f"{v:.3f}" for v in row) for row in index)).warnings == ()
 
@@ -152,7 +164,11 @@ NOTHING = {
     "copick": ("a.json", json.dumps({"points": []}).encode(), "auto"),
     "deepfinder": ("a.xml", b"<objlist/>", "auto"),
     "header alone": ("a.csv", b"X,Y,Z,score\n", "auto"),
-    "tloc": ("a.tloc", pickle.dumps(pd.DataFrame(np.zeros((0, 3)), columns=pd.Index(list("XYZ"), dtype=object))), "auto"),
+    "tloc": (
+        "a.tloc",
+        pickle.dumps(pd.DataFrame(np.zeros((0, 3)), columns=pd.Index(list("XYZ"), dtype=object))),
+        "auto",
+    ),
 }
 
 

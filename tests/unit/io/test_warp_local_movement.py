@@ -16,13 +16,17 @@ VOLUME = np.array([1800.0, 1400.0, 400.0])
 
 def movement_grid(name, corners):
     """2 x 2 nodes at the first and the last view: bilinear over the image, linear over the views. corners: (2, 2, 2) as [view, y, x]."""
-    nodes = "".join(f'<Node X="{x}" Y="{y}" Z="{z}" Value="{corners[z, y, x]}" />' for z in (0, 1) for y in (0, 1) for x in (0, 1))
+    nodes = "".join(
+        f'<Node X="{x}" Y="{y}" Z="{z}" Value="{corners[z, y, x]}" />' for z in (0, 1) for y in (0, 1) for x in (0, 1)
+    )
     return f'<{name} Width="2" Height="2" Depth="2" MarginX="0" MarginY="0" MarginZ="0">{nodes}</{name}>'
 
 
 def volume_grid(name, values):
     """(duration, depth, height, width) nodes."""
-    nodes = "".join(f'<Node X="{i[3]}" Y="{i[2]}" Z="{i[1]}" W="{i[0]}" Value="{v}" />' for i, v in np.ndenumerate(values))
+    nodes = "".join(
+        f'<Node X="{i[3]}" Y="{i[2]}" Z="{i[1]}" W="{i[0]}" Value="{v}" />' for i, v in np.ndenumerate(values)
+    )
     t, z, y, x = values.shape
     return f'<{name} Width="{x}" Height="{y}" Depth="{z}" Duration="{t}">{nodes}</{name}>'
 
@@ -32,7 +36,11 @@ def with_grids(path, series, *grids, volume=VOLUME):
     text = path.read_text()
     before, _, after = text.partition('VolumeDimensionsAngstrom="')
     size = ", ".join(map(str, volume))
-    path.write_text((before + 'VolumeDimensionsAngstrom="' + size + after[after.index('"') :]).replace("</TiltSeries>", "".join(grids) + "</TiltSeries>"))
+    path.write_text(
+        (before + 'VolumeDimensionsAngstrom="' + size + after[after.index('"') :]).replace(
+            "</TiltSeries>", "".join(grids) + "</TiltSeries>"
+        )
+    )
     return path
 
 
@@ -64,7 +72,9 @@ def still(size=SIZE):
 def test_points_land_where_warps_movement_puts_them(tmp_path, plane, size):
     series, rng = still(size), np.random.default_rng(0)
     corners = rng.uniform(-60, 60, (2, 2, 2, 2))  # [axis, view, y, x]: up to 60 A
-    path = with_grids(tmp_path / "TS_01.xml", series, *(movement_grid(f"GridMovement{a}", corners[k]) for k, a in enumerate("XY")))
+    path = with_grids(
+        tmp_path / "TS_01.xml", series, *(movement_grid(f"GridMovement{a}", corners[k]) for k, a in enumerate("XY"))
+    )
     taken = import_alignment(series, read_foreign_alignment(path, "TS_01", images_of(series)))
     before = series.geometry.project(plane)[0]
     odd = np.array(size) % 2 * PIXEL / 2  # Warp's centre is n/2
@@ -85,19 +95,25 @@ def test_points_land_where_warps_volume_deformation_puts_them(tmp_path, plane):
     """Bilinear over x and y, linear over the dose, and with depth: the central plane is exact, the rest is said."""
     series, rng = still(), np.random.default_rng(1)
     nodes = rng.uniform(-40, 40, (3, 2, 1, 2, 2))  # [axis, dose, z, y, x]
-    path = with_grids(tmp_path / "TS_01.xml", series, *(volume_grid(f"GridVolumeWarp{a}", nodes[k]) for k, a in enumerate("XYZ")))
+    path = with_grids(
+        tmp_path / "TS_01.xml", series, *(volume_grid(f"GridVolumeWarp{a}", nodes[k]) for k, a in enumerate("XYZ"))
+    )
     foreign = read_foreign_alignment(path, "TS_01", images_of(series))
     taken = import_alignment(series, foreign).series
     dose = series.tilts["pre_exposure_e_per_a2"].to_numpy()
     share = (dose - dose.min()) / np.ptp(dose)
     x, y = (plane[:, :2] / VOLUME[:2] + 0.5).T
     for i in range(len(series)):
-        moved = plane + np.stack([(1 - share[i]) * bilinear(n[0, 0], x, y) + share[i] * bilinear(n[1, 0], x, y) for n in nodes], axis=1)
+        moved = plane + np.stack(
+            [(1 - share[i]) * bilinear(n[0, 0], x, y) + share[i] * bilinear(n[1, 0], x, y) for n in nodes], axis=1
+        )
         expected = series.geometry.select([i]).project(moved)[0][0]
         np.testing.assert_allclose(landing(taken, plane)[i], expected, atol=1e-4)
     assert "0.0 A rms" not in foreign.notes[0] or "A at most" in foreign.notes[0]
     deep = np.concatenate([nodes, -nodes], axis=2)  # the two faces move against each other
-    path = with_grids(tmp_path / "TS_01.xml", series, *(volume_grid(f"GridVolumeWarp{a}", deep[k]) for k, a in enumerate("XYZ")))
+    path = with_grids(
+        tmp_path / "TS_01.xml", series, *(volume_grid(f"GridVolumeWarp{a}", deep[k]) for k, a in enumerate("XYZ"))
+    )
     foreign = read_foreign_alignment(path, "TS_01", images_of(series))
     assert np.abs(foreign.deformation.coefficients_angst).max() < 1e-6  # nothing in the central plane
     assert float(foreign.notes[0].split(" A rms")[0].split()[-1]) > 3
@@ -115,12 +131,18 @@ def test_the_field_stays_when_the_axis_is_turned_and_scales_with_the_pixel(tmp_p
     places = np.random.default_rng(4).uniform(-500, 500, (len(series), 9, 2))
     np.testing.assert_allclose(turned.local_deformation.at(places), plain.local_deformation.at(places), atol=1e-9)
     larger = read_foreign_alignment(path, "TS_01", Images(SIZE, 1.02 * PIXEL, 1.02 * PIXEL))
-    np.testing.assert_allclose(larger.deformation.at(1.02 * places), 1.02 * plain.local_deformation.at(places), atol=1e-6)
+    np.testing.assert_allclose(
+        larger.deformation.at(1.02 * places), 1.02 * plain.local_deformation.at(places), atol=1e-6
+    )
 
 
 def test_views_that_the_file_lacks_have_no_field(tmp_path):
     series = still()
-    path = with_grids(tmp_path / "TS_01.xml", series, movement_grid("GridMovementX", np.random.default_rng(3).uniform(-60, 60, (2, 2, 2))))
+    path = with_grids(
+        tmp_path / "TS_01.xml",
+        series,
+        movement_grid("GridMovementX", np.random.default_rng(3).uniform(-60, 60, (2, 2, 2))),
+    )
     foreign = read_foreign_alignment(path, "TS_01", images_of(series))
     more = series.select(np.r_[np.arange(len(series)), 0]).with_columns(
         tilt_id=np.arange(len(series) + 1), movie=[*series.tilts["movie"], "frames/another.tif"]
@@ -132,7 +154,11 @@ def test_views_that_the_file_lacks_have_no_field(tmp_path):
 
 def test_no_grids_or_one_value_are_no_field(tmp_path):
     series = still()
-    foreign = read_foreign_alignment(with_grids(tmp_path / "a.xml", series, movement_grid("GridMovementX", np.full((2, 2, 2), 7.0))), "a", images_of(series))
+    foreign = read_foreign_alignment(
+        with_grids(tmp_path / "a.xml", series, movement_grid("GridMovementX", np.full((2, 2, 2), 7.0))),
+        "a",
+        images_of(series),
+    )
     assert foreign.deformation is None and foreign.notes == ()
     assert import_alignment(series, foreign).series.local_deformation is None
     np.testing.assert_allclose(foreign.geometry.x_shift_angst, series.geometry.x_shift_angst - 7.0, atol=1e-5)
@@ -140,7 +166,9 @@ def test_no_grids_or_one_value_are_no_field(tmp_path):
 
 def test_a_field_without_sizes_is_said_and_left(tmp_path):
     series = still()
-    path = with_grids(tmp_path / "a.xml", series, movement_grid("GridMovementX", np.random.default_rng(3).uniform(-60, 60, (2, 2, 2))))
+    path = with_grids(
+        tmp_path / "a.xml", series, movement_grid("GridMovementX", np.random.default_rng(3).uniform(-60, 60, (2, 2, 2)))
+    )
     path.write_text(path.read_text().replace("ImageDimensionsAngstrom", "Unknown"))
     found = read_warp_xml(path)
     assert found.field is None and "not taken over" in found.notes[0]
