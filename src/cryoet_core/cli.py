@@ -88,7 +88,8 @@ def picks(
     if lost:
         typer.echo(f"warning: {to} holds no {', '.join(lost)}", err=True)
     unit = f", counted in {reading.unit}" if reading.unit else ""
-    typer.echo(f"{len(reading.picks)} of {reading.n_in_file} picks: {source} ({reading.format}{unit}) -> {target} ({to})")
+    count = f"{len(reading.picks)} of {reading.n_in_file} picks"
+    typer.echo(f"{count}: {source} ({reading.format}{unit}) -> {target} ({to})")
 
 
 def _tomogram(path, size, pixel_size, unbinned_pixel_size, name):

@@ -88,7 +88,7 @@ def test_dark_reference_stops_with_the_key_to_set(run_folder):
 
 
 def test_a_search_mask_of_bytes_holds_and_one_of_another_size_is_refused(run_folder, capsys):
-    """0/255 is 1 inside, with a warning in log and summary; a mask of half the voxels is refused although the search is binned."""
+    """0/255 is 1 inside, with a warning in log and summary; a mask of another size is refused, binned or not."""
     folder, _ = run_folder
     imported = reference(folder, "masked", invert=True)
     resized = {"reference": folder / "m_small.mrc", "mask": folder / "m_mask.mrc", "summary": folder / "m_small.json"}
@@ -101,7 +101,8 @@ def test_a_search_mask_of_bytes_holds_and_one_of_another_size_is_refused(run_fol
     picked = {"particles": folder / "m.star", "scores": folder / "m_scores.mrc", "summary": folder / "m.json",
               "orientations": folder / "m_orientations.mrc", "orientation_list": folder / "m_orientations.star"}
     inputs = {"tomogram": folder / "TS_01.mrc", "table": folder / "TS_01.star", "reference": resized["reference"]}
-    config = {"angular_step_deg": 24, "edge_margin_angst": 80, "max_particles": 3, "ctf": "none", "background": "none", "n_sigma": 4.0}
+    config = {"angular_step_deg": 24, "edge_margin_angst": 80, "max_particles": 3, "ctf": "none"}
+    config |= {"background": "none", "n_sigma": 4.0}
     run_script("match_template", inputs | {"search_mask": folder / "half.mrc"}, picked, config)
     positions = read_particles(picked["particles"]).positions_angst
     assert sorted(np.linalg.norm(positions[:, None] - PLACES, axis=2).argmin(axis=1)) == [1, 4, 6]

@@ -36,7 +36,7 @@ _GENERATORS = {
 
 
 def point_group_name(name: str) -> str:
-    """The name as RELION writes it: capitals, no blanks around. Raises UserInputError E-SYM-01 for what is no point group."""
+    """The name as RELION writes it: capitals, no blanks around. Raises UserInputError E-SYM-01 for any other name."""
     label = str(name).strip().upper()
     if not _NAME.match(label):
         raise UserInputError(
@@ -47,7 +47,7 @@ def point_group_name(name: str) -> str:
 
 
 def point_group(name: str) -> np.ndarray:
-    """Operators of the point group ``name`` (see above; small letters are capitals) -> (n, 3, 3) float64, identity first.
+    """Operators of the point group ``name`` (see above; in any case) -> (n, 3, 3) float64, identity first.
 
     Raises UserInputError E-SYM-01 for an unknown name.
     """

@@ -49,8 +49,8 @@ class ForeignAlignment:
     geometry : in A about our centre, the sign of tilts as in the file except for Warp, whose sign is turned. used : rows the program
     used. Keys, each None where the file has none: names (of movies or images, without folder and ending), nominal_deg (stage angles),
     dose (e/A^2 before the view). dark_deg : stage angles of views that the program left out. handedness : of the geometry as it stands
-    here, or None. notes : what was not taken over, or was converted. n_stated : number of views that the file says it is of, used
-    or not, or None. deformation : local, of every row, about our centre and beyond the geometry; None where there is none.
+    here, or None. notes : what was not taken over, or was converted. n_stated : number of views that the file
+    says it is of, used or not, or None. deformation : of every row, about our centre, beyond the geometry, or None.
     """
 
     program: str
@@ -167,8 +167,9 @@ def from_warp(path: str | os.PathLike, images: Images) -> ForeignAlignment:
             factor, note = float(ratio.mean()), f"the images are {1 / ratio.mean():.4g} times as large in A as here: shifts are scaled"
     offset = centre_offset_angst(images.size_px, images.pixel_size_angst)
     rigid = _checked(ForeignAlignment(
-        "Warp", where, _scaled(found.geometry, factor, offset), found.used, dose=found.dose, handedness=found.handedness,
-        names=_stems(found.movies) if found.movies else None, notes=(*found.notes, *([note] if note else [])),
+        "Warp", where, _scaled(found.geometry, factor, offset), found.used, dose=found.dose,
+        handedness=found.handedness, names=_stems(found.movies) if found.movies else None,
+        notes=(*found.notes, *([note] if note else [])),
     ))  # fmt: skip
     if found.field is None:
         return rigid
@@ -179,7 +180,7 @@ def from_warp(path: str | os.PathLike, images: Images) -> ForeignAlignment:
 def _warp_deformation(field: WarpField, factor: float, offset_angst) -> tuple[LocalDeformation, str]:
     """Warp's local movement and deformation as a quadratic field over each image, fitted in the volume's central plane.
 
-    Also a note of what that leaves. factor : of lengths in A, offset_angst (2,) : from Warp's centre to ours, as for the geometry.
+    Also a note of what that leaves. factor : of lengths in A. offset_angst (2,) : from Warp's centre to ours.
     """
     steps = np.linspace(-0.5, 0.5, _FIELD_STEPS)
     layers = 0.25 * np.array([0.0, -1.0, 1.0])  # of the volume's thickness; only the first is fitted
@@ -197,8 +198,9 @@ def _warp_deformation(field: WarpField, factor: float, offset_angst) -> tuple[Lo
     rest = np.concatenate(rest)
     size, largest, rms = np.linalg.norm(further, axis=2)[inside].max(initial=0.0), rest.max(), np.sqrt(np.mean(rest**2))
     note = (
-        f"local movement inside the images and deformation of the volume (up to {size:.1f} A) are taken over as a quadratic "
-        f"field per view; what that cannot hold, and its change with depth, is {rms:.1f} A rms and {largest:.1f} A at most"
+        f"local movement inside the images and deformation of the volume (up to {size:.1f} A) are taken over as a "
+        f"quadratic field per view; what that cannot hold, and its change with depth, is {rms:.1f} A rms and "
+        f"{largest:.1f} A at most"
     )
     return LocalDeformation(np.array(coefficients)), note
 
@@ -288,8 +290,9 @@ def alignment_kind(path: str | os.PathLike, name: str) -> tuple[str, Path]:
     lines = [line for line in start.splitlines() if line.strip()]
     if path.suffix.lower() == ".tomostar" or "_wrpMovieName" in start:
         raise UserInputError(
-            "E-ALN-03", "a .tomostar is Warp's list of the images of a tilt series and holds no alignment", file=str(path),
-            found="a .tomostar", expected=f"Warp's or M's XML file of this series ({name}.xml in its folder of processed tilt series)",
+            "E-ALN-03", "a .tomostar is Warp's list of the images of a tilt series and holds no alignment",
+            file=str(path), found="a .tomostar",
+            expected=f"Warp's or M's XML file of this series ({name}.xml in its folder of processed tilt series)",
             fix=f"give the {name}.xml in align_tilt_series.alignment",
         )
     if start.startswith("<"):

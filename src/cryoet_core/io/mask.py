@@ -25,8 +25,9 @@ class GivenMask:
 def read_mask(path: str | os.PathLike, field: str, pixel_size_angst: float) -> GivenMask:
     """The mask of an MRC file, in which 1 is inside and 0 outside; `field` is the key that names it.
 
-    Two values, 0 and another, and bytes from 0 to 255 are scaled to 0..1, overshoot of soft edges is cut: both with a warning. So
-    is a pixel size other than `pixel_size_angst`, that of the volume it masks (1 A is what programs write that know none).
+    Two values, 0 and another, and bytes from 0 to 255 are scaled to 0..1, overshoot of soft edges is cut: both with a
+    warning. So is a pixel size other than `pixel_size_angst`, that of the volume it masks (1 A is what programs write
+    that know none).
 
     Raises UserInputError E-MASK-01 for other values and for a mask with nothing inside, and what read_mrc raises.
     """

@@ -1,7 +1,8 @@
 """MRC images, stacks and volumes.
 
 Arrays are always [z, y, x] (3-D, also for one image) with row 0 at the bottom, as stored: nothing is flipped.
-Reads modes 0 (also IMOD's signed bytes), 1, 2, 6, 12, 101 in both byte orders; writes modes 0, 1, 2, 6, 12 little-endian.
+Reads modes 0 (also IMOD's signed bytes), 1, 2, 6, 12, 101 in both byte orders; writes modes 0, 1, 2, 6, 12
+little-endian.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def _unpack_nibbles(packed: np.ndarray, nx: int) -> np.ndarray:
 
 
 def decoded(stored: np.ndarray, header: MrcHeader) -> np.ndarray:
-    """Stored values as the values meant: IMOD's signed bytes hold value - 128, and come back as uint8 0 to 255; all else as it is."""
+    """Stored values as the values meant: IMOD's signed bytes, value - 128, as uint8 0 to 255; all else as it is."""
     return stored.view(np.uint8) ^ np.uint8(128) if header.shifted_bytes else stored
 
 

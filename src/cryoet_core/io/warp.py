@@ -3,8 +3,9 @@
 Facts (WarpLib TiltSeries, LoadMeta, SaveMeta and GetPositionInAllTilts; checked with positions that Warp computed):
     position = Rz(AxisAngle) . Ry(-(Angles + LevelAngleY)) . Rx(LevelAngleX) . X + AxisOffset - GridMovement(position)
 in A, from half the image's width and height (n/2, in units of pixels whose first has index 0; so half a pixel from our n//2 in odd
-images). X is first moved by GridVolumeWarp, linear between its nodes over the volume and the dose; GridMovement is a natural cubic
-spline over the image and the views; the nodes of both stand on the borders. Depth adds to the defocus with sign +1, and -1 if AreAnglesInverted. Defoci are in micrometres: U = D + delta/2, V = D - delta/2.
+images). X is first moved by GridVolumeWarp, linear between its nodes over the volume and the dose; GridMovement is a
+natural cubic spline over the image and the views; the nodes of both stand on the borders. Depth adds to the defocus
+with sign +1, and -1 if AreAnglesInverted. Defoci are in micrometres: U = D + delta/2, V = D - delta/2.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ def _grid(root: ET.Element, name: str, path: str, axes: dict[str, str] = _SPACE)
 
 
 def _spline_weights(n: int, where) -> np.ndarray:
-    """(m, n): what each of n nodes on [0, 1] adds to a natural cubic spline at ``where`` (m,); it stays at its ends beyond them."""
+    """(m, n): what each of n nodes on [0, 1] adds to a natural cubic spline at ``where`` (m,); constant beyond."""
     if n == 1:
         return np.ones((len(where), 1))
     return CubicSpline(np.linspace(0, 1, n), np.eye(n), bc_type="natural")(np.clip(where, 0, 1))
@@ -124,8 +125,9 @@ def _linear_weights(n: int, where) -> np.ndarray:
 class WarpField:
     """What moves places of the images beyond the rigid geometry.
 
-    geometry : of the n views, mean movement included. movement : grids (depth, height, width) of x and y, A. mean : (n, 2), in the geometry.
-    volume : grids (duration, depth, height, width) of x, y and z, A. dose : (n,) 0 to 1. image_angst, volume_angst : sizes.
+    geometry : of the n views, mean movement included. movement : grids (depth, height, width) of x and y, A. mean (n, 2):
+    in the geometry. volume : grids (duration, depth, height, width) of x, y and z, A. dose : (n,) 0 to 1.
+    image_angst (2,), volume_angst (3,) : sizes.
     """
 
     geometry: TiltGeometry
@@ -137,7 +139,7 @@ class WarpField:
     volume_angst: np.ndarray
 
     def at(self, points) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(where the rigid geometry puts centred points (m, 3), how much further they land, whether the grids reach there).
+        """(where the rigid geometry puts centred points (m, 3), how much further they land, whether the grids reach).
 
         The first two (n, m, 2), A from half the image size; the last (n, m) bool.
         """
@@ -158,8 +160,9 @@ class WarpField:
         shift = np.zeros((len(self.geometry), len(points), 3))
         for axis, grid in enumerate(self.volume):
             steps, *sizes = grid.shape
-            z, y, x = (_linear_weights(n, points[:, k] / self.volume_angst[k] + 0.5) for n, k in zip(sizes, (2, 1, 0), strict=True))
-            shift[..., axis] = np.einsum("nt,mz,my,mx,tzyx->nm", _linear_weights(steps, self.dose), z, y, x, grid, optimize=True)
+            where = (points / self.volume_angst + 0.5).T[::-1]  # z, y, x
+            t, (z, y, x) = _linear_weights(steps, self.dose), map(_linear_weights, sizes, where)
+            shift[..., axis] = np.einsum("nt,mz,my,mx,tzyx->nm", t, z, y, x, grid, optimize=True)
         return shift
 
 
@@ -228,15 +231,16 @@ def read_warp_xml(path: str | os.PathLike) -> WarpSeries:
     flags = (root.findtext("UseTilt") or "True " * n).split()
     if len(flags) != n:
         raise _broken(where, "UseTilt", f"{len(flags)} values", str(n))
-    image, volume_size = _size(root, "ImageDimensionsAngstrom", where, 2), _size(root, "VolumeDimensionsAngstrom", where, 3)
+    image = _size(root, "ImageDimensionsAngstrom", where, 2)
+    volume_size = _size(root, "VolumeDimensionsAngstrom", where, 3)
     dose = None if root.find("Dose") is None else _column(root, "Dose", where, n)
     local = max(float(np.abs(grid - grid.mean(axis=(1, 2), keepdims=True)).max()) for grid in movement)
     warped = max(float(np.abs(grid).max()) for grid in volume)
     field, notes = None, _notes(root, where)
     if max(local, warped) > _NOTHING_ANGST:
         if image is None or (warped > _NOTHING_ANGST and volume_size is None):
-            notes += (f"local movement and deformation of the volume (up to {max(local, warped):.1f} A) are not taken over: the file does not say "
-                      "the sizes of image and volume",)
+            notes += (f"local movement and deformation of the volume (up to {max(local, warped):.1f} A) are not taken "
+                      "over: the file does not say the sizes of image and volume",)
         else:
             span = 0.0 if dose is None else float(np.ptp(dose))
             share = (dose - dose.min()) / span if span > 0 else np.zeros(n)

@@ -31,7 +31,8 @@ def prepare_reference(volume, *, invert: bool = False, centre: str = "keep"):
     The background is the median outside the largest inscribed ball. ``centre`` "mass" moves the centre of the density above
     the threshold to index n//2.
 
-    Raises UserInputError E-REF-01 (the particle is darker than its background), E-REF-02 (empty map), E-REF-05 (too small, or impossible grey values).
+    Raises UserInputError E-REF-01 (the particle is darker than its background), E-REF-02 (empty map), E-REF-05 (too
+    small, or impossible grey values).
     """
     volume = np.asarray(volume, dtype=np.float32) * (-1 if invert else 1)
     _check_reference(volume)
@@ -50,17 +51,20 @@ def prepare_reference(volume, *, invert: bool = False, centre: str = "keep"):
 
 
 def _check_reference(volume) -> None:
-    """Raises UserInputError E-REF-05 for a map too small to hold a particle, or with grey values whose third power is no number."""
+    """Raises UserInputError E-REF-05 for a map too small for a particle, or with grey values of no map."""
     if min(volume.shape) < SMALLEST_BOX:
         raise UserInputError(
-            "E-REF-05", "this map is too small for a reference", field="data.reference", found=" x ".join(map(str, volume.shape[::-1])),
+            "E-REF-05", "this map is too small for a reference", field="data.reference",
+            found=" x ".join(map(str, volume.shape[::-1])),
             expected=f"at least {SMALLEST_BOX} voxels along each axis", fix="give the map of the particle",
         )
     largest = float(np.abs(volume).max())
     if largest > LARGEST_GREY or 0 < largest < 1 / LARGEST_GREY:
         raise UserInputError(
-            "E-REF-05", "these are not the grey values of a map", field="data.reference", found=f"{volume.min():g} to {volume.max():g}",
-            expected=f"the largest between {1 / LARGEST_GREY:g} and {LARGEST_GREY:g}", fix="scale the map, or write it again: the file may be damaged",
+            "E-REF-05", "these are not the grey values of a map", field="data.reference",
+            found=f"{volume.min():g} to {volume.max():g}",
+            expected=f"the largest between {1 / LARGEST_GREY:g} and {LARGEST_GREY:g}",
+            fix="scale the map, or write it again: the file may be damaged",
         )
 
 

@@ -289,11 +289,11 @@ def read_mtf(path, pixel_size_angst: float):
     if not all(name in table for name in names):
         raise _not_an_mtf(path, "columns", ", ".join(table) or "none", ", ".join(names))
     frequency, value = (_mtf_column(table, name, path) for name in names)
-    if len(frequency) < 2 or (np.diff(frequency) <= 0).any() or frequency[0] < 0 or frequency[-1] > _HIGHEST_MTF_FREQUENCY:
-        raise _not_an_mtf(
-            path, names[0], f"{len(frequency)} values, {frequency.min(initial=np.inf):g} to {frequency.max(initial=-np.inf):g}",
-            "two or more, rising, from 0 to 0.5 cycles per camera pixel",
-        )  # fmt: skip
+    rising = len(frequency) >= 2 and bool((np.diff(frequency) > 0).all())
+    if not rising or frequency[0] < 0 or frequency[-1] > _HIGHEST_MTF_FREQUENCY:
+        ends = f", {frequency.min():g} to {frequency.max():g}" if len(frequency) else ""
+        expected = "two or more, rising, from 0 to 0.5 cycles per camera pixel"
+        raise _not_an_mtf(path, names[0], f"{len(frequency)} values{ends}", expected)
     if not ((value >= 0) & (value <= _HIGHEST_MTF)).all() or value.max() < _LOWEST_MTF:
         raise _not_an_mtf(path, names[1], f"{value.min():g} to {value.max():g}", "from 0 to 1, near 1 at frequency 0")
     return lambda k: np.interp(np.asarray(k) * pixel_size_angst, frequency, value)

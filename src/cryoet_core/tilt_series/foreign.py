@@ -54,13 +54,14 @@ class ImportedAlignment:
         """Plain numbers for summary.json, with the keys of a computed alignment where they have a meaning."""
         series, geometry = self.series, self.series.geometry
         used = series.included
+        local = deformation_summary(series, series.local_deformation, used)
         shift = [np.where(used, values, np.nan) for values in (geometry.x_shift_angst, geometry.y_shift_angst)]
         return {
             "aligned": True, "method": "import", "program": self.program, "file": path, "joined_by": self.key, "notes": self.notes,
             "n_views": len(series), "n_in_file": len(self.rows), "n_used": int(used.sum()),
             "tilt_axis_deg": float(np.mean(geometry.z_rot_deg)), "tilt_offset_deg": self.tilt_offset_deg,
             "x_tilt_deg": float(np.median(geometry.x_tilt_deg)),
-            **({} if (field := deformation_summary(series, series.local_deformation, used)) is None else {"local_deformation": field}),
+            **({} if local is None else {"local_deformation": local}),
             "views": {
                 "tilt_id": series.tilts["tilt_id"].to_numpy(), "tilt_deg": geometry.y_tilt_deg, "x_shift_angst": shift[0],
                 "y_shift_angst": shift[1],
@@ -256,7 +257,8 @@ def import_alignment(series: TiltSeries, foreign: ForeignAlignment, *, opposite_
 
     Raises
     ------
-    UserInputError E-ALN-11 (the file is cut), E-ALN-04 (more views than the series, or too few of those in use), E-ALN-05 (angles), E-ALN-07 (axis).
+    UserInputError E-ALN-11 (the file is cut), E-ALN-04 (more views than the series, or too few of those in use),
+    E-ALN-05 (angles), E-ALN-07 (axis).
     """
     notes = list(foreign.notes)
     if opposite_tilts:
@@ -265,8 +267,8 @@ def import_alignment(series: TiltSeries, foreign: ForeignAlignment, *, opposite_
     if foreign.n_stated is not None and len(foreign) + len(foreign.dark_deg) < foreign.n_stated:
         raise UserInputError(
             "E-ALN-11", "the file holds fewer views than it says", file=foreign.path, field=series.name,
-            found=f"{len(foreign)} aligned and {len(foreign.dark_deg)} dark views", expected=f"{foreign.n_stated} together",
-            fix="it is cut: copy it again from its source, or align again",
+            found=f"{len(foreign)} aligned and {len(foreign.dark_deg)} dark views",
+            expected=f"{foreign.n_stated} together", fix="it is cut: copy it again from its source, or align again",
         )
     if len(foreign) > len(series):
         raise _counts(foreign, series, "the alignment has more views than the series")
@@ -292,7 +294,10 @@ def import_alignment(series: TiltSeries, foreign: ForeignAlignment, *, opposite_
 
 
 def _deformation_of(series, foreign, rows) -> LocalDeformation | None:
-    """Local deformation of all rows of the table, 0 for those that the file lacks. It stands in the images, so no mirror image changes it."""
+    """Local deformation of all rows of the table, 0 for those that the file lacks.
+
+    It stands in the images, so that no mirror image of the specimen changes it.
+    """
     if foreign.deformation is None:
         return None
     coefficients = np.zeros((len(series), N_TERMS, 2))

@@ -137,7 +137,10 @@ def _views_left_out(series, result) -> list[dict]:
 
 
 def deformation_summary(series, deformation, used) -> dict | None:
-    """Rms and largest displacement (A) of every view over a grid of its image's middle, NaN for views not ``used``; None without a deformation."""
+    """Rms and largest displacement (A) of every view over a grid of its image's middle, None without a deformation.
+
+    Views not ``used`` have NaN.
+    """
     if deformation is None:
         return None
     half = [0.35 * n * series.pixel_size_angst * np.linspace(-1, 1, 9) for n in series.image_size_px]

@@ -134,9 +134,12 @@ def test_refused_forms(given):
 KEYS = {
     "match_template.symmetry": lambda value: {"match_template": {"symmetry": value}},
     **{
-        f"averaging.0.{step}.{key}": lambda value, step=step, key=key: {"averaging": [{"name": "a", step: {key: value}}]}
+        f"averaging.0.{step}.{key}": lambda value, step=step, key=key: {
+            "averaging": [{"name": "a", step: {key: value}}]
+        }
         for step, key in (
-            ("refine", "symmetry"), ("refine", "relax_symmetry"), ("reconstruct_particle", "symmetry"), ("initial_model", "symmetry"),
+            ("refine", "symmetry"), ("refine", "relax_symmetry"), ("reconstruct_particle", "symmetry"),
+            ("initial_model", "symmetry"),
         )
     },
 }  # fmt: skip

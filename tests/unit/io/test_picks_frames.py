@@ -1,4 +1,4 @@
-"""Picks whose file counts in something else than it seems: fractions, exports of Warp, other volumes; and files without picks."""
+"""Picks whose file counts in something else than it seems (fractions, Warp's exports, other volumes); files without picks."""
 
 import json
 import pickle
@@ -203,6 +203,6 @@ def test_the_summary_says_what_was_assumed(tmp_path, monkeypatch):
     (tmp_path / "TS_02.coords").write_text("")
     config = MatchTemplate(picks=str(tmp_path / "{ts}.star"))
     found = import_picks(tmp_path / "TS_01.star", Series(), (60, 80, 100), config)
-    assert "assumed" in found.summary["imported"]["unit"] and "assumed" in found.summary["imported"]["warnings"][0]
+    assert "assumed" in found.summary["imported"]["unit"] and "is assumed" in found.summary["imported"]["warnings"][1]
     none = import_picks(tmp_path / "TS_02.coords", Series(), (60, 80, 100), config)
     assert none.summary["n_picks"] == 0 and none.warnings == [f"{tmp_path / 'TS_02.coords'} holds no picks"]

@@ -1,4 +1,4 @@
-"""Warp's local movement and deformation of the volume, as a quadratic field over the images: against Warp's formula, written out by hand."""
+"""Warp's local movement and deformation of the volume as a quadratic field: against Warp's formula, written out by hand."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ VOLUME = np.array([1800.0, 1400.0, 400.0])
 
 
 def movement_grid(name, corners):
-    """2 x 2 nodes at the first and the last view: bilinear over the image, linear over the views. corners: (2, 2, 2) as [view, y, x]."""
+    """2 x 2 nodes at the first and the last view: bilinear over the image, linear over views. corners: [view, y, x]."""
     nodes = "".join(
         f'<Node X="{x}" Y="{y}" Z="{z}" Value="{corners[z, y, x]}" />' for z in (0, 1) for y in (0, 1) for x in (0, 1)
     )

@@ -75,7 +75,8 @@ def read_table(path) -> tuple[pd.DataFrame, bool]:
             raise bad_line(path, number, line, "numbers")
         rows.append(words)
     if not header and len(rows) == 1 and len(names) >= 6 and len(names) % 3 == 0:
-        raise bad_field(path, "lines", f"one line of {len(names)} numbers", "one line x y z per pick: are the ends of the lines lost?")
+        found = f"one line of {len(names)} numbers"
+        raise bad_field(path, "lines", found, "one line x y z per pick: are the ends of the lines lost?")
     return pd.DataFrame(rows, columns=names, dtype=object), header
 
 
@@ -98,7 +99,8 @@ def table_picks(table: pd.DataFrame, path, grid: Grid) -> Picks:
     names = table["tomogram"].astype(str).to_numpy(dtype=object) if "tomogram" in table else None
     index = columns(table, ["x", "y", "z"], path)
     if are_fractions(index):
-        return Picks(grid.whole_to_angst(index), rotations, score, classes, names, unit=FRACTIONS, notes=(fractions_note(path),))
+        position, note = grid.whole_to_angst(index), fractions_note(path)
+        return Picks(position, rotations, score, classes, names, unit=FRACTIONS, notes=(note,))
     return Picks(grid.to_angst(index), rotations, score, classes, names)
 
 

@@ -51,7 +51,8 @@ def read(path, grid: Grid) -> Picks:
     index = rows[:, 23:26] + rows[:, 3:6] - FIRST
     drawn, unit = grid.told(pixel)
     return Picks(
-        drawn.to_angst(index), dynamo_to_matrix(*rows[:, 6:9].T), rows[:, 9], whole(rows[:, 21]), whole(rows[:, 19]), unit=unit,
+        drawn.to_angst(index), dynamo_to_matrix(*rows[:, 6:9].T), rows[:, 9], whole(rows[:, 21]), whole(rows[:, 19]),
+        unit=unit,
     )
 
 

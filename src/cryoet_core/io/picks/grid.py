@@ -45,7 +45,7 @@ class Grid:
         return np.asarray(position_angst, dtype=np.float64) / self.pixel_size_angst + self.centre
 
     def whole_to_angst(self, fraction) -> np.ndarray:
-        """Fractions (..., 3) of the volume's size, 0 at the first voxel and 1 behind the last, as Warp's matching writes them -> centred A."""
+        """Fractions (..., 3) of the volume's size, 0 at the first voxel and 1 behind the last -> centred A."""
         return self.to_angst(np.asarray(fraction, dtype=np.float64) * np.asarray(self.size_px))
 
     def holds(self, position_angst) -> bool:

@@ -105,7 +105,8 @@ def read_model(path) -> Model:
         else:
             _other_chunk(reader, tag, found)
     if b"IMODV1.2" in reader.data[reader.position :]:
-        raise damaged(path, f"another model from byte {reader.position} on", "one model", "two models were joined into one file")
+        found = f"another model from byte {reader.position} on"
+        raise damaged(path, found, "one model", "two models were joined into one file")
     points, obj, cont = (np.concatenate(found[k]) if found[k] else np.zeros(0) for k in ("points", "object", "contour"))
     if not np.isfinite(points).all():
         raise damaged(path, "a point that is no number", "finite coordinates")

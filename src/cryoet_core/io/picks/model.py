@@ -18,8 +18,8 @@ class Picks:
 
     positions_angst: (n, 3) x, y, z in A from the tomogram's centre (index n//2). rotations: (n, 3, 3), reference -> tomogram,
     x_tomogram = position + rotation . x_reference. score: (n,). class_number: (n,) int. tomogram: (n,) names (str) or
-    numbers (int) as the file has them. row: (n,) number of the pick in the file, from 1. unit: what the file says that it counts
-    in ("A", "pixels of 2.5 A"), "" where it does not say. notes: what a reader had to assume or to convert.
+    numbers (int) as the file has them. row: (n,) number of the pick in the file, from 1. unit: what the file says
+    that it counts in ("A", "pixels of 2.5 A"), "" where it does not say. notes: what a reader assumed or converted.
     """
 
     positions_angst: np.ndarray

@@ -191,7 +191,7 @@ def _inside(picks: Picks, grid: Grid, path) -> tuple[Picks, int]:
 
 
 def _extent_warnings(picks: Picks, grid: Grid, path) -> list[str]:
-    """Doubts about picks that fill little of the tomogram: another frame or pixel size puts them into a corner, a plane or a voxel."""
+    """Doubts about picks that fill little of the tomogram: another frame puts them into a corner, plane or voxel."""
     n = len(picks)
     if n < ENOUGH_TO_JUDGE:
         return []
@@ -210,10 +210,11 @@ def _extent_warnings(picks: Picks, grid: Grid, path) -> list[str]:
         where = f"in {100 * share:.2g} % of the tomogram"
     else:
         return []
-    ranges = ", ".join(f"{a} {lo:.0f} to {hi:.0f} of {count}" for a, lo, hi, count in zip("xyz", low, high, size, strict=True))
+    extent = zip("xyz", low, high, size, strict=True)
+    ranges = ", ".join(f"{axis} {lo:.0f} to {hi:.0f} of {count}" for axis, lo, hi, count in extent)
     return [
-        f"all {n} picks of {path} lie {where} (voxels {ranges}): is that the specimen, or do they belong to another volume? If so, set "
-        "picks_pixel_size_angst, picks_tomogram_size_px or picks_axes"
+        f"all {n} picks of {path} lie {where} (voxels {ranges}): is that the specimen, or do they belong to another "
+        "volume? If so, set picks_pixel_size_angst, picks_tomogram_size_px or picks_axes"
     ]
 
 

@@ -2,8 +2,9 @@
 
 rlnCenteredCoordinateXAngst is A from the centre, index n//2 of the unbinned tomogram. rlnCoordinateX is the 0-based index in pixels of
 the unbinned tilt images (RELION 4), or in those whose size the file tells (rlnTomoTiltSeriesPixelSize of the optics groups,
-rlnPixelSize, rlnDetectorPixelSize at magnification 10000). Warp's exports of 2D stacks before July 2026 count in the export's pixels, which are
-rlnTomoSubtomogramBinning times as large, and its matching in fractions of the tomogram. Refined position = coordinate - A_subtomogram . rlnOrigin.
+rlnPixelSize, rlnDetectorPixelSize at magnification 10000). Warp's exports of 2D stacks before July 2026 count in the
+export's pixels, which are rlnTomoSubtomogramBinning times as large, and its matching in fractions of the tomogram.
+Refined position = coordinate - A_subtomogram . rlnOrigin.
 """
 
 from __future__ import annotations
@@ -85,13 +86,15 @@ def _pixel_sizes(table, optics, path) -> np.ndarray | None:
 def _check_pixel(pixel, path) -> None:
     bad = ~((pixel > 0) & np.isfinite(pixel))
     if bad.any():
-        raise UserInputError("E-PICKS-13", "this is not a pixel size", file=str(path), field="pixel size", found=f"{pixel[bad][0]:g}",
-                             expected="A per pixel, above 0", fix="set picks_pixel_size_angst")
+        raise UserInputError(
+            "E-PICKS-13", "this is not a pixel size", file=str(path), field="pixel size", found=f"{pixel[bad][0]:g}",
+            expected="A per pixel, above 0", fix="set picks_pixel_size_angst",
+        )
 
 
 @dataclass(frozen=True)
 class _Coordinates:
-    """position (n, 3) centred A; pixel (n,) A of what rlnCoordinate and rlnOrigin count in; unit and notes as in Picks."""
+    """position (n, 3) centred A; pixel (n,) A of what rlnCoordinate and rlnOrigin count in; the rest as in Picks."""
 
     position: np.ndarray
     pixel: np.ndarray
@@ -114,11 +117,12 @@ def _coordinates(table, optics, general, path, grid: Grid) -> _Coordinates:
     if not grid.fixed and len(table) and (exported := _export_pixels(table, optics, general, path, pixel)) is not None:
         position = index * exported[:, None] - corner
         if grid.holds(position):
-            return _Coordinates(position, pixel, _unit(exported), (
-                f"{path} holds 2D stacks as Warp exported them before July 2026: rlnCoordinateX counts in the export's {_unit(exported)}",))
+            unit = _unit(exported)
+            note = f"{path} holds 2D stacks as Warp exported them before July 2026: rlnCoordinateX counts in {unit}"
+            return _Coordinates(position, pixel, unit, (note,))
     notes = () if sizes is not None or grid.fixed else (
-        f"{path} does not say the pixel size of rlnCoordinateX: {grid.pixel_size_angst:g} A, that of the tilt images, is assumed "
-        "(if wrong, set picks_pixel_size_angst)",)
+        f"{path} does not say the pixel size of rlnCoordinateX: {grid.pixel_size_angst:g} A, that of the tilt images, "
+        "is assumed (if wrong, set picks_pixel_size_angst)",)
     return _Coordinates(index * pixel[:, None] - corner, pixel, "" if sizes is None else _unit(pixel), notes)
 
 
@@ -169,7 +173,8 @@ def read(path, grid: Grid) -> Picks:
     names = next((table[label] for label in ("rlnTomoName", "rlnMicrographName") if label in table), None)
     return Picks(
         particles.positions_angst, particles.rotations if oriented else None, score, classes,
-        None if names is None else np.array([tomogram_name(n) for n in names], dtype=object), unit=found.unit, notes=found.notes,
+        None if names is None else np.array([tomogram_name(n) for n in names], dtype=object),
+        unit=found.unit, notes=found.notes,
     )
 
 

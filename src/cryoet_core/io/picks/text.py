@@ -90,8 +90,8 @@ def number(value, path, field: str) -> float:
         result = math.nan
     if not math.isfinite(result):
         raise UserInputError(
-            "E-PICKS-04", "this is not a number", file=os.fspath(path), field=field, found=shown(value), expected="a finite number",
-            fix="correct it, or write the file again with the program that made it",
+            "E-PICKS-04", "this is not a number", file=os.fspath(path), field=field, found=shown(value),
+            expected="a finite number", fix="correct it, or write the file again with the program that made it",
         )
     return result
 

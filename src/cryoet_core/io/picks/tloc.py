@@ -111,7 +111,7 @@ def _placement(part) -> np.ndarray:
 
 
 def _check_operations(data: bytes) -> None:
-    """Walks through the pickle without memory: every count in it must fit the file (an unpickler asks for the memory first)."""
+    """Every count in the pickle must fit the file: an unpickler asks for the memory first. This walk takes none."""
     end = 0
     for operation, argument, position in pickletools.genops(data):
         end = position + 1
