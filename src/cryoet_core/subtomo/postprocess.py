@@ -16,7 +16,7 @@ from cryoet_core.errors import UserInputError
 from cryoet_core.fourier import radial_average, radial_frequency, raised_cosine_window
 from cryoet_core.fsc import CorrectedFsc, corrected_fsc, fourier_shell_correlation, resolution_at
 from cryoet_core.io.star import find_block, read_star
-from cryoet_core.masks import soft_sphere
+from cryoet_core.masks import scaled_mask, soft_sphere
 from cryoet_core.subtomo.local_resolution import LocalResolution, default_window_angst, local_resolution
 from cryoet_core.subtomo.particle_mask import automatic_mask
 
@@ -100,7 +100,7 @@ def postprocess(half1, half2, pixel_size_angst: float, config, rng, *, mask=None
 
     Raises
     ------
-    UserInputError E-POST-01 when shapes differ.
+    UserInputError E-POST-01 when shapes differ, E-MASK-01 for a mask with other values than 0 to 1.
     """
     _check_shapes(half1, half2, mask)
     xp = array_namespace(half1, half2)
@@ -175,7 +175,9 @@ def _choose_mask(volume, unmasked_fsc, pixel, config, given, warnings):
     edge = float(np.clip(n / 10, 2, 4)) if config.mask_edge_angst is None else config.mask_edge_angst / pixel
     dilate = float(np.clip(n / 24, 1, 2)) if config.mask_dilate_angst is None else config.mask_dilate_angst / pixel
     if given is not None:
-        return given, "file"
+        mask, changed = scaled_mask(given, "postprocess.mask")
+        warnings += [changed] if changed else []
+        return mask, "file"
     if config.mask_diameter_angst is not None:
         return _sphere(volume, config.mask_diameter_angst / (2 * pixel), edge), "sphere"
     reached = resolution_at(unmasked_fsc, pixel, n, 0.143)

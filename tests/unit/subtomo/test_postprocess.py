@@ -228,3 +228,14 @@ def test_what_is_no_mtf_is_refused(tmp_path, text, words):
     path.write_text(text)
     with pytest.raises(UserInputError, match=f"E-POST-02.*mtf.star.*{words}.*Fix: "):
         read_mtf(path, 2.0)
+
+
+def test_a_mask_of_bytes_is_the_mask_and_other_values_are_refused():
+    _, (a, b) = half_maps(np.random.default_rng(0), 12)
+    mask = (soft_sphere((N,) * 3, 16, 3) > 0.5).astype(np.float32)
+    config = Postprocess(local_resolution=False)
+    one, byte = (postprocess(a, b, PIXEL, config, np.random.default_rng(1), mask=m) for m in (mask, 255 * mask))
+    assert np.array_equal(byte.mask, mask) and byte.resolution_angst == one.resolution_angst
+    assert "0 and 255" in byte.warnings[0] and one.warnings == byte.warnings[1:]
+    with pytest.raises(UserInputError, match="E-MASK-01.*postprocess.mask.*-128 to -127"):
+        postprocess(a, b, PIXEL, config, np.random.default_rng(1), mask=mask - 128)

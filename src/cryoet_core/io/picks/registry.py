@@ -16,6 +16,7 @@ from cryoet_core.io.picks.grid import MOST_OUTSIDE, Axes, Grid, Tomogram
 from cryoet_core.io.picks.model import Picks
 from cryoet_core.io.picks.text import is_empty, read_bytes
 
+ENOUGH_IN_ONE_VOXEL = 3  # picks that no specimen has there
 ENOUGH_TO_JUDGE = 5  # picks from which their extent says something of the frame
 SMALL_SHARE = 0.1  # of the tomogram, which good picks fill better
 FLAT_VOXELS = 0.5  # standard deviation across a plane
@@ -193,7 +194,7 @@ def _inside(picks: Picks, grid: Grid, path) -> tuple[Picks, int]:
 def _extent_warnings(picks: Picks, grid: Grid, path) -> list[str]:
     """Doubts about picks that fill little of the tomogram: another frame puts them into a corner, plane or voxel."""
     n = len(picks)
-    if n < ENOUGH_TO_JUDGE:
+    if n < ENOUGH_IN_ONE_VOXEL:
         return []
     index, size = grid.to_index(picks.positions_angst).reshape(-1, 3), np.asarray(grid.size_px)
     low, high = index.min(axis=0), index.max(axis=0)
@@ -202,6 +203,8 @@ def _extent_warnings(picks: Picks, grid: Grid, path) -> list[str]:
     middle = (size - 1) / 2
     if (high - low <= 1).all():
         where = "in one voxel"
+    elif n < ENOUGH_TO_JUDGE:
+        return []
     elif ((high < middle) | (low > middle)).all():
         where = "in one corner"
     elif flatness < FLAT_VOXELS:
