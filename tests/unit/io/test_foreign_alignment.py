@@ -336,6 +336,13 @@ def test_broken_files_say_what_is_wrong(tmp_path, name, text, error):
         read_foreign_alignment(_broken(name, text, tmp_path), "TS_01", Images((5760, 4092), 0.834, 0.834))
 
 
+@pytest.mark.parametrize("line", ["EXCLUDELIST " + "9" * 5000, "EXCLUDELIST 1-" + "9" * 400, "EXCLUDELIST \u00b2", "OFFSET 1_5"])
+def test_numbers_of_a_command_file_that_are_none(etomo, line):
+    (etomo / "tilt.com").write_text(f"$tilt -StandardInput\nTILTFILE TS_001.tlt\n{line}\n")
+    with pytest.raises(UserInputError, match="E-ALN-09.*tilt.com"):
+        read_foreign_alignment(etomo, "TS_001", Images((1024, 1022), 2.0, 2.0))
+
+
 def test_transforms_and_angles_must_be_as_many(etomo):
     (etomo / "TS_001.tlt").write_text("1\n2\n")
     with pytest.raises(UserInputError, match="E-ALN-04.*2 angles.*3"):
