@@ -87,7 +87,9 @@ def picks(
         typer.echo(f"warning: {warning}", err=True)
     if lost:
         typer.echo(f"warning: {to} holds no {', '.join(lost)}", err=True)
-    typer.echo(f"{len(reading.picks)} of {reading.n_in_file} picks: {source} ({reading.format}) -> {target} ({to})")
+    unit = f", counted in {reading.unit}" if reading.unit else ""
+    count = f"{len(reading.picks)} of {reading.n_in_file} picks"
+    typer.echo(f"{count}: {source} ({reading.format}{unit}) -> {target} ({to})")
 
 
 def _tomogram(path, size, pixel_size, unbinned_pixel_size, name):

@@ -4,7 +4,42 @@ from __future__ import annotations
 
 import numpy as np
 
-from cryoet_core.backend import array_namespace, ndimage_module
+from cryoet_core.backend import array_namespace, asnumpy, ndimage_module
+from cryoet_core.errors import UserInputError
+
+_OVERSHOOT = 0.05  # of soft edges that were interpolated or filtered
+_BYTE = 255.0
+
+
+def scaled_mask(values, field: str, file=None):
+    """A mask that a user gave, 1 inside and 0 outside -> (the same from 0 to 1, what was changed or "").
+
+    Two values, 0 and another, and bytes from 0 to 255 are scaled to 0..1, overshoot of soft edges is cut. field : the key
+    that names the mask, file : it, for messages. Raises UserInputError E-MASK-01 for other values and for a mask with nothing
+    inside.
+    """
+    host = asnumpy(values)
+    if host.dtype == bool:
+        return values, ""
+    what = "the mask" if file is None else f"the mask {file}"
+    low, high = float(host.min()) + 0.0, float(host.max()) + 0.0  # no "-0" in messages
+    found = f"values {low:g} to {high:g}"
+    if low >= 0 and 0.5 < high <= 1:
+        return values, ""
+    if low == 0 and high > 0 and bool(np.all((host == 0) | (host == high))):
+        return (values > 0).astype(np.float32), f"{what} has the values 0 and {high:g}: {high:g} is taken as 1 (inside)"
+    if low == 0 and high == _BYTE and bool(np.all(host == np.rint(host))):
+        return values / np.float32(_BYTE), f"{what} has bytes from 0 to 255: they are divided by 255"
+    if low >= -_OVERSHOOT and 0.5 < high <= 1 + _OVERSHOOT:
+        return values.clip(0, 1), f"{what} has {found}: they are cut to 0..1"
+    distinct = np.unique(host[: min(len(host), 64)])
+    if len(distinct) <= 8:
+        found += f" ({', '.join(f'{v + 0.0:g}' for v in distinct)})"
+    raise UserInputError(
+        "E-MASK-01", "nothing is inside this mask" if low == high == 0 else "these are not the values of a mask",
+        file=file, field=field, found=found, expected="0 outside, 1 inside, between them at a soft edge",
+        fix="write the mask with values from 0 to 1; of several labels, with 1 where particles may be and 0 elsewhere",
+    )  # fmt: skip
 
 
 def raised_cosine_edge(distance_px, radius_px: float, edge_px: float, xp=np):

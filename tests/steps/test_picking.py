@@ -85,3 +85,30 @@ def test_dark_reference_stops_with_the_key_to_set(run_folder):
     with pytest.raises(SystemExit) as stopped:
         reference(run_folder[0], "wrong")
     assert stopped.value.code == UserInputError.exit_code
+
+
+def test_a_search_mask_of_bytes_holds_and_one_of_another_size_is_refused(run_folder, capsys):
+    """0/255 is 1 inside, with a warning in log and summary; a mask of another size is refused, binned or not."""
+    folder, _ = run_folder
+    imported = reference(folder, "masked", invert=True)
+    resized = {"reference": folder / "m_small.mrc", "mask": folder / "m_mask.mrc", "summary": folder / "m_small.json"}
+    run_script("resize_reference", {"reference": imported["reference"], "table": folder / "TS_01.star"}, resized, {})
+    shape = read_mrc(folder / "TS_01.mrc")[0].shape
+    inside = np.zeros(shape, dtype=np.uint8)
+    inside[:, : shape[1] // 2 - 6] = 255  # y below -96 A: three of the particles
+    write_mrc(folder / "half.mrc", inside, PIXEL, dtype="uint8")
+    write_mrc(folder / "binned.mrc", inside[::2, ::2, ::2], 2 * PIXEL, dtype="uint8")
+    picked = {"particles": folder / "m.star", "scores": folder / "m_scores.mrc", "summary": folder / "m.json",
+              "orientations": folder / "m_orientations.mrc", "orientation_list": folder / "m_orientations.star"}
+    inputs = {"tomogram": folder / "TS_01.mrc", "table": folder / "TS_01.star", "reference": resized["reference"]}
+    config = {"angular_step_deg": 24, "edge_margin_angst": 80, "max_particles": 3, "ctf": "none"}
+    config |= {"background": "none", "n_sigma": 4.0}
+    run_script("match_template", inputs | {"search_mask": folder / "half.mrc"}, picked, config)
+    positions = read_particles(picked["particles"]).positions_angst
+    assert sorted(np.linalg.norm(positions[:, None] - PLACES, axis=2).argmin(axis=1)) == [1, 4, 6]
+    assert positions[:, 1].max() < -96
+    assert "0 and 255" in read_summary(picked["summary"])["search_mask_warnings"][0]
+    with pytest.raises(SystemExit) as stopped:
+        run_script("match_template", inputs | {"search_mask": folder / "binned.mrc"}, picked, config)
+    assert stopped.value.code == UserInputError.exit_code
+    assert "E-PICK-04" in capsys.readouterr().err

@@ -196,4 +196,5 @@ def test_the_report_shows_the_picks_without_scores(project):
     html = "".join(picking(Results(".", ("TS_01",), (), False), {}).parts)
     Path("match_template/TS_01/TS_01_scores.mrc").unlink()
     assert "Imported, not matched: 8 picks in the file (dynamo)." in html
+    assert "Positions are counted in voxels of 8 A, assumed" in html
     assert html.count("<img") == 1 and "8 particles" in html

@@ -10,10 +10,10 @@ with step(snakemake) as s:
     config = s.model(ImportReference)
     volume, header_pixel = read_mrc(s.input.map)
     pixel = config.pixel_size_angst or header_pixel
-    if not pixel > 0:
+    if not 0.01 <= pixel <= 1000:
         raise UserInputError(
             "E-REF-04", "the map's header has no pixel size", file=s.input.map, field="pixel size", found=pixel,
-            fix="set import_reference.pixel_size_angst",
+            expected="0.01 to 1000 A", fix="set import_reference.pixel_size_angst",
         )
     reference = prepare_reference(volume, invert=config.invert, centre=config.centre)
     write_mrc(s.output.reference, reference, pixel)

@@ -7,6 +7,7 @@ import pandas as pd
 
 from cryoet_core.config.match_template import MatchTemplate
 from cryoet_core.geometry import matrix_to_euler
+from cryoet_core.io.mask import read_mask
 from cryoet_core.io.mrc import read_header, read_mrc, write_mrc
 from cryoet_core.io.mrc_volume import MrcVolume
 from cryoet_core.io.star import write_star
@@ -35,7 +36,9 @@ class Phases:
 def imported(s, series, config):
     """(particles, summary) of the file that match_template.picks names."""
     result = import_picks(str(s.input.picks), series, read_header(s.input.tomogram).shape, config)
-    s.log.info("%s: %d particles imported (%s)", series.name, len(result.particles), result.summary["imported"]["format"])
+    found = result.summary["imported"]
+    unit = f", counted in {found['unit']}" if found["unit"] else ""
+    s.log.info("%s: %d particles imported (%s%s)", series.name, len(result.particles), found["format"], unit)
     for warning in result.warnings:
         s.log.warning("%s: %s", series.name, warning)
     return result.particles, result.summary
@@ -44,13 +47,20 @@ def imported(s, series, config):
 def matched(s, series, config):
     """(particles, summary) of template matching; the score map and the orientation of every voxel are written."""
     reference, pixel = read_mrc(s.input.reference)
-    mask = read_mrc(s.input.search_mask)[0] if s.input.get("search_mask") else None
+    tomogram, mask = MrcVolume(s.input.tomogram), None
+    if s.input.get("search_mask"):
+        mask = read_mask(s.input.search_mask, "match_template.search_mask", tomogram.pixel_size_angst)
     result = match_template(
-        MrcVolume(s.input.tomogram), s.to_device(reference), pixel, series, config, s.rng("eigen-templates"), mask=mask, threads=s.threads,
-        to_device=s.to_device, report=Phases(s.log), log=lambda sentence: s.log.info("%s: %s", series.name, sentence),
+        tomogram, s.to_device(reference), pixel, series, config, s.rng("eigen-templates"),
+        mask=None if mask is None else mask.values, threads=s.threads, to_device=s.to_device, report=Phases(s.log),
+        log=lambda sentence: s.log.info("%s: %s", series.name, sentence),
     )  # fmt: skip
-    hand = result.summary["hand"]["verdict"]
     summary = result.summary
+    if mask is not None:
+        summary["search_mask_warnings"] = list(mask.warnings)
+        for warning in mask.warnings:
+            s.log.warning("%s: %s", series.name, warning)
+    hand = summary["hand"]["verdict"]
     s.log.info(
         "%s: %d particles, cut-off by %s (score %s, expected false picks %s), hand: %s", series.name, len(result.particles), summary["threshold_rule"],
         summary["score_threshold"], summary["expected_false"], hand,

@@ -3,6 +3,7 @@
 import numpy as np
 
 from cryoet_core.config.postprocess import Postprocess
+from cryoet_core.io.mask import read_mask
 from cryoet_core.io.mrc import read_mrc, write_mrc
 from cryoet_core.io.star import write_star
 from cryoet_core.step import step
@@ -12,9 +13,11 @@ with step(snakemake) as s:
     config = s.model(Postprocess)
     half1, pixel = read_mrc(s.input.half1)
     half2, _ = read_mrc(s.input.half2)
-    mask = read_mrc(config.mask)[0] if config.mask else None
+    mask = read_mask(config.mask, "postprocess.mask", pixel) if config.mask else None
     mtf = read_mtf(config.mtf, config.mtf_pixel_size_angst) if config.mtf else None
-    result = postprocess(half1, half2, pixel, config, s.rng(s.wildcards.round), mask=mask, mtf=mtf)
+    values = None if mask is None else mask.values
+    result = postprocess(half1, half2, pixel, config, s.rng(s.wildcards.round), mask=values, mtf=mtf)
+    result.warnings[:0] = () if mask is None else mask.warnings
     for warning in result.warnings:
         s.log.warning("%s", warning)
     s.log.info("resolution %.1f A at FSC %.3f", result.resolution_angst, config.fsc_threshold)

@@ -62,7 +62,8 @@ class AlignTiltSeries(StepModel):
     local_deformation: Literal["off", "auto"] = key(
         "off",
         meaning="auto = also fit a smooth deformation of the specimen to tracked patches, kept when patches that were held out agree better; "
-        "reconstruction and particle extraction then follow it (modes that compute an alignment)",
+        "reconstruction and particle extraction then follow it (modes that compute an alignment; one that Warp or M "
+        "found is always taken over)",
     )
     unaligned_views: Literal["exclude", "keep"] = key(
         "exclude",

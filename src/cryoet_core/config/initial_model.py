@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from cryoet_core.config.base import StepModel, key
+from cryoet_core.config.symmetry import PointGroup
 
 
 class InitialModel(StepModel):
@@ -24,7 +25,9 @@ class InitialModel(StepModel):
     )
     regularisation: float = key(4.0, meaning="factor on the signal-to-noise ratio of the map (as tau2_fudge)", gt=0)
     mask_diameter_angst: float = key(350.0, unit="A", meaning="diameter of the particle", gt=0)
-    symmetry: str = key("C1", meaning="point group applied to the final map: C1, Cn, Dn, T, O, I")
+    symmetry: PointGroup = key(
+        "C1", meaning="point group applied to the final map, in RELION's setting: C1, Cn, Dn, T, O, I (= I2), I1 to I4"
+    )
     start_resolution_angst: float | None = key(
         None, unit="A", meaning="resolution of the first stages; empty = mask_diameter_angst / 5.5", gt=0
     )

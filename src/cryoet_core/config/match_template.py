@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import field_validator
 
 from cryoet_core.config.base import StepModel, key
+from cryoet_core.config.symmetry import PointGroup
 from cryoet_core.errors import UserInputError
 from cryoet_core.io.picks.grid import Axes
 
@@ -50,7 +51,9 @@ class MatchTemplate(StepModel):
         None, unit="A", meaning="smallest distance of two particles; empty or -1 = half the particle diameter"
     )
     particle_diameter_angst: float | None = key(None, unit="A", meaning="empty = measured from the reference", gt=0)
-    symmetry: str = key("C1", meaning="point group of the reference")
+    symmetry: PointGroup = key(
+        "C1", meaning="point group of the reference in RELION's setting: C1, Cn, Dn, T, O, I (= I2), I1 to I4"
+    )
     angular_step_deg: float | None = key(
         None, unit="deg", gt=0, le=60,
         meaning="step of the first search over orientations; the peaks are refined to an eighth of it and finer; empty = the coarsest from 15 on that "

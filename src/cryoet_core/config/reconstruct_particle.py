@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from cryoet_core.config.base import StepModel, key
+from cryoet_core.config.symmetry import PointGroup
 
 
 class ReconstructParticle(StepModel):
@@ -16,7 +17,7 @@ class ReconstructParticle(StepModel):
     binning: int | None = key(None, meaning="binning of the map; empty = that of the extraction", ge=1)
     box_px: int | None = key(None, unit="px", meaning="box that is cut; empty = that of the extraction", ge=8)
     crop_px: int | None = key(None, unit="px", meaning="box of the map; empty = that of the extraction", ge=8)
-    symmetry: str = key("C1", meaning="point group: C1, Cn, Dn, T, O, I")
+    symmetry: PointGroup = key("C1", meaning="point group in RELION's setting: C1, Cn, Dn, T, O, I (= I2), I1 to I4")
     wiener_snr: float = key(
         0.0, meaning="SNR of the Wiener filter; 0 or negative = weights floored at 0.001 of the shell mean"
     )

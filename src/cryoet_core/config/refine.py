@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from cryoet_core.config.base import StepModel, key
+from cryoet_core.config.symmetry import PointGroup
 
 
 class Refine(StepModel):
@@ -19,7 +20,7 @@ class Refine(StepModel):
         "(template matching, a previous round)",
     )
     initial_lowpass_angst: float = key(40.0, unit="A", meaning="low-pass of the first reference", gt=0)
-    symmetry: str = key("C1", meaning="point group: C1, Cn, Dn, T, O, I")
+    symmetry: PointGroup = key("C1", meaning="point group in RELION's setting: C1, Cn, Dn, T, O, I (= I2), I1 to I4")
     mask_diameter_angst: float = key(
         350.0, unit="A", meaning="diameter of the particle: soft circular mask of images and map", gt=0
     )
@@ -72,7 +73,7 @@ class Refine(StepModel):
         "iterations; empty: none",
         gt=0,
     )
-    relax_symmetry: str = key(
+    relax_symmetry: PointGroup = key(
         "C1",
         meaning="point group that the particle nearly has: orientations that it relates are tried against one another in every "
         "iteration, while the map has only `symmetry`",

@@ -12,9 +12,10 @@ import numpy as np
 from cryoet_core.errors import UserInputError
 from cryoet_core.geometry.tilt_geometry import TiltGeometry
 from cryoet_core.io.atomic import write_text
+from cryoet_core.io.numbers import to_float
 
-_DARK = re.compile(r"#\s*DarkFrame\s*=\s*(-?\d+)\s+(-?\d+)\s+(\S+)")
-_SIZE = re.compile(r"#\s*RawSize\s*=\s*(\d+)\s+(\d+)\s+(\d+)")
+_DARK = re.compile(r"#\s*DarkFrame\s*=\s*(-?\d{1,9})\s+(-?\d{1,9})\s+(\S+)")
+_SIZE = re.compile(r"#\s*RawSize\s*=\s*(\d{1,9})\s+(\d{1,9})\s+(\d{1,9})\b")
 _OFFSET = re.compile(r"#\s*(Alpha|Beta)Offset\s*=\s*(\S+)")
 
 
@@ -43,9 +44,12 @@ def _bad_line(path: str, number: int, line: str) -> UserInputError:
 
 def _number(word: str, path: str, number: int, line: str) -> float:
     try:
-        return float(word)
+        value = to_float(word)
     except ValueError:
         raise _bad_line(path, number, line) from None
+    if not np.isfinite(value):
+        raise _bad_line(path, number, line)
+    return value
 
 
 def read_aln(path: str | os.PathLike, pixel_size_angst: float) -> AretomoAlignment:
@@ -72,11 +76,8 @@ def read_aln(path: str | os.PathLike, pixel_size_angst: float) -> AretomoAlignme
         elif line.strip() and in_local:
             local += 1
         elif line.strip():
-            try:
-                row = [float(word) for word in line.split()]
-            except ValueError:
-                raise _bad_line(where, number, line) from None
-            if len(row) != 10 or not np.all(np.isfinite(row)):
+            row = [_number(word, where, number, line) for word in line.split()]
+            if len(row) != 10 or abs(row[0]) > 1e6:
                 raise _bad_line(where, number, line)
             rows.append(row)
     if not rows:

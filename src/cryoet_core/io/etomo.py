@@ -10,6 +10,9 @@ import numpy as np
 
 from cryoet_core.errors import UserInputError
 from cryoet_core.io.imod import read_numbers, read_tlt, read_xf
+from cryoet_core.io.numbers import to_float
+
+_LONGEST_RANGE = 20  # characters of "1-3": more digits than these number no view
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ def _com_values(path: Path) -> dict[str, str]:
 
 def _floats(values: dict[str, str], key: str, path: Path) -> list[float]:
     try:
-        numbers = [float(word) for word in values.get(key, "").replace(",", " ").split()]
+        numbers = [to_float(word) for word in values.get(key, "").replace(",", " ").split()]
     except ValueError:
         numbers = [np.nan]
     if not np.all(np.abs(numbers) < 1e6):
@@ -79,7 +82,7 @@ def _excluded(values: dict[str, str], n: int, path: Path) -> np.ndarray:
         for part in values.get(key, "").replace(" ", ",").split(","):
             if not part:
                 continue
-            first, _, last = part.partition("-")
+            first, _, last = part[:_LONGEST_RANGE].partition("-")
             if not (first.isdecimal() and (last or first).isdecimal() and 1 <= int(first) <= int(last or first) <= n):
                 raise UserInputError("E-ALN-09", "this line of the command file is not understood", file=str(path), field=key,
                                      found=values[key], expected=f"views between 1 and {n}", fix="correct the line")

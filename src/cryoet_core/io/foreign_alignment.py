@@ -7,24 +7,26 @@ tilt_series.foreign, never by the row's number.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from cryoet_core.errors import UserInputError
+from cryoet_core.geometry.local_deformation import N_TERMS, LocalDeformation, monomials
 from cryoet_core.geometry.tilt_geometry import TiltGeometry
 from cryoet_core.io import imod
 from cryoet_core.io.aretomo import read_aln
 from cryoet_core.io.etomo import find_xf, read_etomo
 from cryoet_core.io.relion import find_in_project
 from cryoet_core.io.star import find_block, read_star
-from cryoet_core.io.warp import centre_offset_angst, read_warp_xml
+from cryoet_core.io.warp import WarpField, centre_offset_angst, read_warp_xml
 
 MAX_PIXEL_CHANGE = 0.05  # another calibration of the same pixels
 _ROUNDING = 0.005  # sizes that differ by less than this share were rounded when images were binned
 _LIMITS = {"x_tilt_deg": 90.0, "y_tilt_deg": 120.0, "z_rot_deg": 360.0, "x_shift_angst": 1e5, "y_shift_angst": 1e5, "nominal_deg": 90.0, "dose": 1e4}
+_FIELD_STEPS = 13  # places along each side of the volume at which a local field is looked up
 _STAR_NAMES = ("tomograms.star", "aligned_tilt_series.star", "tilt_series.star")
 _RELION_NEEDED = ("rlnTomoYTilt", "rlnTomoZRot", "rlnTomoXShiftAngst", "rlnTomoYShiftAngst")
 
@@ -47,7 +49,8 @@ class ForeignAlignment:
     geometry : in A about our centre, the sign of tilts as in the file except for Warp, whose sign is turned. used : rows the program
     used. Keys, each None where the file has none: names (of movies or images, without folder and ending), nominal_deg (stage angles),
     dose (e/A^2 before the view). dark_deg : stage angles of views that the program left out. handedness : of the geometry as it stands
-    here, or None. notes : what was not taken over, or was converted.
+    here, or None. notes : what was not taken over, or was converted. n_stated : number of views that the file
+    says it is of, used or not, or None. deformation : of every row, about our centre, beyond the geometry, or None.
     """
 
     program: str
@@ -60,6 +63,8 @@ class ForeignAlignment:
     dark_deg: tuple[float, ...] = ()
     handedness: int | None = None
     notes: tuple[str, ...] = ()
+    n_stated: int | None = None
+    deformation: LocalDeformation | None = None
 
     def __len__(self) -> int:
         return len(self.geometry)
@@ -145,7 +150,7 @@ def from_aln(path: str | os.PathLike, images: Images) -> ForeignAlignment:
     return ForeignAlignment(
         "AreTomo", where, found.geometry, np.ones(len(found.geometry), dtype=bool),
         nominal_deg=None if alpha is None else found.geometry.y_tilt_deg - alpha, dark_deg=tuple(tilt for _, tilt in found.dark),
-        notes=tuple(notes),
+        notes=tuple(notes), n_stated=size[2] if size else None,
     )
 
 
@@ -160,11 +165,44 @@ def from_warp(path: str | os.PathLike, images: Images) -> ForeignAlignment:
             raise _other_images(where, " x ".join(f"{v:.1f}" for v in found.image_size_angst) + " A", images)
         if abs(ratio.mean() - 1) > _ROUNDING:
             factor, note = float(ratio.mean()), f"the images are {1 / ratio.mean():.4g} times as large in A as here: shifts are scaled"
-    geometry = _scaled(found.geometry, factor, centre_offset_angst(images.size_px, images.pixel_size_angst))
-    return ForeignAlignment(
-        "Warp", where, geometry, found.used, names=_stems(found.movies) if found.movies else None, dose=found.dose,
-        handedness=found.handedness, notes=(*found.notes, *([note] if note else [])),
+    offset = centre_offset_angst(images.size_px, images.pixel_size_angst)
+    rigid = _checked(ForeignAlignment(
+        "Warp", where, _scaled(found.geometry, factor, offset), found.used, dose=found.dose,
+        handedness=found.handedness, names=_stems(found.movies) if found.movies else None,
+        notes=(*found.notes, *([note] if note else [])),
+    ))  # fmt: skip
+    if found.field is None:
+        return rigid
+    deformation, said = _warp_deformation(found.field, factor, offset)
+    return replace(rigid, deformation=deformation, notes=(said, *rigid.notes))
+
+
+def _warp_deformation(field: WarpField, factor: float, offset_angst) -> tuple[LocalDeformation, str]:
+    """Warp's local movement and deformation as a quadratic field over each image, fitted in the volume's central plane.
+
+    Also a note of what that leaves. factor : of lengths in A. offset_angst (2,) : from Warp's centre to ours.
+    """
+    steps = np.linspace(-0.5, 0.5, _FIELD_STEPS)
+    layers = 0.25 * np.array([0.0, -1.0, 1.0])  # of the volume's thickness; only the first is fitted
+    z, y, x = np.meshgrid(layers, steps, steps, indexing="ij")
+    points = np.stack([x, y, z], axis=-1).reshape(-1, 3) * field.volume_angst
+    rigid, further, inside = field.at(points)
+    uv, further = rigid * factor + offset_angst, further * factor
+    central = np.arange(len(points)) < _FIELD_STEPS**2
+    coefficients, rest = [], []
+    for here, moved, seen in zip(uv, further, inside, strict=True):
+        chosen = central & seen if (central & seen).sum() >= 2 * N_TERMS else central
+        coefficients.append(np.linalg.lstsq(monomials(here[chosen]), moved[chosen], rcond=None)[0])
+        kept = seen if seen.any() else central
+        rest.append(np.linalg.norm(moved - monomials(here) @ coefficients[-1], axis=1)[kept])
+    rest = np.concatenate(rest)
+    size, largest, rms = np.linalg.norm(further, axis=2)[inside].max(initial=0.0), rest.max(), np.sqrt(np.mean(rest**2))
+    note = (
+        f"local movement inside the images and deformation of the volume (up to {size:.1f} A) are taken over as a "
+        f"quadratic field per view; what that cannot hold, and its change with depth, is {rms:.1f} A rms and "
+        f"{largest:.1f} A at most"
     )
+    return LocalDeformation(np.array(coefficients)), note
 
 
 def _stems(names) -> tuple[str, ...] | None:
@@ -250,6 +288,13 @@ def alignment_kind(path: str | os.PathLike, name: str) -> tuple[str, Path]:
         raise UserInputError("E-FILE-01", "no such file", file=str(path),
                              fix="check align_tilt_series.alignment in the config") from error
     lines = [line for line in start.splitlines() if line.strip()]
+    if path.suffix.lower() == ".tomostar" or "_wrpMovieName" in start:
+        raise UserInputError(
+            "E-ALN-03", "a .tomostar is Warp's list of the images of a tilt series and holds no alignment",
+            file=str(path), found="a .tomostar",
+            expected=f"Warp's or M's XML file of this series ({name}.xml in its folder of processed tilt series)",
+            fix=f"give the {name}.xml in align_tilt_series.alignment",
+        )
     if start.startswith("<"):
         return "warp", path
     if "aretomo" in start[:200].lower() or any(line.split()[:2] == ["#", "SEC"] for line in lines):

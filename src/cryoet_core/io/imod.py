@@ -16,6 +16,7 @@ import numpy as np
 from cryoet_core.errors import UserInputError
 from cryoet_core.geometry.tilt_geometry import TiltGeometry
 from cryoet_core.io.atomic import write_text
+from cryoet_core.io.numbers import to_float
 
 
 def read_numbers(path: str | os.PathLike, columns: int, code: str, what: str) -> np.ndarray:
@@ -31,7 +32,7 @@ def read_numbers(path: str | os.PathLike, columns: int, code: str, what: str) ->
         if not words:
             continue
         try:
-            row = [float(word) for word in words]
+            row = [to_float(word) for word in words]
         except ValueError:
             row = []
         if len(row) != columns or not np.all(np.isfinite(row)):

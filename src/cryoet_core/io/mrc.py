@@ -1,7 +1,8 @@
 """MRC images, stacks and volumes.
 
 Arrays are always [z, y, x] (3-D, also for one image) with row 0 at the bottom, as stored: nothing is flipped.
-Reads modes 0, 1, 2, 6, 12, 101 in both byte orders; writes modes 0, 1, 2, 6, 12 little-endian.
+Reads modes 0 (also IMOD's signed bytes), 1, 2, 6, 12, 101 in both byte orders; writes modes 0, 1, 2, 6, 12
+little-endian.
 """
 
 from __future__ import annotations
@@ -63,6 +64,11 @@ def unpack_nibbles(packed: np.ndarray, nx: int) -> np.ndarray:
     return values[..., :nx]
 
 
+def decoded(stored: np.ndarray, header: MrcHeader) -> np.ndarray:
+    """Stored values as the values meant: IMOD's signed bytes, value - 128, as uint8 0 to 255; all else as it is."""
+    return stored.view(np.uint8) ^ np.uint8(128) if header.shifted_bytes else stored
+
+
 def _half():
     """The conversions of io.half: compiled, and so half a second to import, which what reads only headers and tables need not wait for."""
     from cryoet_core.io import half
@@ -76,7 +82,7 @@ def _read_sections(stream: BinaryIO, header: MrcHeader, first: int, count: int) 
     columns = (nx + 1) // 2 if header.mode == 101 else nx
     values = np.fromfile(stream, dtype=header.dtype, count=count * ny * columns)
     values = values.reshape(count, ny, columns)
-    return unpack_nibbles(values, nx) if header.mode == 101 else values
+    return unpack_nibbles(values, nx) if header.mode == 101 else decoded(values, header)
 
 
 def _converted(array: np.ndarray, dtype: str | None) -> np.ndarray:

@@ -1,6 +1,6 @@
 """The 1024 bytes in front of an MRC file: layout, byte order, checks (MRC2014, with IMOD's extensions).
 
-Layout: www.ccpem.ac.uk/mrc_format/mrc2014.php; IMOD's stamp for unsigned bytes: IMOD's mrc_format.
+Layout: www.ccpem.ac.uk/mrc_format/mrc2014.php; IMOD's stamp and its flag for signed bytes: IMOD's mrc_format.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ class MrcHeader:
 
     shape: (nz, ny, nx) as stored; dtype: NumPy type of a stored value with its byte order (uint8 holding two
     values for mode 101); data_offset in bytes; axis_order: (mapc, mapr, maps); `raw` is the header record.
+    shifted_bytes: IMOD's signed bytes, which hold value - 128 (see io.mrc.decoded).
     """
 
     path: str
@@ -46,6 +47,7 @@ class MrcHeader:
     ispg: int
     axis_order: tuple[int, int, int]
     raw: np.void
+    shifted_bytes: bool = False
 
     @property
     def n_sections(self) -> int:
@@ -116,6 +118,7 @@ def parse_header(block: bytes, file_bytes: int, path: str | os.PathLike) -> MrcH
     header = MrcHeader(
         path, _shape(record), int(record["mode"]), _stored_dtype(record, order, path),
         HEADER_BYTES + max(int(record["nsymbt"]), 0), int(record["ispg"]), _axis_order(record, path), record,
+        shifted_bytes=int(record["mode"]) == 0 and _stamped_signed(record),
     )
     _check_size(header, file_bytes)
     return header
@@ -155,7 +158,7 @@ def _bytes_are_unsigned(record: np.void, path: str) -> bool:
     needs_signed = -128 <= dmin < 0 and dmax <= 127 and dmax >= dmin
     if int(record["imod_stamp"]) != IMOD_STAMP:
         return needs_unsigned
-    signed = bool(int(record["imod_flags"]) & IMOD_SIGNED_BYTES)
+    signed = _stamped_signed(record)
     if (signed and needs_unsigned) or (not signed and needs_signed):
         raise UserInputError(
             "E-MRC-04", "header contradicts itself about signed bytes", file=path, field="mode 0",
@@ -163,6 +166,11 @@ def _bytes_are_unsigned(record: np.void, path: str) -> bool:
             expected="a flag that fits the values", fix="write it again as mode 1: newstack -mode 1 in.mrc out.mrc",
         )
     return not signed
+
+
+def _stamped_signed(record: np.void) -> bool:
+    """Bytes that IMOD stored as signed: its stamp and its flag. They are value - 128, the header's range too."""
+    return int(record["imod_stamp"]) == IMOD_STAMP and bool(int(record["imod_flags"]) & IMOD_SIGNED_BYTES)
 
 
 def _size_error(path: str, found: str, expected: str, detail: str = "") -> UserInputError:

@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 
-from cryoet_core.io.mrc import check_finite, read_header, read_mrc
+from cryoet_core.io.mrc import check_finite, decoded, read_header, read_mrc
 
 
 class MrcVolume:
@@ -29,4 +29,4 @@ class MrcVolume:
             return self._whole[window]
         # mapped anew for every block: pages that were read do not stay with the process
         stored = np.memmap(self.header.path, self.header.dtype, "r", self.header.data_offset, self.shape)
-        return check_finite(np.asarray(stored[window]).astype(np.float32), self.header.path)
+        return check_finite(decoded(np.array(stored[window]), self.header).astype(np.float32), self.header.path)

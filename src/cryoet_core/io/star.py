@@ -16,11 +16,14 @@ import pandas as pd
 
 from cryoet_core.errors import UserInputError
 from cryoet_core.io.atomic import write_bytes
+from cryoet_core.io.numbers import to_float
 from cryoet_core.io.star_labels import label_type
 
 VERSION_COMMENT = "# version 50001"
-_TOKEN = re.compile(r"""\s*(?:"(?P<d>.*?)"(?=\s|$)|'(?P<s>.*?)'(?=\s|$)|(?P<c>\#.*)|(?P<w>\S+))""")
+_CLOSING = {quote: re.compile(quote + r"(?=\s|$)") for quote in "\"'"}  # a quote inside a value is part of it
+_WORD = re.compile(r"\S+")
 _PLAIN = re.compile(r"""[^\s"'#_;$\[][^\s]*$|\[[^\s]*$""")
+_DIGITS = re.compile(r"[+-]?[0-9]{1,19}\Z")  # what a float would round
 _RESERVED = re.compile(r"(data_|loop_|save_|stop_|global_)", re.IGNORECASE)
 
 Block = pd.DataFrame | dict
@@ -41,13 +44,20 @@ def _tokens(line: str) -> tuple[list[str], bool]:
     if not ("#" in line or '"' in line or "'" in line):
         return line.split(), False
     values: list[str] = []
-    first_quoted = False
-    for match in _TOKEN.finditer(line):
-        if match["c"] is not None:
+    first_quoted, unclosed = False, set()
+    position, line = 0, line.rstrip()
+    while (word := _WORD.search(line, position)) is not None:
+        first, position = word[0][0], word.end()
+        if first == "#":
             break
-        quoted = match["w"] is None
-        first_quoted = first_quoted or (quoted and not values)
-        values.append(next(match[g] for g in ("d", "s", "w") if match[g] is not None))
+        closing = None if first not in _CLOSING or first in unclosed else _CLOSING[first].search(line, word.start() + 1)
+        if closing is None:
+            unclosed.add(first)  # none closes further on either: a line is walked through once
+            values.append(word[0])
+            continue
+        first_quoted = first_quoted or not values
+        values.append(line[word.start() + 1 : closing.start()])
+        position = closing.end()
     return values, first_quoted
 
 
@@ -115,7 +125,7 @@ def _convert(values: list[str], label: str, path: str) -> list | np.ndarray:
     if kind is str:
         return values
     try:
-        numbers = np.array([float(v) for v in values], dtype=np.float64)
+        numbers = np.array([to_float(v) for v in values], dtype=np.float64)
     except ValueError:
         bad = next(v for v in values if not _is_number(v))
         raise UserInputError(
@@ -130,12 +140,12 @@ def _convert(values: list[str], label: str, path: str) -> list | np.ndarray:
             "E-STAR-05", "value is not a whole number", file=path, field=label, found=values[int(np.argmin(whole))],
             expected="a whole number", fix="correct this value",
         )
-    return np.array([int(v) if v.lstrip("+-").isdigit() else int(float(v)) for v in values], dtype=np.int64)
+    return np.array([int(v) if _DIGITS.match(v) else int(float(v)) for v in values], dtype=np.int64)
 
 
 def _is_number(text: str) -> bool:
     try:
-        float(text)
+        to_float(text)
     except ValueError:
         return False
     return True

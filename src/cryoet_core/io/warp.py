@@ -3,11 +3,14 @@
 Facts (WarpLib TiltSeries, LoadMeta, SaveMeta and GetPositionInAllTilts; checked with positions that Warp computed):
     position = Rz(AxisAngle) . Ry(-(Angles + LevelAngleY)) . Rx(LevelAngleX) . X + AxisOffset - GridMovement(position)
 in A, from half the image's width and height (n/2, in units of pixels whose first has index 0; so half a pixel from our n//2 in odd
-images). Depth adds to the defocus with sign +1, and -1 if AreAnglesInverted. Defoci are in micrometres: U = D + delta/2, V = D - delta/2.
+images). X is first moved by GridVolumeWarp, linear between its nodes over the volume and the dose; GridMovement is a
+natural cubic spline over the image and the views; the nodes of both stand on the borders. Depth adds to the defocus
+with sign +1, and -1 if AreAnglesInverted. Defoci are in micrometres: U = D + delta/2, V = D - delta/2.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
@@ -15,14 +18,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.interpolate import CubicSpline
 
 from cryoet_core.errors import UserInputError
 from cryoet_core.geometry.tilt_geometry import TiltGeometry
 from cryoet_core.io.atomic import write_text
+from cryoet_core.io.numbers import to_float
 
 if TYPE_CHECKING:
     from cryoet_core.metadata import TiltSeries
 
+_NOTHING_ANGST = 0.01
+_LARGEST = 1e5  # A or degrees, of anything in a file of one tilt series
 _NEEDED = ("Angles", "AxisAngle", "AxisOffsetX", "AxisOffsetY")
 
 
@@ -30,7 +37,7 @@ _NEEDED = ("Angles", "AxisAngle", "AxisOffsetX", "AxisOffsetY")
 class WarpSeries:
     """geometry (n,): shifts in A from half the image size, global movement included; movies (n,) names as written, empty if there are
     none; dose (n,) e/A^2 before the view, or None; used (n,) bool; handedness +1 or -1; image_size_angst (w, h) or None; pixel_size_angst
-    or None; notes: what of the file is not in the geometry."""
+    or None; notes: what of the file is not in the geometry; field: what is local, None where there is none."""
 
     geometry: TiltGeometry
     movies: tuple[str, ...]
@@ -40,6 +47,7 @@ class WarpSeries:
     image_size_angst: tuple[float, float] | None
     pixel_size_angst: float | None
     notes: tuple[str, ...]
+    field: WarpField | None = None
 
 
 def _broken(path: str, field: str, found, expected: str) -> UserInputError:
@@ -49,12 +57,19 @@ def _broken(path: str, field: str, found, expected: str) -> UserInputError:
 
 def _numbers(text: str | None, path: str, field: str) -> np.ndarray:
     try:
-        values = np.array([float(word) for word in (text or "").replace(",", " ").split()])
+        values = np.array([to_float(word) for word in (text or "").replace(",", " ").split()])
     except ValueError:
         values = np.array([np.nan])
     if not np.all(np.isfinite(values)):
         raise _broken(path, field, repr((text or "")[:40]), "numbers")
     return values
+
+
+def _level(root: ET.Element, name: str, path: str) -> float:
+    values = _numbers(root.get(name, "0"), path, name)
+    if len(values) != 1:
+        raise _broken(path, name, repr(root.get(name)), "one number")
+    return float(values[0])
 
 
 def _column(root: ET.Element, name: str, path: str, n: int | None) -> np.ndarray:
@@ -65,43 +80,115 @@ def _column(root: ET.Element, name: str, path: str, n: int | None) -> np.ndarray
     return values
 
 
-def _grid(root: ET.Element, name: str, path: str) -> np.ndarray | None:
-    """(depth, height, width) values of a grid, or None."""
+_SPACE = {"Depth": "Z", "Height": "Y", "Width": "X"}
+_SPACE_AND_DOSE = {"Duration": "W", **_SPACE}
+
+
+def _grid(root: ET.Element, name: str, path: str, axes: dict[str, str] = _SPACE) -> np.ndarray | None:
+    """(depth, height, width) values of a grid, (duration, depth, height, width) of one over dose as well, or None."""
     element = root.find(name)
     if element is None:
         return None
     try:
-        shape = tuple(int(element.get(key)) for key in ("Depth", "Height", "Width"))
+        shape = tuple(int(element.get(key)) for key in axes)
+        nodes = list(element.iter("Node"))
+        if min(shape) < 1 or math.prod(shape) > len(nodes):  # before memory is asked for
+            raise ValueError(f"{len(nodes)} nodes for {' x '.join(map(str, shape[::-1]))}")
         grid = np.full(shape, np.nan)
-        for node in element.iter("Node"):
-            grid[tuple(int(node.get(key)) for key in "ZYX")] = float(node.get("Value"))
-    except (TypeError, ValueError, IndexError) as error:
-        raise _broken(path, name, str(error), "Width, Height, Depth and their nodes") from None
+        for node in nodes:
+            place = tuple(int(node.get(key)) for key in axes.values())
+            if min(place) < 0:
+                raise IndexError(f"node {place[::-1]}")
+            grid[place] = to_float(node.get("Value"))
+    except (TypeError, ValueError, IndexError, OverflowError) as error:
+        raise _broken(path, name, str(error), f"{', '.join(axes)} and their nodes") from None
     if not np.all(np.isfinite(grid)):
         raise _broken(path, name, "nodes missing", f"{grid.size} nodes")
+    if np.abs(grid).max() > _LARGEST:
+        raise _broken(path, name, f"{np.abs(grid).max():g}", f"at most {_LARGEST:g}")
     return grid
 
 
-def _movement(root: ET.Element, path: str, n: int) -> tuple[np.ndarray, float]:
-    """(n, 2) movement of whole views, A: the mean over the nodes of each; and the largest rest, which is local."""
-    means, local = np.zeros((n, 2)), 0.0
-    for axis, name in enumerate(("GridMovementX", "GridMovementY")):
-        grid = _grid(root, name, path)
-        if grid is None:
-            continue
+def _spline_weights(n: int, where) -> np.ndarray:
+    """(m, n): what each of n nodes on [0, 1] adds to a natural cubic spline at ``where`` (m,); constant beyond."""
+    if n == 1:
+        return np.ones((len(where), 1))
+    return CubicSpline(np.linspace(0, 1, n), np.eye(n), bc_type="natural")(np.clip(where, 0, 1))
+
+
+def _linear_weights(n: int, where) -> np.ndarray:
+    """(m, n): as _spline_weights, with straight lines between the nodes."""
+    return np.maximum(0, 1 - np.abs(np.clip(where, 0, 1)[:, None] * (n - 1) - np.arange(n)))
+
+
+@dataclass(frozen=True)
+class WarpField:
+    """What moves places of the images beyond the rigid geometry.
+
+    geometry : of the n views, mean movement included. movement : grids (depth, height, width) of x and y, A. mean (n, 2):
+    in the geometry. volume : grids (duration, depth, height, width) of x, y and z, A. dose : (n,) 0 to 1.
+    image_angst (2,), volume_angst (3,) : sizes.
+    """
+
+    geometry: TiltGeometry
+    movement: tuple[np.ndarray, ...]
+    mean: np.ndarray
+    volume: tuple[np.ndarray, ...]
+    dose: np.ndarray
+    image_angst: np.ndarray
+    volume_angst: np.ndarray
+
+    def at(self, points) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(where the rigid geometry puts centred points (m, 3), how much further they land, whether the grids reach).
+
+        The first two (n, m, 2), A from half the image size; the last (n, m) bool.
+        """
+        points = np.asarray(points, dtype=np.float64)
+        rigid, n = self.geometry.project(points)[0], len(self.geometry)
+        moved = points + self._volume_at(points)  # (n, m, 3)
+        landing = np.stack([self.geometry.select([i]).project(moved[i])[0][0] for i in range(n)])
+        looked_up = (landing + self.mean[:, None]) / self.image_angst + 0.5
+        for axis, grid in enumerate(self.movement):
+            views = np.tensordot(_spline_weights(len(grid), np.linspace(0, 1, n)), grid, axes=1)  # (n, height, width)
+            for i, plane in enumerate(views):
+                x, y = (_spline_weights(size, looked_up[i, :, k]) for k, size in enumerate(plane.shape[::-1]))
+                landing[i, :, axis] -= np.einsum("my,yx,mx->m", y, plane, x) - self.mean[i, axis]
+        return rigid, landing - rigid, (np.abs(looked_up - 0.5) <= 0.5).all(axis=2)
+
+    def _volume_at(self, points) -> np.ndarray:
+        """(n, m, 3) A: how far the volume has moved at the points in every view."""
+        shift = np.zeros((len(self.geometry), len(points), 3))
+        for axis, grid in enumerate(self.volume):
+            steps, *sizes = grid.shape
+            where = (points / self.volume_angst + 0.5).T[::-1]  # z, y, x
+            t, (z, y, x) = _linear_weights(steps, self.dose), map(_linear_weights, sizes, where)
+            shift[..., axis] = np.einsum("nt,mz,my,mx,tzyx->nm", t, z, y, x, grid, optimize=True)
+        return shift
+
+
+def _means(movement, n: int) -> np.ndarray:
+    """(n, 2) movement of whole views, A: the mean over the nodes of each."""
+    means = np.zeros((n, 2))
+    for axis, grid in enumerate(movement):
         mean = grid.mean(axis=(1, 2))
-        local = max(local, float(np.abs(grid - mean[:, None, None]).max()))
         means[:, axis] = np.interp(np.linspace(0, 1, n), np.linspace(0, 1, len(mean)), mean) if len(mean) > 1 else mean[0]
-    return means, local
+    return means
 
 
-def _notes(root: ET.Element, path: str, local_angst: float) -> tuple[str, ...]:
+def _grids(root: ET.Element, names, path: str, axes) -> tuple[np.ndarray, ...]:
+    """Grids of some names; an absent one is 0."""
+    found = [_grid(root, name, path, axes) for name in names]
+    return tuple(np.zeros((1,) * len(axes)) if grid is None else grid for grid in found)
+
+
+def _size(root: ET.Element, name: str, path: str, n: int) -> np.ndarray | None:
+    """(n,) A, or None where the file has none."""
+    size = _numbers(root.get(name, ""), path, name)
+    return size[:n] if len(size) >= n and size.min() > 0 and size.max() <= _LARGEST else None
+
+
+def _notes(root: ET.Element, path: str) -> tuple[str, ...]:
     notes = []
-    if local_angst > 0.01:
-        notes.append(f"local movement inside the images (up to {local_angst:.1f} A) is not taken over, only its mean per view")
-    volume = max((float(np.abs(g).max()) for k in "XYZ" if (g := _grid(root, f"GridVolumeWarp{k}", path)) is not None), default=0.0)
-    if volume > 0.01:
-        notes.append(f"deformation of the volume (up to {volume:.1f} A) is not taken over")
     angle = max((float(np.abs(g).max()) for k in "XYZ" if (g := _grid(root, f"GridAngle{k}", path)) is not None), default=0.0)
     if angle > 0.01:
         notes.append(f"angles of particles refined per view (up to {angle:.2f} deg) are not taken over")
@@ -133,21 +220,36 @@ def read_warp_xml(path: str | os.PathLike) -> WarpSeries:
         raise _broken(where, "root element", root.tag, "TiltSeries")
     n = len(_column(root, "Angles", where, None))
     angles, axis, x, y = (_column(root, name, where, n) for name in _NEEDED)
-    level = [float(_numbers(root.get(key, "0"), where, key)[0]) for key in ("LevelAngleX", "LevelAngleY")]
-    movement, local = _movement(root, where, n)
-    geometry = TiltGeometry(level[0], -(angles + level[1]), axis, x - movement[:, 0], y - movement[:, 1])
+    level = [_level(root, key, where) for key in ("LevelAngleX", "LevelAngleY")]
+    movement = _grids(root, ("GridMovementX", "GridMovementY"), where, _SPACE)
+    volume = _grids(root, [f"GridVolumeWarp{k}" for k in "XYZ"], where, _SPACE_AND_DOSE)
+    mean = _means(movement, n)
+    geometry = TiltGeometry(level[0], -(angles + level[1]), axis, x - mean[:, 0], y - mean[:, 1])
     movies = tuple(line.strip() for line in (root.findtext("MoviePath") or "").split("\n") if line.strip())
     if movies and len(movies) != n:
         raise _broken(where, "MoviePath", f"{len(movies)} names", str(n))
     flags = (root.findtext("UseTilt") or "True " * n).split()
     if len(flags) != n:
         raise _broken(where, "UseTilt", f"{len(flags)} values", str(n))
-    size = _numbers(root.get("ImageDimensionsAngstrom", ""), where, "ImageDimensionsAngstrom")
+    image = _size(root, "ImageDimensionsAngstrom", where, 2)
+    volume_size = _size(root, "VolumeDimensionsAngstrom", where, 3)
+    dose = None if root.find("Dose") is None else _column(root, "Dose", where, n)
+    local = max(float(np.abs(grid - grid.mean(axis=(1, 2), keepdims=True)).max()) for grid in movement)
+    warped = max(float(np.abs(grid).max()) for grid in volume)
+    field, notes = None, _notes(root, where)
+    if max(local, warped) > _NOTHING_ANGST:
+        if image is None or (warped > _NOTHING_ANGST and volume_size is None):
+            notes += (f"local movement and deformation of the volume (up to {max(local, warped):.1f} A) are not taken "
+                      "over: the file does not say the sizes of image and volume",)
+        else:
+            span = 0.0 if dose is None else float(np.ptp(dose))
+            share = (dose - dose.min()) / span if span > 0 else np.zeros(n)
+            around = volume_size if volume_size is not None else np.array([*image, 0.1 * image.min()])
+            field = WarpField(geometry, movement, mean, volume, share, image, around)
     return WarpSeries(
-        geometry, movies, None if root.find("Dose") is None else _column(root, "Dose", where, n),
+        geometry, movies, dose,
         np.array([flag.lower() == "true" for flag in flags]), -1 if root.get("AreAnglesInverted", "").lower() == "true" else 1,
-        (float(size[0]), float(size[1])) if len(size) >= 2 and size.min() > 0 else None, _pixel_size(root, where),
-        _notes(root, where, local),
+        None if image is None else (float(image[0]), float(image[1])), _pixel_size(root, where), notes, field,
     )
 
 

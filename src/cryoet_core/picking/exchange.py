@@ -40,8 +40,11 @@ def import_picks(path, series: TiltSeries, shape, config) -> Imported:
     reading = read_picks(path, Tomogram.of_series(series, shape), picks_source(config, series.name))
     warnings = list(reading.warnings)
     if reading.picks.rotations is None and len(reading.picks):
-        warnings.append("the picks have no orientations: all angles are 0. Start the first round with refine.start: global, or with an initial model")
-    if not len(reading.picks):
+        warnings.insert(
+            0, "the picks have no orientations: all angles are 0. Start the first round with refine.start: global, or "
+            "with an initial model",
+        )
+    if reading.n_in_file and not len(reading.picks):
         warnings.append("no picks are left")
     particles = Particles(particle_table(reading.picks, series.name), particle_optics(series))
     return Imported(particles, _summary(reading, config, warnings), warnings)
@@ -55,7 +58,8 @@ def _summary(reading: Reading, config, warnings: list[str]) -> dict:
         "best_score": float(score.max()) if known else None, "last_score": float(score.min()) if known else None,
         "hand": {"verdict": "imported"},
         "imported": {
-            "format": reading.format, "n_in_file": reading.n_in_file, "n_other_tomograms": reading.n_other_tomograms,
+            "format": reading.format, "unit": reading.unit, "n_in_file": reading.n_in_file,
+            "n_other_tomograms": reading.n_other_tomograms,
             "n_other_classes": reading.n_other_classes, "n_below_score": reading.n_below_score, "n_outside": reading.n_outside,
             "oriented": reading.picks.rotations is not None, "scored": score is not None, "warnings": warnings,
         },

@@ -36,7 +36,7 @@ from cryoet_core.picking.pose import pose_in_tomogram
 from cryoet_core.picking.prepare import searchable_tomogram
 from cryoet_core.picking.scale import MASK_EDGE_PX, Scale, scale
 from cryoet_core.picking.scores import NO_SCORE, CoarseGrid
-from cryoet_core.picking.specimen import gold_in_voxels, gold_summary, search_place
+from cryoet_core.picking.specimen import given_mask, gold_in_voxels, gold_summary, search_place
 
 EMAN_EDGE_PX = 32
 POSE_FROM = 4.0  # a pose from the scoring is good to its first grid over this
@@ -113,6 +113,7 @@ def match_template(
         return _eman2_result(whole, reference, series, config, None if report is None else lambda done, total: report("search", done, total))
     phase = _phases(report)
     pixel, shape = series.pixel_size_angst, tuple(tomogram.shape)
+    mask = None if mask is None else given_mask(mask, shape)  # before it is binned, which any size can be
     plan = plan_match(reference, pixel, config)
     searchable = searchable_tomogram(
         tomogram, plan.diameter_angst / pixel, erase_gold=config.erase_gold, to_device=to_device, report=phase("background and gold")

@@ -8,6 +8,8 @@ from cryoet_core.errors import UserInputError
 from cryoet_core.fourier import centre_crop_or_pad, fourier_shift, lowpass
 from cryoet_core.masks import centre_distance, mask_from_map
 
+SMALLEST_BOX = 4
+LARGEST_GREY = 1e10  # of a float32 map: sums of third powers over 1000^3 voxels stay finite
 THRESHOLD = 0.15  # of the map's bright level: what belongs to the particle
 
 
@@ -29,9 +31,11 @@ def prepare_reference(volume, *, invert: bool = False, centre: str = "keep"):
     The background is the median outside the largest inscribed ball. ``centre`` "mass" moves the centre of the density above
     the threshold to index n//2.
 
-    Raises UserInputError E-REF-01 (the particle is darker than its background), E-REF-02 (empty map).
+    Raises UserInputError E-REF-01 (the particle is darker than its background), E-REF-02 (empty map), E-REF-05 (too
+    small, or impossible grey values).
     """
     volume = np.asarray(volume, dtype=np.float32) * (-1 if invert else 1)
+    _check_reference(volume)
     outside = centre_distance(volume.shape) > 0.5 * min(volume.shape)
     volume = volume - np.median(volume[outside])
     if not np.any(volume):
@@ -44,6 +48,24 @@ def prepare_reference(volume, *, invert: bool = False, centre: str = "keep"):
         )
     volume = _even_cube(volume)
     return _centred_on_mass(volume) if centre == "mass" else volume.astype(np.float32)
+
+
+def _check_reference(volume) -> None:
+    """Raises UserInputError E-REF-05 for a map too small for a particle, or with grey values of no map."""
+    if min(volume.shape) < SMALLEST_BOX:
+        raise UserInputError(
+            "E-REF-05", "this map is too small for a reference", field="data.reference",
+            found=" x ".join(map(str, volume.shape[::-1])),
+            expected=f"at least {SMALLEST_BOX} voxels along each axis", fix="give the map of the particle",
+        )
+    largest = float(np.abs(volume).max())
+    if largest > LARGEST_GREY or 0 < largest < 1 / LARGEST_GREY:
+        raise UserInputError(
+            "E-REF-05", "these are not the grey values of a map", field="data.reference",
+            found=f"{volume.min():g} to {volume.max():g}",
+            expected=f"the largest between {1 / LARGEST_GREY:g} and {LARGEST_GREY:g}",
+            fix="scale the map, or write it again: the file may be damaged",
+        )
 
 
 def _centred_on_mass(volume):

@@ -11,6 +11,7 @@ import numpy as np
 from scipy.ndimage import binary_dilation, gaussian_filter, label
 
 from cryoet_core.errors import UserInputError
+from cryoet_core.masks import scaled_mask
 from cryoet_core.metadata import TiltSeries
 from cryoet_core.picking.passes import rescaled
 from cryoet_core.picking.peaks import search_region
@@ -30,14 +31,17 @@ CARBON_EXTENT = 3.0  # particle diameters that carbon extends over at least
 
 
 def given_mask(mask, shape) -> np.ndarray:
-    """A user's mask as bool (z, y, x). Raises UserInputError E-PICK-04 when its size is not the tomogram's."""
+    """A user's mask as bool (z, y, x).
+
+    Raises UserInputError E-PICK-04 when its size is not the tomogram's, E-MASK-01 when its values are not a mask's.
+    """
     mask = np.asarray(mask)
     if mask.shape != tuple(shape):
         raise UserInputError(
             "E-PICK-04", "the mask does not have the size of the tomogram", field="match_template.search_mask",
             found="x".join(map(str, mask.shape[::-1])), expected="x".join(map(str, tuple(shape)[::-1])), fix="a mask on the tomogram's grid",
         )
-    return mask > 0.5
+    return scaled_mask(mask, "match_template.search_mask")[0] > 0.5
 
 
 def seen_share(series, shape, margin_px: float, step: int = 4) -> np.ndarray:

@@ -59,6 +59,7 @@ def _import_text(imported: dict) -> str:
     out = [f"{imported[key]} {why}" for why, key in left.items() if imported[key]]
     text = f"Imported, not matched: {imported['n_in_file']} picks in the file ({imported['format']})"
     text += f", left out: {', '.join(out)}." if out else "."
+    text += f" Positions are counted in {imported['unit']}." if imported.get("unit") else ""
     return text + "".join(f" Warning: {warning}." for warning in imported["warnings"])
 
 
@@ -172,4 +173,4 @@ def _match_text(summary: dict) -> str:
         text += f" False picks expected above the cut-off: {expected:.2g}."
     if hand.get("n", 0) >= 5:
         text += f" At the {hand['n']} best places the reference beats its mirror image by {hand['mean_gap_sigma']:.2f} sigma in the mean: {hand['verdict']}."
-    return text
+    return text + "".join(f" Warning: {warning}." for warning in summary.get("search_mask_warnings", ()))

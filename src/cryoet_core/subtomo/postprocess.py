@@ -16,12 +16,14 @@ from cryoet_core.errors import UserInputError
 from cryoet_core.fourier import radial_average, radial_frequency, raised_cosine_window
 from cryoet_core.fsc import CorrectedFsc, corrected_fsc, fourier_shell_correlation, resolution_at
 from cryoet_core.io.star import find_block, read_star
-from cryoet_core.masks import soft_sphere
+from cryoet_core.masks import scaled_mask, soft_sphere
 from cryoet_core.subtomo.local_resolution import LocalResolution, default_window_angst, local_resolution
 from cryoet_core.subtomo.particle_mask import automatic_mask
 
 GUINIER_FROM_ANGST = 10.0
 _FSC_ZERO = 1e-4
+_HIGHEST_MTF_FREQUENCY = 1.0  # cycles per camera pixel; curves of super-resolution go beyond 0.5
+_LOWEST_MTF, _HIGHEST_MTF = 0.5, 2.0  # of the curve's largest value; measured ones pass 1 by a little
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def postprocess(half1, half2, pixel_size_angst: float, config, rng, *, mask=None
 
     Raises
     ------
-    UserInputError E-POST-01 when shapes differ.
+    UserInputError E-POST-01 when shapes differ, E-MASK-01 for a mask with other values than 0 to 1.
     """
     _check_shapes(half1, half2, mask)
     xp = array_namespace(half1, half2)
@@ -173,7 +175,9 @@ def _choose_mask(volume, unmasked_fsc, pixel, config, given, warnings):
     edge = float(np.clip(n / 10, 2, 4)) if config.mask_edge_angst is None else config.mask_edge_angst / pixel
     dilate = float(np.clip(n / 24, 1, 2)) if config.mask_dilate_angst is None else config.mask_dilate_angst / pixel
     if given is not None:
-        return given, "file"
+        mask, changed = scaled_mask(given, "postprocess.mask")
+        warnings += [changed] if changed else []
+        return mask, "file"
     if config.mask_diameter_angst is not None:
         return _sphere(volume, config.mask_diameter_angst / (2 * pixel), edge), "sphere"
     reached = resolution_at(unmasked_fsc, pixel, n, 0.143)
@@ -285,11 +289,41 @@ def read_mtf(path, pixel_size_angst: float):
     table = find_block(blocks, next(iter(blocks)), path)
     names = ("rlnResolutionInversePixel", "rlnMtfValue")
     if not all(name in table for name in names):
-        raise UserInputError(
-            "E-POST-02", "not an MTF file", file=path, found=", ".join(table), expected=", ".join(names)
-        )
-    frequency, value = (np.asarray(table[name], dtype=float) for name in names)
+        raise _not_an_mtf(path, "columns", ", ".join(table) or "none", ", ".join(names))
+    frequency, value = (_mtf_column(table, name, path) for name in names)
+    rising = len(frequency) >= 2 and bool((np.diff(frequency) > 0).all())
+    if not rising or frequency[0] < 0 or frequency[-1] > _HIGHEST_MTF_FREQUENCY:
+        ends = f", {frequency.min():g} to {frequency.max():g}" if len(frequency) else ""
+        expected = "two or more, rising, from 0 to 0.5 cycles per camera pixel"
+        raise _not_an_mtf(path, names[0], f"{len(frequency)} values{ends}", expected)
+    if not ((value >= 0) & (value <= _HIGHEST_MTF)).all() or value.max() < _LOWEST_MTF:
+        raise _not_an_mtf(path, names[1], f"{value.min():g} to {value.max():g}", "from 0 to 1, near 1 at frequency 0")
     return lambda k: np.interp(np.asarray(k) * pixel_size_angst, frequency, value)
+
+
+def _mtf_column(table, name: str, path) -> np.ndarray:
+    try:
+        values = np.atleast_1d(np.asarray(table[name], dtype=np.float64))
+    except (TypeError, ValueError):
+        values = np.array([np.nan])
+    if not np.isfinite(values).all():
+        bad = next((v for v in np.atleast_1d(np.asarray(table[name], dtype=object)) if not _finite(v)), "nothing")
+        raise _not_an_mtf(path, name, repr(bad)[:60], "finite numbers")
+    return values
+
+
+def _finite(word) -> bool:
+    try:
+        return bool(np.isfinite(float(word)))
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
+def _not_an_mtf(path, field, found, expected) -> UserInputError:
+    return UserInputError(
+        "E-POST-02", "not an MTF file", file=path, field=field, found=found, expected=expected,
+        fix="give the STAR file of the detector's MTF as RELION's website has it, or leave postprocess.mtf empty",
+    )  # fmt: skip
 
 
 def fsc_table(result: PostprocessResult, pixel_size_angst: float) -> pd.DataFrame:

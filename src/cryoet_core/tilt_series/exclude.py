@@ -165,8 +165,11 @@ def read_selection_file(path):
     if not path:
         return None
     try:
-        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+        text = Path(path).read_text(encoding="utf-8")
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=yaml.SafeLoader)):
+            raise ValueError("an alias (*): nothing that a list needs, and a way to fill the memory")
+        return yaml.safe_load(text)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserInputError("E-TS-05", "cannot read the list of views", file=path, found=str(error).replace("\n", " "),
                              expected="a YAML file", fix="correct exclude_views.file") from error  # fmt: skip
 

@@ -13,10 +13,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from cryoet_core.errors import UserInputError
+from cryoet_core.geometry.local_deformation import N_TERMS, LocalDeformation
 from cryoet_core.geometry.tilt_geometry import TiltGeometry
 from cryoet_core.io.foreign_alignment import ForeignAlignment, view_names
 from cryoet_core.metadata import TiltSeries
 from cryoet_core.tilt_series.exclude import mark_excluded
+from cryoet_core.tilt_series.summaries import deformation_summary
 
 NOT_ALIGNED = "not_in_alignment"  # reasons in the table
 LEFT_OUT = "excluded_in_alignment"
@@ -52,12 +54,14 @@ class ImportedAlignment:
         """Plain numbers for summary.json, with the keys of a computed alignment where they have a meaning."""
         series, geometry = self.series, self.series.geometry
         used = series.included
+        local = deformation_summary(series, series.local_deformation, used)
         shift = [np.where(used, values, np.nan) for values in (geometry.x_shift_angst, geometry.y_shift_angst)]
         return {
             "aligned": True, "method": "import", "program": self.program, "file": path, "joined_by": self.key, "notes": self.notes,
             "n_views": len(series), "n_in_file": len(self.rows), "n_used": int(used.sum()),
             "tilt_axis_deg": float(np.mean(geometry.z_rot_deg)), "tilt_offset_deg": self.tilt_offset_deg,
             "x_tilt_deg": float(np.median(geometry.x_tilt_deg)),
+            **({} if local is None else {"local_deformation": local}),
             "views": {
                 "tilt_id": series.tilts["tilt_id"].to_numpy(), "tilt_deg": geometry.y_tilt_deg, "x_shift_angst": shift[0],
                 "y_shift_angst": shift[1],
@@ -253,12 +257,19 @@ def import_alignment(series: TiltSeries, foreign: ForeignAlignment, *, opposite_
 
     Raises
     ------
-    UserInputError E-ALN-04 (more views than the series, or too few of those in use), E-ALN-05 (angles), E-ALN-07 (axis).
+    UserInputError E-ALN-11 (the file is cut), E-ALN-04 (more views than the series, or too few of those in use),
+    E-ALN-05 (angles), E-ALN-07 (axis).
     """
     notes = list(foreign.notes)
     if opposite_tilts:
         foreign = _opposite(foreign)
         notes.append("the signs of the file's tilt angles were turned, as asked by alignment_tilts")
+    if foreign.n_stated is not None and len(foreign) + len(foreign.dark_deg) < foreign.n_stated:
+        raise UserInputError(
+            "E-ALN-11", "the file holds fewer views than it says", file=foreign.path, field=series.name,
+            found=f"{len(foreign)} aligned and {len(foreign.dark_deg)} dark views",
+            expected=f"{foreign.n_stated} together", fix="it is cut: copy it again from its source, or align again",
+        )
     if len(foreign) > len(series):
         raise _counts(foreign, series, "the alignment has more views than the series")
     rows, key = _by_names(foreign, series), "name of the movie"
@@ -275,10 +286,23 @@ def import_alignment(series: TiltSeries, foreign: ForeignAlignment, *, opposite_
         notes.append("the file and this run disagree about the sign of the defocus gradient (hand): the run's is kept")
     reasons = _left_out(series, foreign, rows)
     out = mark_excluded(series.with_geometry(_fill(series, geometry, rows, offset)), reasons)
+    out = out.with_local_deformation(_deformation_of(series, foreign, rows))
     lost = int(series.included.sum() - out.included.sum())
     if out.included.sum() < MIN_VIEWS or 2 * lost > series.included.sum():
         raise _counts(foreign, series, f"the alignment lacks {lost} of the views in use")
     return ImportedAlignment(out, foreign.program, key, offset, rows, notes)
+
+
+def _deformation_of(series, foreign, rows) -> LocalDeformation | None:
+    """Local deformation of all rows of the table, 0 for those that the file lacks.
+
+    It stands in the images, so that no mirror image of the specimen changes it.
+    """
+    if foreign.deformation is None:
+        return None
+    coefficients = np.zeros((len(series), N_TERMS, 2))
+    coefficients[rows] = foreign.deformation.coefficients_angst
+    return LocalDeformation(coefficients)
 
 
 def _opposite(foreign: ForeignAlignment) -> ForeignAlignment:

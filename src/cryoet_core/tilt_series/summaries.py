@@ -68,7 +68,7 @@ def alignment_summary(series, result) -> dict:
         "median_correlation": float(np.nanmedian(result.correlation)),
         "weak_views": weak_views(series, result),
         "views_left_out": _views_left_out(series, result),
-        "local_deformation": _deformation(series, result),
+        "local_deformation": deformation_summary(series, result.deformation, result.used),
         "views": {
             "tilt_id": series.tilts["tilt_id"].to_numpy(),
             "tilt_deg": geometry.y_tilt_deg,
@@ -136,14 +136,17 @@ def _views_left_out(series, result) -> list[dict]:
     ]
 
 
-def _deformation(series, result) -> dict | None:
-    """Rms and largest displacement (A) of every view over a grid of its image's middle, None without a local deformation."""
-    if result.deformation is None:
+def deformation_summary(series, deformation, used) -> dict | None:
+    """Rms and largest displacement (A) of every view over a grid of its image's middle, None without a deformation.
+
+    Views not ``used`` have NaN.
+    """
+    if deformation is None:
         return None
     half = [0.35 * n * series.pixel_size_angst * np.linspace(-1, 1, 9) for n in series.image_size_px]
     places = np.stack(np.meshgrid(*half), axis=-1).reshape(1, -1, 2)
-    moved = np.linalg.norm(result.deformation.at(np.broadcast_to(places, (len(series), *places.shape[1:]))), axis=2)
-    moved[~result.used] = np.nan
+    moved = np.linalg.norm(deformation.at(np.broadcast_to(places, (len(series), *places.shape[1:]))), axis=2)
+    moved[~used] = np.nan
     return {"rms_angst": np.sqrt(np.mean(moved**2, axis=1)), "largest_angst": moved.max(axis=1)}
 
 

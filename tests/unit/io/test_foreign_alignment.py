@@ -314,6 +314,16 @@ def _broken(name, text, folder):
     ("a.xml", WARP.read_text(encoding="utf-8-sig").replace("4803.83984", "4000.0"), "E-ALN-06"),
     ("a.aln", ARETOMO_2.replace("24.786", "24.x"), "E-ALN-01.*line 10"),
     ("a.aln", ARETOMO_2.replace("24.786", "nan"), "E-ALN-01.*line 10"),
+    ("a.aln", ARETOMO_2.replace("24.786", "24_786"), "E-ALN-01.*line 10"),
+    ("a.aln", ARETOMO_2.replace("24.786", "9" * 400), "E-ALN-01.*line 10"),
+    ("a.aln", ARETOMO_2.replace("AlphaOffset =     0.50", "AlphaOffset = inf"), "E-ALN-01.*AlphaOffset"),
+    ("TS_01.tomostar", "\ndata_\n\nloop_\n_wrpMovieName #1\n_wrpAngleTilt #2\na.tif -30.0\n", "E-ALN-03.*Warp's list of the images.*TS_01.xml"),
+    ("a.star", "\ndata_\n\nloop_\n_wrpMovieName #1\n_wrpAngleTilt #2\na.tif -30.0\n", "E-ALN-03.*no alignment.*TS_01.xml"),
+    ("a.xml", WARP.read_text(encoding="utf-8-sig").replace('Width="6" Height="4"', 'Width="60000" Height="40000"'), "E-WARP-01.*nodes for 60000 x 40000"),
+    ("a.xml", WARP.read_text(encoding="utf-8-sig").replace('Node X="3" Y="0" Z="1"', 'Node X="-3" Y="0" Z="1"'), "E-WARP-01.*node"),
+    ("a.xml", WARP.read_text(encoding="utf-8-sig").replace('LevelAngleX="1.457031"', 'LevelAngleX=""'), "E-WARP-01.*LevelAngleX"),
+    ("a.xml", WARP.read_text(encoding="utf-8-sig").replace('"-1.3210737"', '"1e200"'), "E-WARP-01.*GridMovementX.*1e.200"),
+    ("a.xml", WARP.read_text(encoding="utf-8-sig").replace("12.05431", "1e200"), "E-ALN-10.*x_shift_angst"),
     ("a.aln", ARETOMO_2.replace("= 2032 2032", "= 1000 2032"), "E-ALN-06"),
     ("a.star", RELION_ROWS.replace("rlnTomoZRot", "rlnTomoProjX"), "E-RELION-04.*rlnTomoZRot.*RELION 4"),
     ("a.star", RELION_GLOBAL.replace("TS_01 -1", "TS_02 -1"), "E-ALN-08.*TS_02"),
@@ -324,6 +334,13 @@ def _broken(name, text, folder):
 def test_broken_files_say_what_is_wrong(tmp_path, name, text, error):
     with pytest.raises(UserInputError, match=error):
         read_foreign_alignment(_broken(name, text, tmp_path), "TS_01", Images((5760, 4092), 0.834, 0.834))
+
+
+@pytest.mark.parametrize("line", ["EXCLUDELIST " + "9" * 5000, "EXCLUDELIST 1-" + "9" * 400, "EXCLUDELIST \u00b2", "OFFSET 1_5"])
+def test_numbers_of_a_command_file_that_are_none(etomo, line):
+    (etomo / "tilt.com").write_text(f"$tilt -StandardInput\nTILTFILE TS_001.tlt\n{line}\n")
+    with pytest.raises(UserInputError, match="E-ALN-09.*tilt.com"):
+        read_foreign_alignment(etomo, "TS_001", Images((1024, 1022), 2.0, 2.0))
 
 
 def test_transforms_and_angles_must_be_as_many(etomo):

@@ -81,7 +81,25 @@ BROKEN = {  # what is wrong: (file name, content, code, words of the message)
     "mod without its end": ("a.mod", imod_model(1, 2, 3)[:-4], "E-PICKS-05", ["IEOF"]),
     "mod of something else": ("a.mod", b"MZ" + bytes(500), "E-PICKS-05", ["IMODV1.2"]),
     "tloc of something else": ("a.tloc", b"hello", "E-PICKS-05", [".coords"]),
-    "empty": ("a.tbl", "", "E-PICKS-05", ["empty"]),
+    "coords on one line": ("a.coords", "1 2 3 4 5 6 7 8 9\n", "E-PICKS-02", ["one line of 9 numbers", "ends of the lines"]),
+    "table on one line": ("a.tbl", (dynamo_line(0, 0, 0) * 2).replace("\n", " "), "E-PICKS-02", ["line 1", "end of a line lost"]),
+    "two models in one file": ("a.mod", imod_model(1, 2, 3) * 2, "E-PICKS-05", ["joined", "one model"]),
+    "two annotations on a line": ("a.ndjson", '{"location": {"x": 1, "y": 2, "z": 3}}' * 2, "E-PICKS-05", ["line 1", "JSON"]),
+    "tables joined": ("a.csv", "x,y,z\n1,2,3\nx,y,z\n4,5,6\n", "E-PICKS-04", ["x of row 2", "'x'"]),
+    "underscore for a point": ("a.csv", "x,y,z\n1_5,2,3\n", "E-PICKS-04", ["x of row 1", "1_5"]),
+    "underscore in a star": ("a.star", RELION5.replace("132.5", "132_5"), "E-STAR-05", ["132_5"]),
+    "400 digits in json": ("a.json", eman2([1, 10**400, 3]), "E-PICKS-04", ["boxes_3d[1][1]", "finite"]),
+    "5000 digits in json": ("a.json", eman2([1, 2, 3]).replace("1, 2, 3", "1, 2, " + "9" * 5000), "E-PICKS-05", ["digits"]),
+    "400 digits in a line": ("a.ndjson", '{"location": {"x": 1, "y": 2, "z": 1' + "0" * 400 + "}}", "E-PICKS-04", ["line 1.location.z"]),
+    "400 digits in coords": ("a.coords", "1 2 3\n4 5 " + "9" * 400 + "\n", "E-PICKS-04", ["z of row 2"]),
+    "400 digits in xml": ("a.xml", DEEPFINDER.replace("25.5", "7" * 400), "E-PICKS-04", ["y of object 1"]),
+    "400 digits of a class": ("a.star", RELION4.replace(" 10 -20 5 1\n", " 10 -20 5 " + "1" * 400 + "\n"), "E-STAR-05", ["rlnOpticsGroup"]),
+    "deep json": ("a.json", '{"boxes_3d": [' + "[" * 100000 + "]" * 100000 + "]}", "E-PICKS-05", ["brackets"]),
+    "deep json in a pick": ("a.json", '{"boxes_3d": [[1, 2, ' + "[" * 900 + "]" * 900 + "]]}", "E-PICKS-04", ["boxes_3d[0][2]"]),
+    "deep json line": ("a.ndjson", "[" * 100000 + "]" * 100000, "E-PICKS-05", ["line 1"]),
+    "no pixel at all": ("a.star", RELION4.replace("1 2.5", "1 nan"), "E-PICKS-04", ["rlnTomoTiltSeriesPixelSize", "nan"]),
+    "info file of no pixel": ("a.json", '{"apix_unbin": -1.0, "boxes_3d": [[0, 0, 0, "tm", 1, 0]]}', "E-PICKS-02", ["apix_unbin", "-1"]),
+    "xml in no encoding": ("a.xml", b'<?xml version="1.0" encoding="no-such"?><objlist', "E-PICKS-05", []),
     "binary for text": ("a.coords", b"\0\1\2", "E-PICKS-05", ["binary"]),
     "no ending": ("picks", "1 2 3\n", "E-PICKS-01", ["without an ending"]),
 }
@@ -195,3 +213,55 @@ def test_damaged_files_give_picks_or_one_of_our_errors(tmp_path, form):
             except CryoetError:
                 pass
     assert "read" in outcomes and len(outcomes) > 1
+
+
+def tloc(*operations, tail=b"."):
+    return b"\x80\x04" + b"".join(operations) + tail
+
+
+HUNGRY = {
+    "an object number of 2^31": (tloc(b"N", b"r\xff\xff\xff\x7f"), "object number 2147483647"),
+    "an object number in digits": (tloc(b"N", b"p2000000000\n"), "object number 2000000000"),
+    "bytes of 2^40": (tloc(b"\x8e" + struct.pack("<Q", 1 << 40) + b"x"), "1099511627776"),
+    "a bytearray of 2^40": (tloc(b"\x96" + struct.pack("<Q", 1 << 40) + b"x"), "1099511627776"),
+    "text of 2^32": (tloc(b"X\xff\xff\xff\xff" + b"x"), "4294967295"),
+    "a joined file": (tloc(b"N") + tloc(b"N"), "behind its end"),
+}
+
+
+@pytest.mark.parametrize("name", HUNGRY)
+def test_a_tloc_that_asks_for_memory_is_refused_without_it(tmp_path, name):
+    import tracemalloc
+
+    content, words = HUNGRY[name]
+    path = tmp_path / "a.tloc"
+    path.write_bytes(content)
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserInputError, match=f"E-PICKS-05.*{words}"):
+            read_picks(path, TOMOGRAM)
+        assert tracemalloc.get_traced_memory()[1] < 2e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_long_lines_take_time_linear_in_their_length(tmp_path):
+    """Blanks, quotes that never close, digits and endings without end: a second for what took minutes."""
+    import time
+
+    from cryoet_core.io.picks.relion import tomogram_name
+
+    lines = {
+        "a.star": ["data_particles\n\nloop_\n_rlnTomoName\n" + part for part in ('"a' + " " * 300000 + "x\n", '"a ' * 100000, "'\"" * 100000)],
+        "a.tbl": ["1" * 200000 + "\n", ("1" * 100000 + "+") * 2 + "i\n"],
+        "a.coords": [" " * 300000 + "1 2\n", "-" * 300000 + "\n"],
+    }
+    start = time.process_time()
+    for name, contents in lines.items():
+        for content in contents:
+            (tmp_path / name).write_text(content)
+            with pytest.raises(UserInputError):
+                read_picks(tmp_path / name, TOMOGRAM)
+    tomogram_name("a" + ".mrc" * 50000)
+    tomogram_name("_1" * 100000)
+    assert time.process_time() - start < 8

@@ -62,3 +62,19 @@ def test_resized_reference_and_mask():
     assert float(reference.sum()) * 12.5**3 == pytest.approx(float(ball.sum()) * 5**3, rel=0.02)
     with pytest.raises(UserInputError, match="E-REF-03"):
         resize_reference(ball, 5.0, 12.5, box_px=12)
+
+
+@pytest.mark.parametrize(
+    "volume, words",
+    [
+        (np.ones((1, 1, 1)), "1 x 1 x 1.*at least 4"),
+        (np.ones((1, 32, 32)), "32 x 32 x 1"),
+        (np.full((8, 8, 8), 1e38), "1e.38 to 1e.38"),
+        (1e38 * blobs(16, 10.0, CENTRES, 25.0), "1e.10"),
+        (1e-30 * blobs(16, 10.0, CENTRES, 25.0), "e-3"),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_what_is_no_reference_is_refused(volume, words):
+    with pytest.raises(UserInputError, match=f"E-REF-05.*data.reference.*{words}.*Fix: "):
+        prepare_reference(volume)

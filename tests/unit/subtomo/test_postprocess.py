@@ -200,3 +200,42 @@ def test_local_resolution_is_part_of_the_result(rng):
     assert numbers["local_resolution_best_angst"] <= numbers["local_resolution_median_angst"]
     assert 0.6 < numbers["local_resolution_median_angst"] / result.resolution_angst < 1.5
     assert postprocess(a, b, PIXEL, Postprocess(local_resolution=False), rng).local is None
+
+
+MTF = "data_\n\nloop_\n_rlnResolutionInversePixel\n_rlnMtfValue\n"
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("data_\n\nloop_\n_rlnResolutionInversePixel\n_rlnOther\n0 1\n", "columns.*rlnMtfValue"),
+        (MTF, "0 values"),
+        (MTF + "0 1\n", "1 values"),
+        (MTF + "0 1\n0.3 0.5\n0.2 0.4\n", "rising"),
+        (MTF + "0 1\n0 0.9\n0.5 0.4\n", "rising"),
+        (MTF + "-0.1 1\n0.5 0.4\n", "-0.1 to 0.5"),
+        (MTF + "0 1\n25 0.8\n500 0.4\n", "0 to 500"),
+        (MTF + "0 1\n0.5 nan\n", "rlnMtfValue.*nan"),
+        (MTF + "0 1\n0.5 half\n", "rlnMtfValue.*half"),
+        (MTF + "0 1\n0.5 " + "9" * 400 + "\n", "rlnMtfValue"),
+        (MTF + "0 1\n0.5 -0.2\n", "rlnMtfValue.*-0.2 to 1"),
+        (MTF + "0 100\n0.5 40\n", "rlnMtfValue.*40 to 100"),
+        (MTF + "0 0\n0.5 0\n", "rlnMtfValue.*0 to 0"),
+    ],
+)
+def test_what_is_no_mtf_is_refused(tmp_path, text, words):
+    path = tmp_path / "mtf.star"
+    path.write_text(text)
+    with pytest.raises(UserInputError, match=f"E-POST-02.*mtf.star.*{words}.*Fix: "):
+        read_mtf(path, 2.0)
+
+
+def test_a_mask_of_bytes_is_the_mask_and_other_values_are_refused():
+    _, (a, b) = half_maps(np.random.default_rng(0), 12)
+    mask = (soft_sphere((N,) * 3, 16, 3) > 0.5).astype(np.float32)
+    config = Postprocess(local_resolution=False)
+    one, byte = (postprocess(a, b, PIXEL, config, np.random.default_rng(1), mask=m) for m in (mask, 255 * mask))
+    assert np.array_equal(byte.mask, mask) and byte.resolution_angst == one.resolution_angst
+    assert "0 and 255" in byte.warnings[0] and one.warnings == byte.warnings[1:]
+    with pytest.raises(UserInputError, match="E-MASK-01.*postprocess.mask.*-128 to -127"):
+        postprocess(a, b, PIXEL, config, np.random.default_rng(1), mask=mask - 128)

@@ -175,3 +175,15 @@ def test_automatic_criteria_together_are_limited(rng):
         exclude_views(series, statistics, ExcludeViews(max_motion_angst=10.0))
     marked, *_ = exclude_views(series, statistics, ExcludeViews(max_motion_angst=10.0, max_excluded_fraction=0.5))
     assert set(marked.tilts["exclude_reason"][:14]) == {"motion"} and marked.included[14:].all()
+
+
+def test_a_list_that_multiplies_itself_is_refused_before_it_is_built(tmp_path):
+    path = tmp_path / "views.yaml"
+    letters = "abcdefghijk"
+    nested = [f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip(letters, letters[1:], strict=False)]
+    path.write_text("a: &a [x, x, x]\n" + "".join(nested))
+    with pytest.raises(UserInputError, match=r"E-TS-05.*views.yaml.*alias \(\*\)"):
+        read_selection_file(path)
+    path.write_text("[" * 5000 + "]" * 5000)
+    with pytest.raises(UserInputError, match="E-TS-05"):
+        read_selection_file(path)

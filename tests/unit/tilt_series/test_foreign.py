@@ -188,3 +188,11 @@ def test_matches_are_unique_and_ordered_by_offset():
     several = match_values(np.array([3.5, 6.5]), known, yes, tolerance=0.1, max_offset=7.0)
     assert [round(m.offset, 6) for m in several] == [0.5, -2.5, 3.5, -5.5]
     assert several[0].rows.tolist() == [1, 2]
+
+
+def test_a_file_that_holds_fewer_views_than_it_says_is_refused(series):
+    foreign, _ = foreign_of(series)
+    whole = dataclasses.replace(part(foreign, np.arange(N - 1)), n_stated=N, dark_deg=(30.0,))
+    assert import_alignment(series, whole).series.included.sum() == N - 1
+    with pytest.raises(UserInputError, match=f"E-ALN-11.*a.xf.*{N - 1} aligned and 0 dark views.*{N} together"):
+        import_alignment(series, dataclasses.replace(whole, dark_deg=()))

@@ -10,9 +10,20 @@ import pandas as pd
 
 from cryoet_core.geometry.rotations import euler_to_matrix, matrix_to_euler
 from cryoet_core.io.atomic import write_text
-from cryoet_core.io.picks.grid import Grid
+from cryoet_core.io.numbers import to_float
+from cryoet_core.io.picks.grid import Grid, are_fractions
 from cryoet_core.io.picks.model import Picks
-from cryoet_core.io.picks.text import bad_line, column, columns, damaged, missing, read_text, whole
+from cryoet_core.io.picks.text import (
+    FRACTIONS,
+    bad_field,
+    bad_line,
+    column,
+    columns,
+    fractions_note,
+    missing,
+    read_text,
+    whole,
+)
 
 _NAMES = {
     "x": ("x", "x_px", "coordinatex", "rlncoordinatex"), "y": ("y", "y_px", "coordinatey", "rlncoordinatey"),
@@ -33,7 +44,7 @@ def _words(line: str, separator: str | None) -> list[str]:
 
 def _is_header(words: list[str]) -> bool:
     try:
-        [float(word) for word in words]
+        [to_float(word) for word in words]
     except ValueError:
         return True
     return False
@@ -46,7 +57,7 @@ def read_table(path) -> tuple[pd.DataFrame, bool]:
     """
     lines = read_text(path).splitlines()
     separator = _separator(lines)
-    names, rows = None, []
+    names, header, rows = None, False, []
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
@@ -63,8 +74,9 @@ def read_table(path) -> tuple[pd.DataFrame, bool]:
         if _is_header(words) and not header:
             raise bad_line(path, number, line, "numbers")
         rows.append(words)
-    if names is None:
-        raise damaged(path, "only comments", "x y z in every line", "the file is empty")
+    if not header and len(rows) == 1 and len(names) >= 6 and len(names) % 3 == 0:
+        found = f"one line of {len(names)} numbers"
+        raise bad_field(path, "lines", found, "one line x y z per pick: are the ends of the lines lost?")
     return pd.DataFrame(rows, columns=names, dtype=object), header
 
 
@@ -85,7 +97,11 @@ def table_picks(table: pd.DataFrame, path, grid: Grid) -> Picks:
     score = column(table, "score", path) if "score" in table else None
     classes = whole(column(table, "class", path)) if "class" in table else None
     names = table["tomogram"].astype(str).to_numpy(dtype=object) if "tomogram" in table else None
-    return Picks(grid.to_angst(columns(table, ["x", "y", "z"], path)), rotations, score, classes, names)
+    index = columns(table, ["x", "y", "z"], path)
+    if are_fractions(index):
+        position, note = grid.whole_to_angst(index), fractions_note(path)
+        return Picks(position, rotations, score, classes, names, unit=FRACTIONS, notes=(note,))
+    return Picks(grid.to_angst(index), rotations, score, classes, names)
 
 
 def read(path, grid: Grid) -> Picks:

@@ -16,13 +16,13 @@ from cryoet_core.errors import UserInputError
 from cryoet_core.io.atomic import write_text
 from cryoet_core.io.picks.grid import Grid
 from cryoet_core.io.picks.model import Picks, checked_rotations
-from cryoet_core.io.picks.text import bad_field, damaged, missing, number, numbers, parse_json, read_text
+from cryoet_core.io.picks.text import bad_field, damaged, missing, number, numbers, parse_json, read_text, shown
 
 
 def _location(point, path, place: str) -> list[float]:
     location = point.get("location") if isinstance(point, dict) else None
     if not isinstance(location, dict):
-        raise missing(path, f"{place}.location", repr(point)[:60], '{"x": ..., "y": ..., "z": ...}')
+        raise missing(path, f"{place}.location", shown(point), '{"x": ..., "y": ..., "z": ...}')
     absent = [axis for axis in "xyz" if axis not in location]
     if absent:
         raise missing(path, f"{place}.location.{absent[0]}", ", ".join(location), "x, y and z")
@@ -31,12 +31,12 @@ def _location(point, path, place: str) -> list[float]:
 
 def _matrix(value, path, place: str, size: int) -> list[list[float]]:
     if not isinstance(value, list) or len(value) != size:
-        raise bad_field(path, place, repr(value)[:60], f"{size} rows of {size} numbers")
+        raise bad_field(path, place, shown(value), f"{size} rows of {size} numbers")
     return [numbers(row, path, f"{place}[{i}]", size) for i, row in enumerate(value)]
 
 
 def _check_unit(content, path) -> None:
-    unit = str(content.get("unit", "angstrom")).lower()
+    unit = shown(content.get("unit", "angstrom")).strip("'").lower()
     if unit not in ("angstrom", "angstroms"):
         raise UserInputError("E-PICKS-11", "this unit is not known", file=os.fspath(path), field="unit", found=unit, expected="angstrom",
                              fix="write the picks in A")
@@ -58,7 +58,7 @@ def read(path, grid: Grid) -> Picks:
     oriented = bool(len(points)) and not np.allclose(rotations, np.eye(3), atol=1e-6)
     position = np.array(location).reshape(-1, 3) + transform[:, :3, 3] - grid.centre * grid.pixel_size_angst
     score = np.array([number(p.get("score", 1.0) if p.get("score") is not None else 1.0, path, f"points[{i}].score") for i, p in enumerate(points)])
-    return Picks(position, rotations if oriented else None, score)
+    return Picks(position, rotations if oriented else None, score, unit="A")
 
 
 def write(path, picks: Picks, grid: Grid, name: str, number: int = 1) -> None:
@@ -87,7 +87,7 @@ def read_portal(path, grid: Grid) -> Picks:
             continue
         try:
             point = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise damaged(path, repr(text[:60]), "one JSON object per line", "this is not JSON", f"line {line}") from error
         points.append((line, point))
     location = np.array([_location(p, path, f"line {n}") for n, p in points]).reshape(-1, 3)

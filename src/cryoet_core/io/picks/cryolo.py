@@ -11,7 +11,7 @@ import pandas as pd
 
 from cryoet_core.io.picks.grid import Grid
 from cryoet_core.io.picks.model import Picks
-from cryoet_core.io.picks.text import column, columns, missing, read_bytes
+from cryoet_core.io.picks.text import column, columns, missing
 from cryoet_core.io.star import read_star, write_star
 
 BOX_PX = 32  # what is written; crYOLO draws this box, the centre does not depend on it
@@ -19,12 +19,13 @@ BOX_PX = 32  # what is written; crYOLO draws this box, the centre does not depen
 
 def read(path, grid: Grid) -> Picks:
     """Picks of a .cbox. Raises UserInputError E-STAR-*, E-PICKS-03, E-PICKS-04."""
-    read_bytes(path)
     blocks = read_star(path)
     if "cryolo" not in blocks:
         raise missing(path, "data_cryolo", ", ".join(f"data_{b}" for b in blocks), "a table data_cryolo")
     table = blocks["cryolo"]
-    table = pd.DataFrame([table]) if isinstance(table, dict) else table
+    table = pd.DataFrame([table] if table else []) if isinstance(table, dict) else table
+    if not len(table):
+        return Picks.none()
     corner = columns(table, ["CoordinateX", "CoordinateY", "CoordinateZ"], path, "box")
     size = columns(table, ["Width", "Height"], path, "box")
     index = corner + np.pad(size / 2, ((0, 0), (0, 1)))

@@ -30,6 +30,8 @@ def _root(path):
     except ElementTree.ParseError as error:
         line, column = error.position
         raise damaged(path, str(error), "XML", "this is not XML", f"line {line}, column {column + 1}") from error
+    except (ValueError, LookupError) as error:  # an encoding that does not exist
+        raise damaged(path, str(error)[:80], "XML", "this is not XML") from error
     if root.tag != "objlist":
         raise damaged(path, f"<{root.tag}>", "<objlist>")
     return root

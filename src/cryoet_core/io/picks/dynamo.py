@@ -7,25 +7,22 @@ b (x - 1) + 1). Complex numbers, which Dynamo writes for correlations, are read 
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 
 from cryoet_core.io.atomic import write_text
+from cryoet_core.io.numbers import to_float
 from cryoet_core.io.picks.angles import dynamo_to_matrix, matrix_to_dynamo
 from cryoet_core.io.picks.grid import Grid
 from cryoet_core.io.picks.model import Picks
 from cryoet_core.io.picks.text import bad_line, read_text, whole
 
-NEEDED, COLUMNS = 26, 36
+NEEDED, FULL, COLUMNS = 26, 35, 36
 FIRST = 1.0  # index of the first voxel
-_COMPLEX = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)[+-](?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?i$")
 _USED = [*range(3, 10), 19, 21, 23, 24, 25]  # 0-based: must be finite
 
 
 def _value(word: str) -> float:
-    found = _COMPLEX.match(word)
-    return float(found[1] if found else word)
+    return complex(word[:-1] + "j").real if word.endswith("i") and "_" not in word else to_float(word)
 
 
 def _rows(path) -> np.ndarray:
@@ -35,6 +32,8 @@ def _rows(path) -> np.ndarray:
         words = line.split()
         if not words or words[0][0] in "%#":
             continue
+        if len(words) >= 2 * FULL:
+            raise bad_line(path, number, line, f"one particle of {FULL} or more numbers: is the end of a line lost?")
         try:
             row = [_value(word) for word in words[:COLUMNS]]
         except ValueError:
@@ -50,8 +49,10 @@ def read(path, grid: Grid) -> Picks:
     rows = _rows(path)
     pixel = rows[0, 35] if len(rows) and len(set(rows[:, 35])) == 1 else None
     index = rows[:, 23:26] + rows[:, 3:6] - FIRST
+    drawn, unit = grid.told(pixel)
     return Picks(
-        grid.as_in_file(pixel).to_angst(index), dynamo_to_matrix(*rows[:, 6:9].T), rows[:, 9], whole(rows[:, 21]), whole(rows[:, 19]),
+        drawn.to_angst(index), dynamo_to_matrix(*rows[:, 6:9].T), rows[:, 9], whole(rows[:, 21]), whole(rows[:, 19]),
+        unit=unit,
     )
 
 

@@ -13,12 +13,14 @@ import numpy as np
 from cryoet_core.io.atomic import write_text
 from cryoet_core.io.picks.grid import Grid
 from cryoet_core.io.picks.model import Picks
-from cryoet_core.io.picks.text import bad_field, missing, number, numbers, parse_json, read_text, whole
+from cryoet_core.io.picks.text import bad_field, missing, number, numbers, parse_json, read_text, shown, whole
+
+KEYS = {"apix_unbin", "class_list", "tlt_params", "ali_loss"}  # of an info file in which nothing may be picked yet
 
 
 def _box(box, path, place: str) -> tuple[list[float], float, float]:
     if not isinstance(box, list) or len(box) < 3:
-        raise bad_field(path, place, repr(box)[:80], "[x, y, z, method, score, class]")
+        raise bad_field(path, place, shown(box), "[x, y, z, method, score, class]")
     position = numbers(box[:3], path, place, 3)
     score = number(box[4], path, f"{place}[4]") if len(box) > 4 else 0.0
     return position, score, number(box[5], path, f"{place}[5]") if len(box) > 5 else 0.0
@@ -27,16 +29,19 @@ def _box(box, path, place: str) -> tuple[list[float], float, float]:
 def read(path, grid: Grid) -> Picks:
     """Picks of an EMAN2 info file. Raises UserInputError E-PICKS-02 to E-PICKS-05."""
     content = parse_json(read_text(path), path)
-    boxes = content.get("boxes_3d") if isinstance(content, dict) else None
+    boxes = content.get("boxes_3d", [] if KEYS & set(content) else None) if isinstance(content, dict) else None
     if not isinstance(boxes, list):
         raise missing(path, "boxes_3d", ", ".join(content)[:100] if isinstance(content, dict) else "no keys", 'a list "boxes_3d"')
     rows = [_box(box, path, f"boxes_3d[{i}]") for i, box in enumerate(boxes)]
     xyz = np.array([row[0] for row in rows], dtype=np.float64).reshape(-1, 3)
     if "apix_unbin" in content:
-        position = xyz * number(content["apix_unbin"], path, "apix_unbin")
+        pixel = number(content["apix_unbin"], path, "apix_unbin")
+        if pixel <= 0:
+            raise bad_field(path, "apix_unbin", f"{pixel:g}", "A per pixel, above 0")
+        position, unit = xyz * pixel, f"pixels of {pixel:.5g} A"
     else:
-        position = grid.to_angst(xyz)
-    return Picks(position, None, np.array([row[1] for row in rows]), whole([row[2] for row in rows]))
+        position, unit = grid.to_angst(xyz), ""
+    return Picks(position, None, np.array([row[1] for row in rows]), whole([row[2] for row in rows]), unit=unit)
 
 
 def write(path, picks: Picks, grid: Grid, name: str, number: int = 1) -> None:

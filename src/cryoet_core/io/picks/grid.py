@@ -14,6 +14,7 @@ import numpy as np
 
 from cryoet_core.errors import UserInputError
 
+MOST_OUTSIDE = 0.2  # share of picks outside the tomogram from which the frame must be wrong
 _AXES = re.compile(r"(-?[xyz])(-?[xyz])(-?[xyz])$")
 
 
@@ -43,6 +44,16 @@ class Grid:
         """Centred A (..., 3) -> 0-based voxel index."""
         return np.asarray(position_angst, dtype=np.float64) / self.pixel_size_angst + self.centre
 
+    def whole_to_angst(self, fraction) -> np.ndarray:
+        """Fractions (..., 3) of the volume's size, 0 at the first voxel and 1 behind the last -> centred A."""
+        return self.to_angst(np.asarray(fraction, dtype=np.float64) * np.asarray(self.size_px))
+
+    def holds(self, position_angst) -> bool:
+        """Whether the volume holds nearly all of the positions (n, 3), centred A; see MOST_OUTSIDE."""
+        index = self.to_index(position_angst)
+        inside = ((index >= -0.5) & (index <= np.asarray(self.size_px) - 0.5)).all(axis=-1)
+        return bool((~inside).sum() <= MOST_OUTSIDE * len(inside))
+
     def scaled(self, pixel_size_angst: float) -> Grid:
         """The same volume in other voxels; index 0 stays on its point, as when Fourier-cropped."""
         ratio = self.pixel_size_angst / pixel_size_angst
@@ -56,6 +67,17 @@ class Grid:
         if abs(pixel_size_angst / self.pixel_size_angst - 1) < 1e-3:  # the same, rounded
             return self
         return self.scaled(float(pixel_size_angst))
+
+    def told(self, pixel_size_angst) -> tuple[Grid, str]:
+        """(the grid as in as_in_file, what the file says that it counts in: "" where it says nothing)."""
+        says = pixel_size_angst is not None and np.isfinite(pixel_size_angst) and pixel_size_angst > 0
+        return self.as_in_file(pixel_size_angst), f"voxels of {pixel_size_angst:.5g} A" if says else ""
+
+
+def are_fractions(index) -> bool:
+    """Whether positions (n, 3) are fractions of a volume rather than voxels: all from 0 to 1, and not all whole."""
+    index = np.asarray(index, dtype=np.float64)
+    return bool(index.size and (index >= 0).all() and (index <= 1).all() and (index != np.rint(index)).any())
 
 
 @dataclass(frozen=True)

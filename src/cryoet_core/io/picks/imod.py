@@ -15,9 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from cryoet_core.io.atomic import write_bytes, write_text
+from cryoet_core.io.numbers import to_float
 from cryoet_core.io.picks.grid import Grid
 from cryoet_core.io.picks.model import Picks
-from cryoet_core.io.picks.text import bad_line, damaged, read_bytes, read_text
+from cryoet_core.io.picks.text import bad_line, damaged, read_bytes, read_text, whole
 
 MIDDLE = np.array([0.5, 0.5, 0.0])  # of voxel (0, 0, 0) in model coordinates
 FLIPPED_YZ, HAS_ORIGIN = 1 << 16, 1 << 14
@@ -103,6 +104,9 @@ def read_model(path) -> Model:
             reader.take(12 * vertices + 4 * indices, "a mesh")
         else:
             _other_chunk(reader, tag, found)
+    if b"IMODV1.2" in reader.data[reader.position :]:
+        found = f"another model from byte {reader.position} on"
+        raise damaged(path, found, "one model", "two models were joined into one file")
     points, obj, cont = (np.concatenate(found[k]) if found[k] else np.zeros(0) for k in ("points", "object", "contour"))
     if not np.isfinite(points).all():
         raise damaged(path, "a point that is no number", "finite coordinates")
@@ -130,7 +134,8 @@ def _model_grid(model: Model, grid: Grid) -> Grid:
 def read(path, grid: Grid) -> Picks:
     """Points of a binary model; class_number is the number of the object, from 1. Raises UserInputError E-PICKS-05."""
     model = read_model(path)
-    return Picks(_model_grid(model, grid).to_angst(model.index()), None, None, model.object)
+    _, unit = grid.told(model.pixel_size_angst)
+    return Picks(_model_grid(model, grid).to_angst(model.index()), None, None, model.object, unit=unit)
 
 
 def _chunk(tag: bytes, body: bytes) -> bytes:
@@ -166,14 +171,14 @@ def read_points(path, grid: Grid) -> Picks:
             continue
         width = width or len(words)
         try:
-            row = [float(word) for word in words]
+            row = [to_float(word) for word in words]
         except ValueError:
             row = []
         if len(row) != width or width not in (3, 4, 5) or not np.isfinite(row).all():
             raise bad_line(path, number, line, f"{width if width in (3, 4, 5) else '3 to 5'} numbers: (object contour) x y z")
         rows.append(row)
     values = np.array(rows, dtype=np.float64).reshape(-1, width or 3)
-    classes = values[:, 0].astype(int) if width == 5 else None
+    classes = whole(values[:, 0]) if width == 5 else None
     return Picks(grid.to_angst(values[:, -3:] - MIDDLE), None, None, classes)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from cryoet_core.errors import UserInputError
 
+_PER_PICK = ("positions_angst", "rotations", "score", "class_number", "tomogram", "row")
 ROTATION_TOLERANCE = 0.01  # of every element: files hold few digits
 
 
@@ -17,7 +18,8 @@ class Picks:
 
     positions_angst: (n, 3) x, y, z in A from the tomogram's centre (index n//2). rotations: (n, 3, 3), reference -> tomogram,
     x_tomogram = position + rotation . x_reference. score: (n,). class_number: (n,) int. tomogram: (n,) names (str) or
-    numbers (int) as the file has them. row: (n,) number of the pick in the file, from 1.
+    numbers (int) as the file has them. row: (n,) number of the pick in the file, from 1. unit: what the file says
+    that it counts in ("A", "pixels of 2.5 A"), "" where it does not say. notes: what a reader assumed or converted.
     """
 
     positions_angst: np.ndarray
@@ -26,21 +28,25 @@ class Picks:
     class_number: np.ndarray | None = None
     tomogram: np.ndarray | None = None
     row: np.ndarray | None = None
+    unit: str = ""
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def none(cls) -> Picks:
+        """No pick at all."""
+        return cls(np.zeros((0, 3)))
 
     def __len__(self) -> int:
         return len(self.positions_angst)
 
     def select(self, mask) -> Picks:
         """The picks of a boolean mask or of integer positions."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Picks(**{name: value if value is None else value[mask] for name, value in values.items()})
+        known = {name: value for name in _PER_PICK if (value := getattr(self, name)) is not None}
+        return replace(self, **{name: value[mask] for name, value in known.items()})
 
     def numbered(self) -> Picks:
         """With `row` counted from 1 where it is not known."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        if self.row is None:
-            values["row"] = np.arange(1, len(self) + 1)
-        return Picks(**values)
+        return self if self.row is not None else replace(self, row=np.arange(1, len(self) + 1))
 
 
 def checked_rotations(matrices, path, what: str = "pick") -> np.ndarray:

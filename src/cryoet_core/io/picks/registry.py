@@ -12,11 +12,14 @@ import numpy as np
 
 from cryoet_core.errors import UserInputError
 from cryoet_core.io.picks import av3, coords, copick, cryolo, deepfinder, dynamo, eman2, imod, relion, stopgap, tloc
-from cryoet_core.io.picks.grid import Axes, Grid, Tomogram
+from cryoet_core.io.picks.grid import MOST_OUTSIDE, Axes, Grid, Tomogram
 from cryoet_core.io.picks.model import Picks
-from cryoet_core.io.picks.text import read_bytes
+from cryoet_core.io.picks.text import is_empty, read_bytes
 
-MOST_OUTSIDE = 0.2  # share of picks outside the tomogram from which the frame must be wrong
+ENOUGH_IN_ONE_VOXEL = 3  # picks that no specimen has there
+ENOUGH_TO_JUDGE = 5  # picks from which their extent says something of the frame
+SMALL_SHARE = 0.1  # of the tomogram, which good picks fill better
+FLAT_VOXELS = 0.5  # standard deviation across a plane
 
 
 @dataclass(frozen=True)
@@ -70,11 +73,15 @@ class Source:
 
 @dataclass(frozen=True)
 class Reading:
-    """Picks in our tomogram's frame, the format they had, how many were left out and why (for the summary and the log)."""
+    """Picks in our tomogram's frame, the format they had, how many were left out and why (for the summary and the log).
+
+    unit: what the file's positions count in, and whether it says so, the user, or nobody.
+    """
 
     picks: Picks
     format: str
     n_in_file: int
+    unit: str = ""
     n_other_tomograms: int = 0
     n_below_score: int = 0
     n_other_classes: int = 0
@@ -102,9 +109,11 @@ def exported_name(ts: str, form: str) -> str:
 
 
 def detect_format(path) -> str:
-    """Name of the format, by the file's ending and what it begins with. Raises UserInputError E-PICKS-01, E-FILE-01, E-PICKS-05."""
+    """Name of the format, by the file's ending and what it begins with. Raises UserInputError E-PICKS-01, E-FILE-01."""
     ending = Path(path).suffix.lower()
     data = read_bytes(path)
+    if is_empty(data):
+        return next((f.name for f in FORMATS.values() if ending in f.extensions), "coords")
     if ending == ".star":
         return _star_format(data)
     if ending == ".json":
@@ -112,6 +121,8 @@ def detect_format(path) -> str:
             return "eman2"
         if b'"points"' in data:
             return "copick"
+        if any(f'"{key}"'.encode() in data for key in eman2.KEYS):
+            return "eman2"
         raise _unknown(path, 'JSON without "boxes_3d" (EMAN2) and "points" (copick)')
     fits = [f.name for f in FORMATS.values() if ending in f.extensions]
     # a list of numbers in a .txt may be of anyone, and the half voxel depends on whom
@@ -180,6 +191,44 @@ def _inside(picks: Picks, grid: Grid, path) -> tuple[Picks, int]:
     return picks.select(inside), outside
 
 
+def _extent_warnings(picks: Picks, grid: Grid, path) -> list[str]:
+    """Doubts about picks that fill little of the tomogram: another frame puts them into a corner, plane or voxel."""
+    n = len(picks)
+    if n < ENOUGH_IN_ONE_VOXEL:
+        return []
+    index, size = grid.to_index(picks.positions_angst).reshape(-1, 3), np.asarray(grid.size_px)
+    low, high = index.min(axis=0), index.max(axis=0)
+    share = float(np.prod(np.minimum((high - low + 1) / size, 1)))
+    flatness = np.linalg.svd(index - index.mean(axis=0), compute_uv=False)[-1] / np.sqrt(n)
+    middle = (size - 1) / 2
+    if (high - low <= 1).all():
+        where = "in one voxel"
+    elif n < ENOUGH_TO_JUDGE:
+        return []
+    elif ((high < middle) | (low > middle)).all():
+        where = "in one corner"
+    elif flatness < FLAT_VOXELS:
+        where = "in a plane"
+    elif share < SMALL_SHARE:
+        where = f"in {100 * share:.2g} % of the tomogram"
+    else:
+        return []
+    extent = zip("xyz", low, high, size, strict=True)
+    ranges = ", ".join(f"{axis} {lo:.0f} to {hi:.0f} of {count}" for axis, lo, hi, count in extent)
+    return [
+        f"all {n} picks of {path} lie {where} (voxels {ranges}): is that the specimen, or do they belong to another "
+        "volume? If so, set picks_pixel_size_angst, picks_tomogram_size_px or picks_axes"
+    ]
+
+
+def _counted_in(picks: Picks, grid: Grid, source: Source) -> str:
+    """What the positions of the file count in, and who says so."""
+    if picks.unit and (source.pixel_size_angst is None or not picks.unit.startswith(("pixels", "voxels"))):
+        return f"{picks.unit}, as the file says"
+    who = "as given" if source.pixel_size_angst is not None else "assumed: the file does not say"
+    return f"voxels of {grid.pixel_size_angst:.5g} A, {who}"
+
+
 def _into_our_axes(picks: Picks, axes: Axes, grid: Grid, shift_angst) -> tuple[Picks, list[str]]:
     position = picks.positions_angst.reshape(-1, 3) + np.asarray(shift_angst, dtype=np.float64)
     rotations, warnings = picks.rotations, []
@@ -215,7 +264,9 @@ def read_picks(path, tomogram: Tomogram, source: Source = Source()) -> Reading:
     form = picks_format(detect_format(path) if source.format == "auto" else source.format, path)
     axes = Axes.parse(source.axes)
     grid = _file_grid(tomogram, form, source, axes)
-    everything = form.read(path, grid).numbered()
+    everything = (Picks.none() if is_empty(read_bytes(path)) else form.read(path, grid)).numbered()
+    if not len(everything):
+        return Reading(everything, form.name, 0, warnings=(f"{path} holds no picks",))
     picks, warnings = _of_this_tomogram(everything, tomogram, source, path)
     others = len(everything) - len(picks)
     picks, other_classes, below, ignored = _chosen(picks, source)
@@ -223,7 +274,10 @@ def read_picks(path, tomogram: Tomogram, source: Source = Source()) -> Reading:
     picks, outside = _inside(picks, tomogram.grid, path)
     if outside:
         more.append(f"{outside} picks lie outside the tomogram and are left out")
-    return Reading(picks, form.name, len(everything), others, below, other_classes, outside, (*warnings, *ignored, *more))
+    more += _extent_warnings(picks, tomogram.grid, path)
+    warnings = (*everything.notes, *warnings, *ignored, *more)
+    unit = _counted_in(everything, grid, source)
+    return Reading(picks, form.name, len(everything), unit, others, below, other_classes, outside, warnings)
 
 
 def write_picks(path, picks: Picks, tomogram: Tomogram, form: str, *, axes: str = "xyz", pixel_size_angst: float | None = None, number: int = 1) -> list[str]:

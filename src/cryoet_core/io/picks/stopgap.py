@@ -13,7 +13,7 @@ from cryoet_core.io.atomic import write_text
 from cryoet_core.io.picks.angles import matrix_to_zxz, zxz_to_matrix
 from cryoet_core.io.picks.grid import Grid
 from cryoet_core.io.picks.model import Picks
-from cryoet_core.io.picks.text import column, columns, missing, read_bytes, whole
+from cryoet_core.io.picks.text import column, columns, missing, whole
 from cryoet_core.io.star import read_star
 
 BLOCK = "stopgap_motivelist"
@@ -24,12 +24,13 @@ ORIGIN, SHIFT = ["orig_x", "orig_y", "orig_z"], ["x_shift", "y_shift", "z_shift"
 
 def read(path, grid: Grid) -> Picks:
     """Picks of a STOPGAP motive list. Raises UserInputError E-STAR-*, E-PICKS-03, E-PICKS-04."""
-    read_bytes(path)
     blocks = read_star(path)
     if BLOCK not in blocks:
         raise missing(path, f"data_{BLOCK}", ", ".join(f"data_{b}" for b in blocks), f"a table data_{BLOCK}")
     table = blocks[BLOCK]
-    table = pd.DataFrame([table]) if isinstance(table, dict) else table
+    table = pd.DataFrame([table] if table else []) if isinstance(table, dict) else table
+    if not len(table):
+        return Picks.none()
     index = columns(table, ORIGIN, path) + columns(table, SHIFT, path) - FIRST
     rotations = zxz_to_matrix(*columns(table, ["phi", "the", "psi"], path).T)
     score, classes, tomogram = (column(table, label, path) for label in ("score", "class", "tomo_num"))

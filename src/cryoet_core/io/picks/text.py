@@ -5,22 +5,50 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from pathlib import Path
 
 import numpy as np
 
 from cryoet_core.errors import UserInputError
+from cryoet_core.io.numbers import to_float
+
+_COMMENT = re.compile(rb"\s*(?:[#%][^\r\n]*)?")  # blanks, and a comment of a text file
+
+
+FRACTIONS = "fractions of the tomogram's size"
+
+
+def fractions_note(path) -> str:
+    """What is said of positions from 0 to 1."""
+    return f"all positions in {path} lie between 0 and 1: they are taken as fractions of the tomogram's size"
 
 
 def read_bytes(path: str | os.PathLike) -> bytes:
-    """The file's bytes. Raises UserInputError E-FILE-01 (absent), E-PICKS-05 (empty)."""
+    """The file's bytes. Raises UserInputError E-FILE-01 (absent)."""
     try:
-        data = Path(path).read_bytes()
+        return Path(path).read_bytes()
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise UserInputError("E-FILE-01", "no such file", file=os.fspath(path), fix="check the path") from error
-    if not data.strip():
-        raise damaged(path, "0 bytes" if not data else "only blanks", "picks", "the file is empty")
-    return data
+
+
+def is_empty(data: bytes) -> bool:
+    """Whether a file of any format holds nothing: no byte, blanks, comments (# or %) alone."""
+    data, position = data.removeprefix(b"\xef\xbb\xbf"), 0
+    while position < len(data):
+        end = _COMMENT.match(data, position).end()
+        if end == position:
+            return False
+        position = end
+    return True
+
+
+def shown(value) -> str:
+    """A value of a file, short enough for a message; brackets may be nested to any depth."""
+    try:
+        return repr(value)[:60]
+    except RecursionError:
+        return "brackets in brackets without end"
 
 
 def read_text(path: str | os.PathLike) -> str:
@@ -57,13 +85,13 @@ def bad_line(path, number: int, line: str, expected: str) -> UserInputError:
 def number(value, path, field: str) -> float:
     """A finite float from text or JSON. Raises UserInputError E-PICKS-04."""
     try:
-        result = math.nan if isinstance(value, bool) or value is None else float(value)
+        result = math.nan if isinstance(value, bool) or value is None else to_float(value)
     except (TypeError, ValueError):
         result = math.nan
     if not math.isfinite(result):
         raise UserInputError(
-            "E-PICKS-04", "this is not a number", file=os.fspath(path), field=field, found=repr(value)[:60], expected="a finite number",
-            fix="correct it, or write the file again with the program that made it",
+            "E-PICKS-04", "this is not a number", file=os.fspath(path), field=field, found=shown(value),
+            expected="a finite number", fix="correct it, or write the file again with the program that made it",
         )
     return result
 
@@ -72,7 +100,7 @@ def numbers(values, path, field: str, count: int) -> list[float]:
     """A list of `count` finite floats. Raises UserInputError E-PICKS-04."""
     if not isinstance(values, list | tuple) or len(values) != count:
         raise UserInputError(
-            "E-PICKS-04", "this is not a list of numbers", file=os.fspath(path), field=field, found=repr(values)[:60],
+            "E-PICKS-04", "this is not a list of numbers", file=os.fspath(path), field=field, found=shown(values),
             expected=f"{count} numbers", fix="correct it, or write the file again with the program that made it",
         )
     return [number(value, path, f"{field}[{i}]") for i, value in enumerate(values)]
@@ -83,9 +111,9 @@ def column(table, label: str, path, what: str = "row") -> np.ndarray:
     if label not in table:
         raise missing(path, label, ", ".join(map(str, table.columns))[:200] or "no columns", f"a column _{label}")
     values = table[label]
-    try:
+    if values.dtype.kind in "iuf":
         result = values.to_numpy(dtype=np.float64)
-    except (TypeError, ValueError):
+    else:
         result = np.array([number(v, path, f"{label} of {what} {i}") for i, v in enumerate(values, 1)], dtype=np.float64)
     if not np.isfinite(result).all():
         first = int(np.argmin(np.isfinite(result)))
@@ -111,3 +139,5 @@ def parse_json(text: str, path):
         raise damaged(path, error.msg, "JSON", "this is not JSON", field=f"line {error.lineno}") from error
     except RecursionError as error:
         raise damaged(path, "brackets in brackets without end", "JSON", "this is not JSON") from error
+    except ValueError as error:  # a number of thousands of digits
+        raise damaged(path, str(error)[:80], "JSON with numbers of a computer's size", "this is not JSON") from error

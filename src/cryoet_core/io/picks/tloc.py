@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import pickletools
 import re
 
 import numpy as np
@@ -21,6 +22,8 @@ from cryoet_core.io.picks.model import Picks
 from cryoet_core.io.picks.text import damaged, read_bytes
 
 BOX_PX = 37  # TomoTwin's own
+_MOST_COLUMNS = 100  # TomoTwin's table has eleven; each column takes the memory of all picks
+_MEMO = ("PUT", "BINPUT", "LONG_BINPUT")
 _NUMBERS = re.compile(r"[<>|=]?[fiub][1248]$")
 
 
@@ -103,17 +106,31 @@ class TableUnpickler(pickle.Unpickler):
 def _placement(part) -> np.ndarray:
     if isinstance(part, _Record):
         start, stop, step = (int(p) for p in part.parts)
-        return np.arange(start, min(stop, 1000), step)
+        return np.arange(max(start, 0), min(stop, _MOST_COLUMNS), step)
     return part.numpy()
+
+
+def _check_operations(data: bytes) -> None:
+    """Every count in the pickle must fit the file: an unpickler asks for the memory first. This walk takes none."""
+    end = 0
+    for operation, argument, position in pickletools.genops(data):
+        end = position + 1
+        if operation.name in _MEMO and argument > len(data):
+            raise pickle.UnpicklingError(f"object number {argument} in a file of {len(data)} bytes")
+    if end != len(data):
+        raise pickle.UnpicklingError(f"{len(data) - end} bytes behind its end: were two files joined?")
 
 
 def _table(data: bytes) -> pd.DataFrame:
     """The table of a pickle. Raises whatever its damage leads to."""
+    _check_operations(data)
     frame = TableUnpickler(io.BytesIO(data)).load()
     if not isinstance(frame, _Frame):
         raise pickle.UnpicklingError("this is not a table")
     blocks, axes = frame.state["_mgr"].parts
     names = [str(name) for name in axes[0].parts[1]["data"].numpy()]
+    if len(names) > _MOST_COLUMNS:
+        raise pickle.UnpicklingError(f"{len(names)} columns")
     columns: dict[str, np.ndarray] = {}
     for block in blocks:
         values, placement, _ = block.parts
