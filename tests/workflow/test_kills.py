@@ -1,0 +1,127 @@
+"""A killed run leaves no jobs, and the same command goes on; a living one is not disturbed."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cryoet_core import guardian
+
+ROOT = Path(__file__).resolve().parents[2]
+SLOW = """import os, time
+from pathlib import Path
+for output in map(Path, snakemake.output):
+    output.parent.mkdir(parents=True, exist_ok=True)
+    half = output.with_name(f".{output.stem}.{os.getpid()}-0123abcd.tmp")
+    half.write_text("half")
+    while not Path("go").exists():
+        time.sleep(0.05)
+    half.rename(output)
+    output.write_text(snakemake.rule)
+"""
+
+
+def command(*more):
+    return [sys.executable, "-m", "snakemake", "--cores", "2", "--until", "simulate", "--quiet", "all", *more]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """The workflow with scripts that wait for a file "go"."""
+    for name in ("Snakefile", "workflow", "config", "profiles"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, tmp_path / name)
+    for script in (tmp_path / "workflow/scripts").glob("*.py"):
+        script.write_text(SLOW)
+    return tmp_path
+
+
+def started(folder, wait=60):
+    """A run in its own session whose jobs write."""
+    run = subprocess.Popen(
+        command(), cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    end = time.monotonic() + wait
+    while time.monotonic() < end and len(list(folder.glob("results/simulate/*/**/.*.tmp"))) < 2:
+        time.sleep(0.1)
+    assert list(folder.glob("results/simulate/*/**/.*.tmp")), "no job has begun"
+    return run
+
+
+def jobs_in(folder):
+    """Living processes of runs in ``folder``."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            ours = (
+                process.cwd() == str(folder)
+                or guardian.MARK in process.environ()
+                and str(folder) in " ".join(process.cmdline())
+            )
+            if ours and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (psutil.Error, OSError):
+            continue
+    return found
+
+
+def test_a_killed_run_leaves_no_jobs_and_the_same_command_goes_on(folder):
+    run = started(folder)
+    assert len(jobs_in(folder)) >= 3  # main and two scripts
+    run.kill()
+    run.wait()
+    end = time.monotonic() + 5
+    while jobs_in(folder) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert jobs_in(folder) == []
+    assert list(folder.glob(".snakemake/locks/*.lock")) and list(folder.glob("results/**/.*.tmp"))
+    (folder / "go").touch()
+    again = subprocess.run(command(), cwd=folder, capture_output=True, text=True, timeout=120)
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert f"An earlier run was killed: process {run.pid} of " in again.stderr and socket.gethostname() in again.stderr
+    assert list(folder.glob("results/**/.*.tmp")) == [] and list(folder.glob(".snakemake/locks/*.lock")) == []
+    assert list(folder.glob(".snakemake/tiltline/*")) == [] and list(folder.glob(".snakemake/scripts/*")) == []
+    assert len(list(folder.glob("results/simulate/*/summary.json"))) == 2
+
+
+def test_a_living_run_refuses_a_second_one_and_says_who_it_is(folder):
+    run = started(folder)
+    try:
+        second = subprocess.run(command(), cwd=folder, capture_output=True, text=True, timeout=60)
+        assert second.returncode == 3
+        assert (
+            "E-LOCK-01: results: another run works on these results: found process " in second.stderr
+            and str(run.pid) in second.stderr
+        )
+        assert "Traceback" not in second.stderr
+        look = subprocess.run(command("-n"), cwd=folder, capture_output=True, text=True, timeout=60)
+        assert look.returncode == 0, look.stderr
+    finally:
+        (folder / "go").touch()
+        assert run.wait(60) == 0
+
+
+def test_a_number_of_a_process_that_was_used_again_is_not_the_holder(folder):
+    (folder / ".snakemake/tiltline").mkdir(parents=True)
+    (folder / ".snakemake/locks").mkdir()
+    (folder / ".snakemake/locks/0.output.lock").write_text("results/simulate/TS_01/summary.json\n")
+    record = {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "started": psutil.Process().create_time() - 3600,
+        "user": "someone",
+        "command": "snakemake",
+        "results": str(folder / "results"),
+        "token": "0" * 16,
+    }
+    (folder / ".snakemake/tiltline/other.json").write_text(json.dumps(record))
+    (folder / "go").touch()
+    run = subprocess.run(command(), cwd=folder, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0 and "of someone on" in run.stderr, run.stderr[-2000:]
