@@ -32,5 +32,6 @@ rule all:
 
 
 onsuccess:
+    mark_stale_report()
     if RUN.keep_note():
         print(RUN.keep_note(), file=sys.stderr)
