@@ -1,10 +1,12 @@
-"""The fault campaign: damaged copies of every file that a user gives, each read in a process of its own with 10 s and 1 GB.
+"""The fault campaign: damaged copies of every file that a user gives, each read in a process of its own with 10 s and
+1 GB.
 
     make faults                                       150 damages per format, about ten minutes on one core
     python benchmarks/faults.py --only picks --count 30
 
-Prints a table of outcomes, every outcome that is not asked for, and how results that were taken without a word came about. ``--docs`` writes the
-table into docs/reliability.md. The formats are in tests/fault_campaign/fault_formats.py, the damage in fault_campaign.py beside it.
+Prints a table of outcomes, every outcome that is not asked for, and how results that were taken without a word came
+about. ``--docs`` writes the table into docs/reliability.md. The formats are in tests/fault_campaign/fault_formats.py,
+the damage in fault_campaign.py beside it.
 """
 
 from __future__ import annotations

@@ -1,12 +1,14 @@
-"""Small runs that are killed at random moments, and on disks that fill up: the same command finishes, and every file is that of an undisturbed run.
+"""Small runs that are killed at random moments, and on disks that fill up: the same command finishes, and every file
+is that of an undisturbed run.
 
     make kills                                        40 kills and ten sizes of disk, about an hour on two cores
     python benchmarks/kills.py --kills 4 --disks 0
 
-Half of the kills hit the main process alone, half the whole run. After each the processes of the run are counted 5 s later, and the same
-command is given again. At the end the files are compared (all but logs, run times and Snakemake's own records), and temporary files are looked
-for. A full disk is a file system in memory of a size that holds a part of the run; making it needs the rights to mount (unshare -rm), and the
-disks are left out, with a word, where a user has none.
+Half of the kills hit the main process alone, half the whole run. After each the processes of the run are counted 5 s
+later, and the same command is given again. At the end the files are compared (all but logs, run times and Snakemake's
+own records), and temporary files are looked for. A full disk is a file system in memory of a size that holds a part
+of the run; making it needs the rights to mount (unshare -rm), and the disks are left out, with a word, where a user
+has none.
 """
 
 from __future__ import annotations

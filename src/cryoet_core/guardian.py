@@ -1,8 +1,9 @@
 """A small process beside the main one of a run: when that dies, however it dies, no job lives on and writes.
 
-A parent-death signal alone is not enough: a script can ask for it only once its interpreter runs and has imported what asks, seconds after
-it was started, and a shell between it and the main process breaks the chain. All jobs inherit :data:`MARK` in their environment; the
-guardian waits for its parent to be gone and ends whoever carries the mark.
+A parent-death signal alone is not enough: a script can ask for it only once its interpreter runs and has imported
+what asks, seconds after it was started, and a shell between it and the main process breaks the chain. All jobs
+inherit :data:`MARK` in their environment; the guardian waits for its parent to be gone and ends whoever carries the
+mark.
 
 Started by :func:`start`; run as a program: ``python guardian.py <pid of the main process> <token>``.
 """
@@ -22,7 +23,8 @@ _QUIET_S = 1.5  # a job that was just being started shows its mark no later than
 
 
 def start(token: str) -> subprocess.Popen:
-    """Start the guardian of this process, in a session of its own: the terminal's Ctrl-C and hang-up do not reach it."""
+    """Start the guardian of this process, in a session of its own: the terminal's Ctrl-C and hang-up do not reach
+    it."""
     command = [sys.executable, __file__, str(os.getpid()), token]
     environment = {name: value for name, value in os.environ.items() if name != MARK}
     quiet = subprocess.DEVNULL

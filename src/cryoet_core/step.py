@@ -19,13 +19,12 @@ import numpy as np
 
 from cryoet_core import backend, parallel
 from cryoet_core.config.base import validate
-from cryoet_core.errors import CryoetError, disk_full, free_bytes, of_os_error
+from cryoet_core.errors import LEAST_FREE_BYTES, CryoetError, disk_full, free_bytes, of_os_error
 from cryoet_core.io.summary import write_summary
 from cryoet_core.progress import Counter, Heartbeat
 from cryoet_core.resources import timeline, usage
 
 _PR_SET_PDEATHSIG = 1
-_LEAST_FREE_MB = 1.0  # for tables, summaries and logs, where nothing else is known
 
 
 class Step:
@@ -84,7 +83,8 @@ class Step:
 
 
 def _die_with_parent() -> None:
-    """A killed Snakemake must not leave writing children behind (Linux only; guardian.py ends those that are not here yet)."""
+    """A killed Snakemake must not leave writing children behind (Linux only; guardian.py ends those that are not here
+    yet)."""
     if sys.platform == "linux":
         parent = os.getppid()
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -118,7 +118,8 @@ def _locked(file) -> bool:
 
 
 class _LogFile(logging.FileHandler):
-    """The rule's log file. ``error``: what the system refused first; the step ends with it, not with a traceback per line."""
+    """The rule's log file. ``error``: what the system refused first; the step ends with it, not with a traceback per
+    line."""
 
     error: OSError | None = None
 
@@ -162,13 +163,14 @@ def _add(log, handler, snakemake) -> None:
 
 
 def _check_room(snakemake) -> None:
-    """Free space where the step writes: its outputs (``writes_mb`` of the rule's resources) and Snakemake's own records.
+    """Free space where the step writes: its outputs (``writes_mb`` of the rule's resources) and Snakemake's own
+    records.
 
     Raises ResourceError E-DISK-02 before anything is computed.
     """
-    needed = 1e6 * max(_LEAST_FREE_MB, float(snakemake.resources.get("writes_mb", 0) or 0))
+    needed = max(LEAST_FREE_BYTES, 1e6 * float(snakemake.resources.get("writes_mb", 0) or 0))
     places = {str(Path(path).absolute().parent): needed for path in snakemake.output or ()}
-    for place, n_bytes in {".snakemake": 1e6 * _LEAST_FREE_MB, **places}.items():
+    for place, n_bytes in {".snakemake": LEAST_FREE_BYTES, **places}.items():
         free = free_bytes(place)
         if free is not None and free < n_bytes:
             raise disk_full(place, n_bytes)

@@ -58,7 +58,11 @@ class Run:
     def _check_files(self):
         """Every file that the config names is there: a run of hours should not end for one that is not."""
         data, config = self.config.data, self.config
-        named = {} if self.simulated else {f"data.{k}": getattr(data, k) for k in ("reference", "gain_reference", "defects")}
+        named = (
+            {}
+            if self.simulated
+            else {f"data.{k}": getattr(data, k) for k in ("reference", "gain_reference", "defects")}
+        )
         for number, entry in enumerate(config.averaging):
             named |= {f"averaging.{number}.postprocess.{k}": getattr(entry.postprocess, k) for k in ("mask", "mtf")}
         files = [(field, path) for field, path in named.items() if path]
@@ -69,40 +73,67 @@ class Run:
         for field, path in files:
             if not Path(path).is_file():
                 raise UserInputError(
-                    "E-CFG-16", "this is a folder, not a file" if Path(path).is_dir() else "this file is missing", file=path, field=field,
-                    expected="a file that is there", fix="correct the path (it is relative to the folder the run is started in)",
-                )  # fmt: skip
+                    "E-CFG-16",
+                    "this is a folder, not a file" if Path(path).is_dir() else "this file is missing",
+                    file=path,
+                    field=field,
+                    expected="a file that is there",
+                    fix="correct the path (it is relative to the folder the run is started in)",
+                )
             if not os.access(path, os.R_OK):
-                raise UserInputError("E-FILE-03", "permission denied", file=path, field=field, expected="a file this user may read",
-                                     fix="chmod u+r on the file, or ask its owner")  # fmt: skip
+                raise UserInputError(
+                    "E-FILE-03",
+                    "permission denied",
+                    file=path,
+                    field=field,
+                    expected="a file this user may read",
+                    fix="chmod u+r on the file, or ask its owner",
+                )
 
     def _check_results_folder(self):
-        """Results must not lie among the raw data, where a name could meet a user's file. The folder a run is started in may hold both."""
+        """Results must not lie among the raw data, where a name could meet a user's file. The folder a run is started
+        in may hold both."""
         if self.simulated:
             return
         results, here = Path(self.config.results_dir).resolve(), Path.cwd().resolve()
         folders = {Path(path).resolve().parent for source in self._sources.values() for path in _raw_files(source)}
-        folders |= {Path(source["movies_dir"]).resolve() for source in self._sources.values() if source["kind"] == "mdoc"}
+        folders |= {
+            Path(source["movies_dir"]).resolve() for source in self._sources.values() if source["kind"] == "mdoc"
+        }
         for folder in sorted(folders):
             inside = results.is_relative_to(folder) and not here.is_relative_to(folder)
             if results == folder or inside:
                 raise UserInputError(
-                    "E-CFG-17", "the results would lie inside the raw data", field="results_dir", found=f"{self.config.results_dir}, inside {folder}",
-                    expected="another folder", fix="set results_dir to a folder beside the data, for example results",
-                )  # fmt: skip
+                    "E-CFG-17",
+                    "the results would lie inside the raw data",
+                    field="results_dir",
+                    found=f"{self.config.results_dir}, inside {folder}",
+                    expected="another folder",
+                    fix="set results_dir to a folder beside the data, for example results",
+                )
 
     def _check_view_lists(self):
-        """Names in exclude_views.file are series of this run's data; a name that is none would leave its bad views in, without a word."""
+        """Names in exclude_views.file are series of this run's data; a name that is none would leave its bad views
+        in, without a word."""
         path = self.config.exclude_views.file
         if not path or "{ts}" in path:
             return
         content = read_selection_file(path)
-        unknown = [str(name) for name in content if name not in self._found and name != "tilt_series"] if isinstance(content, dict) else []
+        unknown = (
+            [str(name) for name in content if name not in self._found and name != "tilt_series"]
+            if isinstance(content, dict)
+            else []
+        )
         if unknown:
             raise UserInputError(
-                "E-CFG-18", "this list names series that the data do not have", file=path, field="exclude_views.file", found=", ".join(unknown[:5]),
-                expected=f"names of {', '.join(list(self._found)[:5])}{' ...' if len(self._found) > 5 else ''}", fix="correct the names in the list",
-            )  # fmt: skip
+                "E-CFG-18",
+                "this list names series that the data do not have",
+                file=path,
+                field="exclude_views.file",
+                found=", ".join(unknown[:5]),
+                expected=f"names of {', '.join(list(self._found)[:5])}{' ...' if len(self._found) > 5 else ''}",
+                fix="correct the names in the list",
+            )
         for ts in self.tilt_series:
             selection_from_file(content, ts, path)
 
@@ -288,8 +319,11 @@ class Run:
                 fix="rename the file, or make a link with a plain name",
             )
         if re.search(r"[{}\n]", str(path)):
-            raise UserInputError("E-NAME-03", "a folder of the data has braces or a line break in its name, which Snakemake reads as its own", file=path,
-                                 fix="rename the folder, or make a link with a plain name")  # fmt: skip
+            raise UserInputError(
+                "E-NAME-03", "a folder of the data has braces or a line break in its name", file=path,
+                expected="a plain name: Snakemake reads braces as its own",
+                fix="rename it, or make a link with a plain name",
+            )
         if name in sources:
             raise UserInputError("E-NAME-02", "two files give one series name", file=path, found=name)
         sources[name] = source

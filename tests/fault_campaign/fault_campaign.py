@@ -1,4 +1,5 @@
-"""Damaged copies of every file that a user gives: each is read in a process of its own, with limits, and its outcome is counted.
+"""Damaged copies of every file that a user gives: each is read in a process of its own, with limits, and its outcome
+is counted.
 
 A format registers itself with a maker and a reader (fault_formats.py):
 
@@ -7,7 +8,8 @@ A format registers itself with a maker and a reader (fault_formats.py):
         ...
         return lambda path: (read(path), warnings)
 
-``name`` is the file that is damaged; the reader gets its path, and returns what the step would work with and the warnings it would say.
+``name`` is the file that is damaged; the reader gets its path, and returns what the step would work with and the
+warnings it would say.
 """
 
 from __future__ import annotations

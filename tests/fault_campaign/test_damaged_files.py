@@ -1,4 +1,5 @@
-"""The short form of the fault campaign (``make faults`` is the long one): damaged files of every format that a user gives."""
+"""The short form of the fault campaign (``make faults`` is the long one): damaged files of every format that a user
+gives."""
 
 import os
 import signal

@@ -125,3 +125,41 @@ def test_a_number_of_a_process_that_was_used_again_is_not_the_holder(folder):
     (folder / "go").touch()
     run = subprocess.run(command(), cwd=folder, capture_output=True, text=True, timeout=120)
     assert run.returncode == 0 and "of someone on" in run.stderr, run.stderr[-2000:]
+
+
+def can_mount():
+    return shutil.which("unshare") and subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode == 0
+
+
+FULL = """from pathlib import Path
+try:
+    with open("all", "ab") as file:
+        while True:
+            file.write(bytes(4096))
+            file.flush()
+except OSError:
+    pass
+for output in map(Path, snakemake.output):
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.touch()
+"""
+
+
+@pytest.mark.skipif(not can_mount(), reason="no right to mount a small disk")
+@pytest.mark.parametrize("kilobytes", [100, 4000])
+def test_a_disk_that_is_too_full_for_snakemake_itself(folder, kilobytes):
+    """100 kB: said before it begins. 4 MB: the first job fills the disk, so that Snakemake cannot note that it is
+    done."""
+    for script in (folder / "workflow/scripts").glob("*.py"):
+        script.write_text(FULL)
+    disk = folder / "disk"
+    disk.mkdir()
+    words = " ".join(command("-s", str(folder / "Snakefile"), "--configfile", str(folder / "config/config.yaml")))
+    script = f"mount -t tmpfs -o size={kilobytes}k none {disk} && cd {disk} && exec {words}"
+    run = subprocess.run(["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, timeout=120)
+    assert run.returncode == 3, run.stderr[-2000:]
+    assert (
+        "E-DISK-02: .snakemake: no space left" in run.stderr
+        and "free in .snakemake, expected 1 MB for this step" in run.stderr
+    )
+    assert "E-BUG" not in run.stderr

@@ -3,7 +3,7 @@ import sys
 
 from cryoet_core import holder
 from cryoet_core.config import check_file, load_config
-from cryoet_core.errors import CryoetError, disk_full, free_bytes
+from cryoet_core.errors import CryoetError
 from cryoet_core.resources.of_snakemake import jobs_to_do, plan_of_run, write_run_plan
 from cryoet_core.workflow import Run
 
@@ -45,11 +45,6 @@ onstart:
 
 onerror:
     mark_stale_report()
-    # a disk that was too full for Snakemake itself has said so in Snakemake's words, or not at all
-    for folder in (".snakemake", RUN.config.results_dir):
-        if (free_bytes(folder) or 0) < 1e6:
-            print(disk_full(folder), file=sys.stderr)
-            break
 
 
 def stacks_of(step, path, full_views=False):

@@ -36,5 +36,11 @@ def check_file(path) -> None:
     except OSError as error:
         raise of_os_error(error, path) from error
     except (yaml.YAMLError, ValueError) as error:
-        raise UserInputError("E-CFG-15", "this config file is not right as YAML", file=path, found=" ".join(str(error).split()),
-                             expected="every key once, with its value", fix="remove or rename one of them") from error  # fmt: skip
+        raise UserInputError(
+            "E-CFG-15",
+            "this config file is not right as YAML",
+            file=path,
+            found=" ".join(str(error).split()),
+            expected="every key once, with its value",
+            fix="remove or rename one of them",
+        ) from error

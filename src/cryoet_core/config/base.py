@@ -32,7 +32,8 @@ def _takes_bool(annotation) -> bool:
 
 
 def _check_text(text: str, meaning: str) -> None:
-    """No text has line breaks or other characters that are not seen; braces only as the key's meaning says, because Snakemake reads them too."""
+    """No text has line breaks or other characters that are not seen; braces only as the key's meaning says, because
+    Snakemake reads them too."""
     if not text.isprintable():
         raise ValueError("this text holds a line break, a tab or another character that is not seen")
     allowed = set(_PLACES.findall(meaning))
@@ -40,7 +41,9 @@ def _check_text(text: str, meaning: str) -> None:
     for place in allowed:
         rest = rest.replace(place, "")
     if re.search(r"[{}]", rest) and "regular expression" not in meaning:
-        raise ValueError(f"only {' and '.join(sorted(allowed))} may stand in braces here" if allowed else "no braces may stand here")
+        raise ValueError(
+            f"only {' and '.join(sorted(allowed))} may stand in braces here" if allowed else "no braces may stand here"
+        )
 
 
 class StepModel(BaseModel):

@@ -70,7 +70,8 @@ def _is_alive(pid: int) -> bool:
 
 
 def reserve(stream, n_bytes: int) -> None:
-    """Give the open file ``stream`` ``n_bytes`` of zeros on disk, so that mapping it cannot end in a signal when the disk is full.
+    """Give the open file ``stream`` ``n_bytes`` of zeros on disk, so that mapping it cannot end in a signal when the
+    disk is full.
 
     Raises ResourceError E-DISK-02, and the errors of errors.of_os_error.
     """
@@ -82,7 +83,9 @@ def reserve(stream, n_bytes: int) -> None:
         else:  # macOS
             stream.truncate(n_bytes)
     except OSError as error:
-        where = stream.name if isinstance(stream.name, str) else tempfile.gettempdir()  # an unnamed file has only its number
+        where = (
+            stream.name if isinstance(stream.name, str) else tempfile.gettempdir()
+        )  # an unnamed file has only its number
         raise (disk_full(where, n_bytes) if is_disk_full(error) else of_os_error(error, where)) from error
 
 
@@ -93,8 +96,8 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     The block must create the temporary file. If it raises, the temporary file is removed and `path` stays
     as it was. Missing parent folders are made.
 
-    Raises ResourceError E-DISK-02 when the disk is full, the errors of errors.of_os_error for what else the system refuses,
-    and whatever the block raised.
+    Raises ResourceError E-DISK-02 when the disk is full, the errors of errors.of_os_error for what else the system
+    refuses, and whatever the block raised.
     """
     target = Path(path)
     try:
@@ -108,9 +111,10 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         os.replace(temporary, target)
         _flush_folder(target.parent)
     except OSError as error:
+        written = temporary.stat().st_size if temporary.exists() else None
         _remove(temporary)
         if is_disk_full(error):
-            raise disk_full(target) from error
+            raise disk_full(target, written_bytes=written) from error
         if error.errno != errno.ENOENT and error.filename in (None, str(temporary), str(target)):
             error.filename = str(target)  # the user knows the file by its final name
             raise of_os_error(error, target) from error

@@ -239,7 +239,8 @@ class MrcStackWriter:
         self.n_sections += 1
 
     def _put(self, values: np.ndarray) -> None:
-        """Write at the stream's place. Not ndarray.tofile: that says of a full disk only how many items were written."""
+        """Write at the stream's place. Not ndarray.tofile: that says of a full disk only how many items were
+        written."""
         self._stream.write(np.ascontiguousarray(values).data.cast("B"))
 
     def widen(self) -> None:

@@ -39,7 +39,8 @@ class _OnceLoader(yaml.CSafeLoader if hasattr(yaml, "CSafeLoader") else yaml.Saf
 def read_yaml(path):
     """What a YAML file holds.
 
-    Raises yaml.YAMLError (not YAML, a key given twice, too many aliases, too deep, too large), OSError and UnicodeDecodeError (a ValueError).
+    Raises yaml.YAMLError (not YAML, a key given twice, too many aliases, too deep, too large), OSError and
+    UnicodeDecodeError (a ValueError).
     """
     size = Path(path).stat().st_size
     if size > LARGEST_BYTES:

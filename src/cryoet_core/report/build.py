@@ -22,7 +22,8 @@ class Problems(list):
     """What could not be shown, each with its reason."""
 
     def attempt(self, what: str, make: Callable, otherwise):
-        """make(), or ``otherwise`` with a remark. A lack of memory or disk ends the report: it would be made on another day."""
+        """make(), or ``otherwise`` with a remark. A lack of memory or disk ends the report: it would be made on
+        another day."""
         try:
             return make()
         except (MemoryError, ResourceError):
@@ -47,7 +48,9 @@ def collect_numbers(results: Results, problems: Problems) -> tuple[dict, dict]:
     for ts in results.series:
         numbers[ts] = problems.attempt(f"numbers of {ts}", lambda ts=ts: _series_numbers(results, ts), {})
         if results.simulated:
-            numbers[ts] |= problems.attempt(f"errors of {ts}", lambda ts=ts: _series_errors(results, ts, alignments), {})
+            numbers[ts] |= problems.attempt(
+                f"errors of {ts}", lambda ts=ts: _series_errors(results, ts, alignments), {}
+            )
     return numbers, alignments
 
 
@@ -141,12 +144,18 @@ def _overview(results: Results, numbers: dict, rounds: dict, problems: Problems)
     for problem in problems:
         section.add_note(f"Not shown: {problem}")
     keys = list(dict.fromkeys(k for n in numbers.values() for k in n))
-    section.add_table(["", *results.series], [[k.replace("_", " "), *[n.get(k, "-") for n in numbers.values()]] for k in keys])
+    section.add_table(
+        ["", *results.series], [[k.replace("_", " "), *[n.get(k, "-") for n in numbers.values()]] for k in keys]
+    )
     if rounds:
         keys = list(dict.fromkeys(k for n in rounds.values() for k in n))
-        section.add_table(["round", *rounds], [[k.replace("_", " "), *[n.get(k, "-") for n in rounds.values()]] for k in keys])
+        section.add_table(
+            ["round", *rounds], [[k.replace("_", " "), *[n.get(k, "-") for n in rounds.values()]] for k in keys]
+        )
     if results.simulated:
-        section.add_text("The data are simulated: lines with 'error', precision and recall compare with the known truth.")
+        section.add_text(
+            "The data are simulated: lines with 'error', precision and recall compare with the known truth."
+        )
     return section
 
 

@@ -1,7 +1,7 @@
 """What a finished page no longer shows: which steps have been done again since, and which results are gone.
 
-Snakemake makes the page last. Where a step before it fails, or a run is stopped, the old page stays, with pictures of results that are no longer
-there. It then says so itself, at its top.
+Snakemake makes the page last. Where a step before it fails, or a run is stopped, the old page stays, with pictures of
+results that are no longer there. It then says so itself, at its top.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ _TOLERANCE_S = 0.01  # of the times of files
 
 
 def out_of_date(page: str | os.PathLike, inputs: Iterable[str], results_dir: str) -> tuple[list[str], list[str]]:
-    """(newer, missing): steps of which a file in ``inputs`` is newer than the page, or not there. Empty lists where there is no page.
+    """(newer, missing): steps of which a file in ``inputs`` is newer than the page, or not there. Empty lists where
+    there is no page.
 
     A step is named by the first folders of its files below ``results_dir``: "refine bin4".
     """

@@ -21,7 +21,7 @@ class Cost:
     """Cost of a step; see the module.
 
     base_mb : interpreter, libraries and compiled kernels. of : what the step is done for: each "series", each "round", or the whole "run".
-    writes : MB on disk, at least (half precision), per MB; asked for before the step begins. alone : a long step that nothing else can run beside: it uses all cores. uses_gpu : said by the step's config model.
+    alone : a long step that nothing else can run beside: it uses all cores. uses_gpu : said by the step's config model.
     """
 
     base_mb: float
@@ -33,11 +33,6 @@ class Cost:
     most: int = 16
     of: str = "series"
     alone: bool = False
-    writes: Mapping[str, float] = field(default_factory=dict)
-
-    def disk_mb(self, sizes: Mapping[str, float]) -> float:
-        """MB that the step writes at the least."""
-        return sum(factor * sizes[name] for name, factor in self.writes.items())
 
     def memory_mb(self, sizes: Mapping[str, float], threads: int = 1) -> float:
         """Expected peak in MB, without the safety margin."""
@@ -63,23 +58,39 @@ COSTS: dict[str, Cost] = {
     "resize_reference": Cost(228, of="run"),
     "report": Cost(600, {"stack": 0.16}, of="run", seconds={"n_series": 4.0}),
     # for every tilt series
-    "simulate": Cost(270, {"view": 17}, seconds={"movies": 8e-3}, writes={"movies": 0.25}),
+    "simulate": Cost(270, {"view": 17}, seconds={"movies": 8e-3}),
     "import_tilt_series": Cost(135),
-    "correct_motion": Cost(280, {"movie": 1.0, "frame": 13.0}, seconds={"movies": 6.5e-3}, two_threads=1.3, writes={"stack": 1.5}),
+    "correct_motion": Cost(280, {"movie": 1.0, "frame": 13.0}, seconds={"movies": 6.5e-3}, two_threads=1.3),
     "estimate_ctf": Cost(300, {"view": 4.5}, seconds={"stack": 0.018}),
     "exclude_views": Cost(260, {"view": 3.8}, seconds={"stack": 5e-3}),
     "erase_xrays": Cost(330, {"view": 13.5}, seconds={"stack": 0.016}),
     "align_tilt_series": Cost(420, {"working_stack": 4.2}, seconds={"stack": 0.012, "working_stack": 0.7}, two_threads=1.3),
-    "correct_ctf": Cost(250, {"view": 16.0}, seconds={"stack": 0.01}, writes={"binned_stack": 1.5}),
+    "correct_ctf": Cost(250, {"view": 16.0}, seconds={"stack": 0.01}),
     "preprocess_tilt_series": Cost(185),
-    "reconstruct_tomogram": Cost(260, {"tomogram_blocks": 2.7}, {"one": 50}, seconds={"back_projection": 6.5e-4}, two_threads=1.6, writes={"tomogram": 1.5}),
-    "relion_stack": Cost(250, {"view": 2.0}, seconds={"stack": 3e-3}, writes={"stack": 0.5}),
-    "match_template": Cost(700, {"tomogram": 1.4}, {"one": 100}, seconds={"tomogram": 0.55}, two_threads=1.8, alone=True, most=128, writes={"tomogram": 2.0}),
+    "reconstruct_tomogram": Cost(260, {"tomogram_blocks": 2.7}, {"one": 50}, seconds={"back_projection": 6.5e-4}, two_threads=1.6),
+    "relion_stack": Cost(250, {"view": 2.0}, seconds={"stack": 3e-3}),
+    "match_template": Cost(700, {"tomogram": 1.4}, {"one": 100}, seconds={"tomogram": 0.55}, two_threads=1.8, alone=True, most=128),
     # for every averaging round
-    "extract_subtomos": Cost(400, {"view": 0.6, "particle_stack": 1.3}, of="round", seconds={"images": 3e-4, "all_stack": 4e-3}, two_threads=1.3, alone=True, writes={"particle_images": 0.4}),
+    "extract_subtomos": Cost(400, {"view": 0.6, "particle_stack": 1.3}, of="round", seconds={"images": 3e-4, "all_stack": 4e-3}, two_threads=1.3, alone=True),
     "initial_model": Cost(230, {"particle_images": 3.0}, {"search_tiles": 0.85}, of="round", seconds={"images": 0.02}, two_threads=1.7, most=128, alone=True),
     "refine": Cost(250, {"coefficients": 1.0, "refined_maps": 1.0}, {"search_tiles": 0.7}, of="round", seconds={"particle_images": 0.5}, two_threads=1.7, most=128, alone=True),
     "reconstruct_particle": Cost(400, {"view": 0.6, "particle_stack": 1.0, "sums": 10}, of="round", seconds={"images": 5e-4, "all_stack": 3e-3}, two_threads=1.5, most=64, alone=True),
     "postprocess": Cost(210, {"map_box": 30}, of="round", seconds={"map_box": 0.5}),
     "relion_project": Cost(115, of="round"),
 }
+
+# MB on disk per MB of what sizes.py measures, at the least (half precision): the free space that a step begins with.
+WRITES: dict[str, Mapping[str, float]] = {
+    "simulate": {"movies": 0.25},
+    "correct_motion": {"stack": 1.5},
+    "correct_ctf": {"binned_stack": 1.5},
+    "reconstruct_tomogram": {"tomogram": 1.5},
+    "relion_stack": {"stack": 0.5},
+    "match_template": {"tomogram": 2.0},
+    "extract_subtomos": {"particle_images": 0.4},
+}
+
+
+def disk_mb(step: str, sizes: Mapping[str, float]) -> float:
+    """MB that the step writes at the least; 0 where that is little."""
+    return sum(factor * sizes[name] for name, factor in WRITES.get(step, {}).items())

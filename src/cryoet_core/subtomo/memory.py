@@ -84,7 +84,8 @@ class Scratch:
         path = self.folder / f"images{len(self._files)}.bin"
         self._files.append(path)
         with open(path, "w+b") as file:
-            reserve(file, int(np.prod(shape)) * np.dtype(dtype).itemsize)  # a full disk is noticed here, not by a signal later
+            # a full disk is noticed here, not by a signal later
+            reserve(file, int(np.prod(shape)) * np.dtype(dtype).itemsize)
             return np.memmap(file, dtype=dtype, mode="r+", shape=tuple(shape))
 
     def close(self) -> None:

@@ -129,7 +129,8 @@ def _filtered_copies(image, frame: Frame, view: int, window, ctf, windows, row_s
 
 
 def _scratch(shape, memory_mb: float):
-    """An array in memory, or in an unnamed file when it is larger than ``memory_mb``. Raises ResourceError E-DISK-02 without room."""
+    """An array in memory, or in an unnamed file when it is larger than ``memory_mb``. Raises ResourceError E-DISK-02
+    without room."""
     n_bytes = 4 * int(np.prod(shape))
     if n_bytes <= memory_mb * 2**20:
         return np.empty(shape, np.float32)
