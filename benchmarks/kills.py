@@ -43,7 +43,7 @@ CONFIG = {
         "image_width_px": 384,
         "image_height_px": 352,
         "pixel_size_angst": 7.0,
-        "n_particles": 40,
+        "n_particles": 16,
         "n_decoys": 5,
         "n_crowders": 100,
         "thickness_angst": 700,
@@ -54,7 +54,7 @@ CONFIG = {
     "align_tilt_series": {"pixel_size_angst": 21},
     "preprocess_tilt_series": {"binning": 3},
     "reconstruct_tomogram": {"thickness_angst": 900},
-    "match_template": {"max_particles": 40, "angular_step_deg": 30, "slab_thickness_angst": 900},
+    "match_template": {"max_particles": 12, "angular_step_deg": 30, "slab_thickness_angst": 900},
     "averaging": [
         {
             "name": "bin3",

@@ -25,7 +25,7 @@ _QUIET_S = 1.5  # a job that was just being started shows its mark no later than
 def start(token: str) -> subprocess.Popen:
     """Start the guardian of this process, in a session of its own: the terminal's Ctrl-C and hang-up do not reach
     it."""
-    command = [sys.executable, __file__, str(os.getpid()), token]
+    command = [sys.executable, "-P", __file__, str(os.getpid()), token]  # -P: our io is not the io
     environment = {name: value for name, value in os.environ.items() if name != MARK}
     quiet = subprocess.DEVNULL
     return subprocess.Popen(

@@ -18,6 +18,7 @@ import secrets
 import shlex
 import socket
 import sys
+import tempfile
 import threading
 import time
 from dataclasses import asdict, dataclass
@@ -26,7 +27,7 @@ from pathlib import Path
 import psutil
 
 from cryoet_core import guardian
-from cryoet_core.errors import LEAST_FREE_BYTES, ResourceError, disk_full, free_bytes
+from cryoet_core.errors import LEAST_FREE_BYTES, ResourceError, disk_full, free_bytes, of_os_error
 from cryoet_core.io.atomic import remove_stale, write_text
 
 SNAKEMAKE = Path(".snakemake")
@@ -118,6 +119,7 @@ def take(results_dir: str, arguments: list[str], with_guardian: bool = True) -> 
     """
     if only_looks(arguments):
         return []
+    _check_writable(results_dir)
     if full := _full_folder(results_dir):
         raise disk_full(full, LEAST_FREE_BYTES)
     results, said = str(Path(results_dir).resolve()), []
@@ -184,7 +186,7 @@ def _hold(results: str, with_guardian: bool) -> None:
         socket.gethostname(),
         os.getpid(),
         psutil.Process().create_time(),
-        getpass.getuser(),
+        _user(),
         shlex.join(sys.argv)[:300],
         results,
         secrets.token_hex(8),
@@ -194,6 +196,22 @@ def _hold(results: str, with_guardian: bool) -> None:
     os.environ[guardian.MARK] = me.token
     if with_guardian:
         guardian.start(me.token)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container without names
+        return f"user {os.getuid()}"
+
+
+def _check_writable(folder: str) -> None:
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        error.filename = folder  # not the name of the trial
+        raise of_os_error(error, folder) from error
 
 
 def _leave(me: Holder) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cryoet_core import guardian
+from cryoet_core import guardian, holder
+from cryoet_core.errors import CryoetError
 
 ROOT = Path(__file__).resolve().parents[2]
 SLOW = """import os, time
@@ -125,6 +126,18 @@ def test_a_number_of_a_process_that_was_used_again_is_not_the_holder(folder):
     (folder / "go").touch()
     run = subprocess.run(command(), cwd=folder, capture_output=True, text=True, timeout=120)
     assert run.returncode == 0 and "of someone on" in run.stderr, run.stderr[-2000:]
+
+
+def test_results_that_cannot_be_written(tmp_path, monkeypatch):
+    """A loop of links, a file in the way, a closed folder: said before anything runs."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file").write_text("")
+    for name, code in (("loop/results", "E-FILE-05"), ("file/results", "E-FILE-06"), ("/proc/results", "E-FILE-0")):
+        with pytest.raises(CryoetError, match=code) as caught:
+            holder.take(name, ["--cores", "1"])
+        assert name.split("/")[1 if name.startswith("/") else 0] in str(caught.value) and caught.value.exit_code == 2
+    assert holder.take("loop/results", ["-n"]) == [] and not (tmp_path / ".snakemake").exists()
 
 
 def can_mount():
