@@ -54,7 +54,13 @@ CONFIG = {
     "align_tilt_series": {"pixel_size_angst": 21},
     "preprocess_tilt_series": {"binning": 3},
     "reconstruct_tomogram": {"thickness_angst": 900},
-    "match_template": {"max_particles": 12, "angular_step_deg": 30, "slab_thickness_angst": 900},
+    "match_template": {
+        "max_particles": 12,
+        "n_sigma": 1.0,
+        "background": "none",
+        "angular_step_deg": 30,
+        "slab_thickness_angst": 900,
+    },
     "averaging": [
         {
             "name": "bin3",
