@@ -141,7 +141,7 @@ def take(results_dir: str, arguments: list[str], with_guardian: bool = True) -> 
                 "Another results_dir can run beside it",
             )
     for holder in others:
-        if holder.results == results:
+        if holder not in alive and (holder.results == results or not alive):
             said.append(_clear(holder, others_alive=bool(alive)))
     _hold(results, with_guardian)
     return said

@@ -128,6 +128,26 @@ def test_a_number_of_a_process_that_was_used_again_is_not_the_holder(folder):
     assert run.returncode == 0 and "of someone on" in run.stderr, run.stderr[-2000:]
 
 
+def test_nolock_leaves_the_living_alone_and_the_dead_are_cleared(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(holder, "_hold", lambda results, with_guardian: None)
+    ended = []
+    monkeypatch.setattr(holder.guardian, "end_all", lambda token: ended.append(token) or 0)
+    started, results = psutil.Process(os.getppid()).create_time(), str(tmp_path / "results")
+    living = holder.Holder(socket.gethostname(), os.getppid(), started, "a", "x", results, "living")
+    elsewhere = holder.Holder("another-host", 7, 0.0, "b", "y", str(tmp_path / "other"), "elsewhere")
+    dead = holder.Holder(socket.gethostname(), 2**22 + 7, 0.0, "c", "z", results, "dead")
+    (tmp_path / ".snakemake/tiltline").mkdir(parents=True)
+    for record in (living, elsewhere, dead):
+        record.file.write_text(json.dumps(vars(record)))
+    with pytest.raises(CryoetError, match=f"E-LOCK-01.*process {os.getppid()} of a on "):
+        holder.take("results", ["--cores", "1"])
+    assert ended == []
+    (said,) = holder.take("results", ["--nolock"])
+    assert ended == ["dead"] and " of c on " in said and living.file.exists() and not dead.file.exists()
+    assert holder.take("results", ["--unlock"]) == [] and not living.file.exists() and not elsewhere.file.exists()
+
+
 def test_results_that_cannot_be_written(tmp_path, monkeypatch):
     """A loop of links, a file in the way, a closed folder: said before anything runs."""
     monkeypatch.chdir(tmp_path)
