@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 CORES ?= $(shell nproc)
 
-.PHONY: help demo test gpu check docs bench clean setup
+.PHONY: help demo test gpu check docs bench faults kills clean setup
 
 help:
 	@echo "make demo    simulate two tilt series and process them from movies to an average (about 4 minutes on 2 cores)"
@@ -14,6 +14,8 @@ help:
 	@echo "make check   style, and generated files in sync with their source"
 	@echo "make docs    rewrite the generated files: config/README.md, config/schema.json, environment.yml"
 	@echo "make bench   every step beside the least time it could take here, kernels beside plain code, ratios of one run"
+	@echo "make faults  damaged files of every format, 150 each, and what becomes of them (ten minutes)"
+	@echo "make kills   small runs killed at random moments and on full disks: all finish, with the same files (an hour)"
 	@echo "make clean   remove the demo's results"
 
 setup: $(READY)
@@ -46,6 +48,12 @@ docs: $(READY)
 
 bench: $(READY)
 	for script in bench_steps bench_kernels bench_motion; do $(BIN)/python benchmarks/$$script.py || exit 1; done
+
+faults: $(READY)
+	$(BIN)/python benchmarks/faults.py --docs
+
+kills: $(READY)
+	$(BIN)/python benchmarks/kills.py
 
 clean:
 	rm -rf results .snakemake

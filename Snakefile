@@ -32,5 +32,7 @@ rule all:
 
 
 onsuccess:
+    holder.ended_well.set()
+    mark_stale_report()
     if RUN.keep_note():
         print(RUN.keep_note(), file=sys.stderr)

@@ -19,7 +19,7 @@ import numpy as np
 
 from cryoet_core import backend, parallel
 from cryoet_core.config.base import validate
-from cryoet_core.errors import CryoetError
+from cryoet_core.errors import LEAST_FREE_BYTES, CryoetError, disk_full, free_bytes, of_os_error
 from cryoet_core.io.summary import write_summary
 from cryoet_core.progress import Counter, Heartbeat
 from cryoet_core.resources import timeline, usage
@@ -83,9 +83,13 @@ class Step:
 
 
 def _die_with_parent() -> None:
-    """A killed Snakemake must not leave writing children behind (Linux only)."""
+    """A killed Snakemake must not leave writing children behind (Linux only; guardian.py ends those that are not here
+    yet)."""
     if sys.platform == "linux":
+        parent = os.getppid()
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # gone before the signal was asked for
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 @contextlib.contextmanager
@@ -113,21 +117,63 @@ def _locked(file) -> bool:
     return True
 
 
+class _LogFile(logging.FileHandler):
+    """The rule's log file. ``error``: what the system refused first; the step ends with it, not with a traceback per
+    line."""
+
+    error: OSError | None = None
+
+    def handleError(self, record) -> None:
+        problem = sys.exc_info()[1]
+        if isinstance(problem, OSError):
+            self.error = self.error or problem
+        else:
+            super().handleError(record)
+
+    def close(self) -> None:
+        try:
+            super().close()
+        except OSError as problem:  # what was not written yet
+            self.error = self.error or problem
+
+
 def _logger(snakemake) -> logging.Logger:
+    """The library's logger, to the screen; :func:`_log_to_file` adds the rule's file."""
     log = logging.getLogger("cryoet_core")
     log.setLevel(logging.INFO)
     for handler in list(log.handlers):
         log.removeHandler(handler)
         handler.close()
-    label = usage.job_name(snakemake.rule, snakemake.wildcards)
-    handlers = [logging.StreamHandler(sys.stderr)]
-    if snakemake.log:
-        Path(snakemake.log[0]).parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(snakemake.log[0], mode="w"))
-    for handler in handlers:
-        handler.setFormatter(logging.Formatter(f"[{label}] %(message)s"))
-        log.addHandler(handler)
+    _add(log, logging.StreamHandler(sys.stderr), snakemake)
     return log
+
+
+def _log_to_file(log: logging.Logger, snakemake) -> _LogFile | None:
+    if not snakemake.log:
+        return None
+    Path(snakemake.log[0]).parent.mkdir(parents=True, exist_ok=True)
+    file = _LogFile(snakemake.log[0], mode="w")
+    _add(log, file, snakemake)
+    return file
+
+
+def _add(log, handler, snakemake) -> None:
+    handler.setFormatter(logging.Formatter(f"[{usage.job_name(snakemake.rule, snakemake.wildcards)}] %(message)s"))
+    log.addHandler(handler)
+
+
+def _check_room(snakemake) -> None:
+    """Free space where the step writes: its outputs (``writes_mb`` of the rule's resources) and Snakemake's own
+    records.
+
+    Raises ResourceError E-DISK-02 before anything is computed.
+    """
+    needed = max(LEAST_FREE_BYTES, 1e6 * float(snakemake.resources.get("writes_mb", 0) or 0))
+    places = {str(Path(path).absolute().parent): needed for path in snakemake.output or ()}
+    for place, n_bytes in {".snakemake": LEAST_FREE_BYTES, **places}.items():
+        free = free_bytes(place)
+        if free is not None and free < n_bytes:
+            raise disk_full(place, n_bytes)
 
 
 class _Account:
@@ -169,16 +215,24 @@ def step(snakemake):
     wanted = str(job.config.get("device", "auto"))
     uses_gpu = int(snakemake.resources.get("gpu", 0) or 0) > 0
     account = _Account(snakemake, log)
-    account.note(usage.STARTED)
     event = usage.FAILED
     try:
+        log_file = _log_to_file(log, snakemake)
+        account.note(usage.STARTED)
+        _check_room(snakemake)
         with Heartbeat(log), parallel.limited(job.threads), _claimed_device(wanted, uses_gpu) as device:
             job.device = device
             yield job
+        if log_file and log_file.error:
+            raise of_os_error(log_file.error, snakemake.log[0])
         event = usage.DONE
     except CryoetError as error:
         log.error("%s", error)
         sys.exit(error.exit_code)
+    except OSError as error:
+        fault = of_os_error(error)
+        log.error("%s", fault)
+        sys.exit(fault.exit_code)
     except MemoryError as error:
         log.error("E-MEM-01: out of memory: %s. Fix: fewer parallel jobs, or a larger binning.", error)
         sys.exit(3)

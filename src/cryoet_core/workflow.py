@@ -5,6 +5,7 @@ Plain Python, so that it can be read and tested without Snakemake.
 
 from __future__ import annotations
 
+import os
 import re
 from glob import escape as glob_escape
 from glob import glob
@@ -14,9 +15,14 @@ from cryoet_core.backend import gpu_available
 from cryoet_core.config.averaging import AveragingRound
 from cryoet_core.errors import UserInputError
 from cryoet_core.io.picks import exported_name
-from cryoet_core.tilt_series.exclude import selection_path
+from cryoet_core.tilt_series.exclude import read_selection_file, selection_from_file, selection_path
 
-_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*$")
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+
+
+def _raw_files(source: dict) -> list[str]:
+    return source["mdoc"] if source["kind"] == "mdoc" else [source["stack"]]
+
 
 class Run:
     """One run of the workflow: a validated :class:`~cryoet_core.config.root.Config` and what follows from it."""
@@ -39,6 +45,9 @@ class Run:
             )
         self._check_alignments()
         self._check_ctf_files()
+        self._check_files()
+        self._check_results_folder()
+        self._check_view_lists()
 
         if config.reconstruct_tomogram.ctf_3d != "none" and config.correct_ctf.mode != "none":
             raise UserInputError(
@@ -46,6 +55,88 @@ class Run:
                 found=f"{config.reconstruct_tomogram.ctf_3d}, {config.correct_ctf.mode}", expected="one of them none",
                 fix="set correct_ctf.mode: none for 3-D correction while the tomogram is made",
             )
+
+    def _check_files(self):
+        """Every file that the config names is there: a run of hours should not end for one that is not."""
+        data, config = self.config.data, self.config
+        named = (
+            {}
+            if self.simulated
+            else {f"data.{k}": getattr(data, k) for k in ("reference", "gain_reference", "defects")}
+        )
+        for number, entry in enumerate(config.averaging):
+            named |= {f"averaging.{number}.postprocess.{k}": getattr(entry.postprocess, k) for k in ("mask", "mtf")}
+        files = [(field, path) for field, path in named.items() if path]
+        files += [("match_template.search_mask", path) for ts in self.tilt_series if (path := self.search_mask(ts))]
+        files += [("data.tilts", s["tilts"]) for s in self._sources.values() if s.get("tilts")]
+        if config.exclude_views.file and "{ts}" not in config.exclude_views.file:
+            files.append(("exclude_views.file", config.exclude_views.file))
+        for field, path in files:
+            if not Path(path).is_file():
+                raise UserInputError(
+                    "E-CFG-16",
+                    "this is a folder, not a file" if Path(path).is_dir() else "this file is missing",
+                    file=path,
+                    field=field,
+                    expected="a file that is there",
+                    fix="correct the path (it is relative to the folder the run is started in)",
+                )
+            if not os.access(path, os.R_OK):
+                raise UserInputError(
+                    "E-FILE-03",
+                    "permission denied",
+                    file=path,
+                    field=field,
+                    expected="a file this user may read",
+                    fix="chmod u+r on the file, or ask its owner",
+                )
+
+    def _check_results_folder(self):
+        """Results must not lie among the raw data, where a name could meet a user's file. The folder a run is started
+        in may hold both."""
+        if self.simulated:
+            return
+        results, here = Path(self.config.results_dir).resolve(), Path.cwd().resolve()
+        folders = {Path(path).resolve().parent for source in self._sources.values() for path in _raw_files(source)}
+        folders |= {
+            Path(source["movies_dir"]).resolve() for source in self._sources.values() if source["kind"] == "mdoc"
+        }
+        for folder in sorted(folders):
+            inside = results.is_relative_to(folder) and not here.is_relative_to(folder)
+            if results == folder or inside:
+                raise UserInputError(
+                    "E-CFG-17",
+                    "the results would lie inside the raw data",
+                    field="results_dir",
+                    found=f"{self.config.results_dir}, inside {folder}",
+                    expected="another folder",
+                    fix="set results_dir to a folder beside the data, for example results",
+                )
+
+    def _check_view_lists(self):
+        """Names in exclude_views.file are series of this run's data; a name that is none would leave its bad views
+        in, without a word."""
+        path = self.config.exclude_views.file
+        if not path or "{ts}" in path:
+            return
+        content = read_selection_file(path)
+        unknown = (
+            [str(name) for name in content if name not in self._found and name != "tilt_series"]
+            if isinstance(content, dict)
+            else []
+        )
+        if unknown:
+            raise UserInputError(
+                "E-CFG-18",
+                "this list names series that the data do not have",
+                file=path,
+                field="exclude_views.file",
+                found=", ".join(unknown[:5]),
+                expected=f"names of {', '.join(list(self._found)[:5])}{' ...' if len(self._found) > 5 else ''}",
+                fix="correct the names in the list",
+            )
+        for ts in self.tilt_series:
+            selection_from_file(content, ts, path)
 
     def _check_rounds(self):
         """Every round must have a reference, in the frame of the angles it starts from."""
@@ -191,6 +282,7 @@ class Run:
                 expected=", ".join(missing) or None,
                 fix="correct data.mdoc or data.stacks (paths are relative to the folder the run is started in)",
             )
+        self._found = sorted(sources)
         return {name: sources[name] for name in wanted}
 
     def _sources_simulate(self) -> dict[str, dict]:
@@ -240,7 +332,7 @@ class Run:
 
     @staticmethod
     def _add(sources, name, path, source):
-        if not _NAME.match(name):
+        if not _NAME.fullmatch(name):
             raise UserInputError(
                 "E-NAME-01",
                 "this file name cannot name a tilt series",
@@ -248,6 +340,12 @@ class Run:
                 found=name,
                 expected="letters, digits, '_', '.', '-', starting with a letter or digit",
                 fix="rename the file, or make a link with a plain name",
+            )
+        if re.search(r"[{}\n]", str(path)):
+            raise UserInputError(
+                "E-NAME-03", "a folder of the data has braces or a line break in its name", file=path,
+                expected="a plain name: Snakemake reads braces as its own",
+                fix="rename it, or make a link with a plain name",
             )
         if name in sources:
             raise UserInputError("E-NAME-02", "two files give one series name", file=path, found=name)

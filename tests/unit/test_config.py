@@ -82,13 +82,15 @@ def test_data_must_come_from_one_place(data):
 
 
 def test_series_are_found_by_glob(tmp_path):
+    reference = str(tmp_path / "map.map")
+    Path(reference).touch()
     for name in ("TS_1.mrc.mdoc", "TS_2.mdoc"):
         (tmp_path / name).touch()
-    run = Run(load_config({"data": {"mdoc": f"{tmp_path}/*.mdoc", "reference": "map.mrc"}}))
+    run = Run(load_config({"data": {"mdoc": f"{tmp_path}/*.mdoc", "reference": reference}}))
     assert run.tilt_series == ["TS_1", "TS_2"]
     assert run.series_source("TS_1")["movies_dir"] == str(tmp_path)
     with pytest.raises(UserInputError, match="E-CFG-07.*TS_9"):
-        Run(load_config({"data": {"mdoc": f"{tmp_path}/*.mdoc", "reference": "map.mrc", "tilt_series": ["TS_9"]}}))
+        Run(load_config({"data": {"mdoc": f"{tmp_path}/*.mdoc", "reference": reference, "tilt_series": ["TS_9"]}}))
 
 
 def test_hostile_names_are_refused(tmp_path):
@@ -98,11 +100,13 @@ def test_hostile_names_are_refused(tmp_path):
 
 
 def test_stack_without_angles_is_refused(tmp_path):
+    reference = str(tmp_path / "map.map")
+    Path(reference).touch()
     (tmp_path / "TS_1.mrc").touch()
     with pytest.raises(UserInputError, match="E-TS-04.*TS_1.rawtlt"):
-        Run(load_config({"data": {"stacks": f"{tmp_path}/*.mrc", "reference": "map.mrc"}}))
+        Run(load_config({"data": {"stacks": f"{tmp_path}/*.mrc", "reference": reference}}))
     (tmp_path / "TS_1.rawtlt").touch()
-    run = Run(load_config({"data": {"stacks": f"{tmp_path}/*.mrc", "reference": "map.mrc"}}))
+    run = Run(load_config({"data": {"stacks": f"{tmp_path}/*.mrc", "reference": reference}}))
     assert run.series_source("TS_1") == {
         "kind": "stack", "stack": f"{tmp_path}/TS_1.mrc", "tilts": f"{tmp_path}/TS_1.rawtlt",
     }
@@ -143,9 +147,11 @@ def test_angles_and_reference_of_a_round_are_in_one_frame(references, start, fit
 
 
 def test_mdocs_of_one_series_are_joined_by_their_names(tmp_path):
+    reference = str(tmp_path / "map.map")
+    Path(reference).touch()
     for name in ("TS_01_001.tif.mdoc", "TS_01_002.tif.mdoc", "TS_02_001.tif.mdoc"):
         (tmp_path / name).write_text("")
-    data = {"mdoc": f"{tmp_path}/*.mdoc", "reference": "map.mrc"}
+    data = {"mdoc": f"{tmp_path}/*.mdoc", "reference": reference}
     run = Run(load_config({"data": {**data, "mdoc_series": "(TS_[0-9]+)"}}))
     assert run.tilt_series == ["TS_01", "TS_02"] and len(run.series_source("TS_01")["mdoc"]) == 2
     with pytest.raises(UserInputError, match="E-CFG-09"):
@@ -155,9 +161,11 @@ def test_mdocs_of_one_series_are_joined_by_their_names(tmp_path):
 
 
 def test_an_override_mdoc_belongs_to_its_series(tmp_path):
+    reference = str(tmp_path / "map.map")
+    Path(reference).touch()
     for name in ("TS_01.mdoc", "TS_01_override.mdoc"):
         (tmp_path / name).write_text("")
-    run = Run(load_config({"data": {"mdoc": f"{tmp_path}/*.mdoc", "reference": "map.mrc"}}))
+    run = Run(load_config({"data": {"mdoc": f"{tmp_path}/*.mdoc", "reference": reference}}))
     assert run.tilt_series == ["TS_01"]
     assert [p.rsplit("/", 1)[1] for p in run.series_source("TS_01")["mdoc"]] == ["TS_01.mdoc", "TS_01_override.mdoc"]
 

@@ -18,6 +18,10 @@ class Wildcards(list):
     ts = property(lambda self: self[0])
 
 
+class Output(list):
+    summary = property(lambda self: self[0])
+
+
 def snakemake(tmp_path, threads=3, gpu=0, device="cpu", rule="refine"):
     return SimpleNamespace(
         rule=rule, wildcards=Wildcards(["bin4"]), input=None, output=None, params={"config": {}, "seed": 7}, threads=threads,
@@ -135,7 +139,7 @@ def test_a_named_gpu_is_taken_and_a_job_without_one_stays_on_the_cpu(tmp_path, g
 
 def test_summaries_are_written_whole(tmp_path):
     job = snakemake(tmp_path)
-    job.output = SimpleNamespace(summary=str(tmp_path / "summary.json"))
+    job.output = Output([str(tmp_path / "summary.json")])
     with step(job) as s:
         s.write_summary({"n": 3})
     assert json.loads((tmp_path / "summary.json").read_text()) == {"n": 3}

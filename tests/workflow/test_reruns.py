@@ -19,6 +19,7 @@ for output in map(Path, snakemake.output):
     else:
         output.mkdir()
 """
+SIMULATE = ["simulate", "simulate_reference", "import_reference"]
 PER_SERIES = ["import_tilt_series", "correct_motion", "estimate_ctf", "decide_handedness", "exclude_views", "erase_xrays", "align_tilt_series", "relion_stack"]
 # the template is resized to the pixel size that preprocess_tilt_series made
 TOMOGRAM = ["correct_ctf", "preprocess_tilt_series", "resize_reference", "reconstruct_tomogram"]
@@ -102,6 +103,7 @@ def test_a_fresh_clone_of_scripts_reruns_nothing(run):
 @pytest.mark.parametrize(
     "edit, rules",
     [
+        ({"simulate": {"n_particles": 90}}, [*SIMULATE, *PER_SERIES, *TOMOGRAM, *PICKING, *ROUND, "initial_model", *END]),
         ({"estimate_ctf": {"window_px": 256}}, PER_SERIES[2:] + TOMOGRAM + PICKING + ROUND + ["initial_model"] + END),
         ({"decide_handedness": {"handedness": "-1"}}, PER_SERIES[3:] + TOMOGRAM + PICKING + ROUND + ["initial_model"] + END),
         ({"correct_ctf": {"mode": "multiply"}}, TOMOGRAM + PICKING + ROUND + ["initial_model"] + END),
@@ -116,6 +118,20 @@ def test_a_fresh_clone_of_scripts_reruns_nothing(run):
 )
 def test_an_edit_reruns_its_step_and_what_follows(run, edit, rules):
     assert set(planned(run, edit)) == set(rules)
+
+
+def test_a_report_that_is_not_made_again_says_so(tmp_path):
+    """A step before it fails: the old page stays, and says which steps are newer or missing."""
+    prepare(tmp_path)
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/report.html").write_text("<body>old")
+    (tmp_path / "workflow/scripts/estimate_ctf.py").write_text("raise SystemExit(2)")
+    assert snakemake(tmp_path, "--quiet", "all").returncode != 0
+    text = (tmp_path / "results/report.html").read_text()
+    assert "This page is out of date (newer than this page: " in text
+    newer, missing = text.split("missing or being made again:")
+    assert "import_tilt_series TS_01" in newer and "estimate_ctf TS_01" in missing and "postprocess bin4" in missing
+    assert text.endswith("old")
 
 
 def test_an_edit_of_the_last_round_leaves_the_first_alone(run):

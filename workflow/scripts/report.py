@@ -1,11 +1,15 @@
 """report: one page with the picture of every step, and all numbers in summary.json."""
 
 from cryoet_core import __version__
-from cryoet_core.report.build import build
+from cryoet_core.report.build import build, write_times
 from cryoet_core.report.results import Results
 from cryoet_core.step import step
 
 with step(snakemake) as s:
     p = snakemake.params
     results = Results(p.results_dir, tuple(p.series), tuple(p.rounds), p.simulated)
-    s.write_summary(build(results, dict(p.mask_diameters_angst), s.output.page, __version__))
+    numbers = build(results, dict(p.mask_diameters_angst), s.output.page, __version__)
+    for problem in numbers.get("not_made", []):
+        s.log.warning("not shown: %s", problem)
+    s.write_summary(numbers)
+    write_times(s.output.times, results.seconds())

@@ -15,7 +15,9 @@ from cryoet_core.config.refine import Refine
 class AveragingRound(StepModel):
     """One round: extract the particles, (make an initial model,) refine, reconstruct, postprocess."""
 
-    name: str = key(meaning="name of the round; its results are in <step>/<name>/", pattern=r"^[A-Za-z0-9][\w.-]*$")
+    name: str = key(
+        meaning="name of the round; its results are in <step>/<name>/", pattern=r"^[A-Za-z0-9][\w.-]*$", max_length=100
+    )
     reference: Literal["initial_model", "template", "previous"] = key(
         "initial_model",
         meaning="first reference: an initial model made in this round, the matched template, or the previous round's map",

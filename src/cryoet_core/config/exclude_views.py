@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from pydantic import field_validator
+
 from cryoet_core.config.base import StepModel, key
 
 
@@ -50,3 +52,10 @@ class ExcludeViews(StepModel):
     max_excluded_fraction: float = key(
         0.4, meaning="stop (E-TS-03) if the automatic criteria remove more of a series than this", ge=0, le=1
     )
+
+    @field_validator("tilt_ids")
+    @classmethod
+    def _numbers_of_views(cls, values: list[int]) -> list[int]:
+        if any(value < 0 for value in values):
+            raise ValueError("views are numbered from 0")
+        return values

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Literal
+
+from pydantic import field_validator
 
 from cryoet_core.config.align_tilt_series import AlignTiltSeries
 from cryoet_core.config.averaging import AveragingRound
@@ -53,7 +57,7 @@ class Config(StepModel):
     """The config file, one section per step; a missing key has its default."""
 
     results_dir: str = key("results", meaning="folder of all outputs")
-    seed: int = key(2026, meaning="seed of everything random", ge=0)
+    seed: int = key(2026, meaning="seed of everything random", ge=0, le=2**32 - 1)
     device: str = key("auto", meaning="auto, cpu, cuda or cuda:N; auto = a GPU when the machine that starts the run has one; on a cluster say cuda")
     keep: Literal["all", "results"] = key(
         "all",
@@ -77,3 +81,24 @@ class Config(StepModel):
     match_template: MatchTemplate = key(MatchTemplate(), meaning="particle picking")
     relion_project: RelionProject = key(RelionProject(), meaning="the RELION 5 view of the run")
     averaging: list[AveragingRound] = key([], meaning="rounds of averaging, each starting from the one before")
+
+    @field_validator("results_dir")
+    @classmethod
+    def _a_folder_of_its_own(cls, name: str) -> str:
+        if not name.strip():
+            raise ValueError("results_dir is empty: name a folder, for example results")
+        if name.startswith("~"):
+            raise ValueError("'~' is not understood here: write the path out")
+        path = Path(name).resolve()
+        if path in (Path(path.anchor), Path.home().resolve()):
+            raise ValueError("results_dir is the root or your home: name a folder of its own, for example results")
+        if path.exists() and not path.is_dir():
+            raise ValueError("results_dir is a file: name a folder")
+        return name.rstrip("/")
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, name: str) -> str:
+        if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", name):
+            raise ValueError("device is auto, cpu, cuda or cuda:N")
+        return name

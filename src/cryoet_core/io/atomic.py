@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cryoet_core.errors import ResourceError
+from cryoet_core.errors import disk_full, is_disk_full, of_os_error
 
-_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_TEMPORARY = re.compile(r"\..*\.(\d+)-[0-9a-f]{8}\.tmp(\.\w+)?\Z")
 
 
 def _temporary_name(path: Path) -> Path:
@@ -37,6 +39,56 @@ def _flush_folder(folder: Path) -> None:
             raise
 
 
+def _remove(temporary: Path) -> None:
+    """Best effort: a disk that failed once may refuse this too, and the first error is the one to tell."""
+    try:
+        temporary.unlink(missing_ok=True)
+    except OSError:
+        pass
+
+
+def remove_stale(folder: str | os.PathLike) -> int:
+    """Remove temporary files below ``folder`` whose process is dead (it was killed while it wrote) -> how many."""
+    removed = 0
+    for where, _, names in os.walk(folder):
+        for name in names:
+            made_by = _TEMPORARY.match(name)
+            if made_by and not _is_alive(int(made_by[1])):
+                _remove(Path(where) / name)
+                removed += 1
+    return removed
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+def reserve(stream, n_bytes: int) -> None:
+    """Give the open file ``stream`` ``n_bytes`` of zeros on disk, so that mapping it cannot end in a signal when the
+    disk is full.
+
+    Raises ResourceError E-DISK-02, and the errors of errors.of_os_error.
+    """
+    if n_bytes == 0:
+        return
+    try:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(stream.fileno(), 0, n_bytes)
+        else:  # macOS
+            stream.truncate(n_bytes)
+    except OSError as error:
+        where = (
+            stream.name if isinstance(stream.name, str) else tempfile.gettempdir()
+        )  # an unnamed file has only its number
+        raise (disk_full(where, n_bytes) if is_disk_full(error) else of_os_error(error, where)) from error
+
+
 @contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success flush it and rename it to `path`.
@@ -44,10 +96,14 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     The block must create the temporary file. If it raises, the temporary file is removed and `path` stays
     as it was. Missing parent folders are made.
 
-    Raises ResourceError E-DISK-02 when the disk is full, and whatever the block raised.
+    Raises ResourceError E-DISK-02 when the disk is full, the errors of errors.of_os_error for what else the system
+    refuses, and whatever the block raised.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise of_os_error(error, target.parent) from error
     temporary = _temporary_name(target)
     try:
         yield temporary
@@ -55,15 +111,16 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         os.replace(temporary, target)
         _flush_folder(target.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        if error.errno in _DISK_FULL:
-            raise ResourceError(
-                "E-DISK-02", "no space left to write this file", file=str(target),
-                fix=f"free space on the disk that holds {target.parent.resolve()}, then run again",
-            ) from error
+        written = temporary.stat().st_size if temporary.exists() else None
+        _remove(temporary)
+        if is_disk_full(error):
+            raise disk_full(target, written_bytes=written) from error
+        if error.errno != errno.ENOENT and error.filename in (None, str(temporary), str(target)):
+            error.filename = str(target)  # the user knows the file by its final name
+            raise of_os_error(error, target) from error
         raise
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
         raise
 
 

@@ -241,8 +241,13 @@ class MrcStackWriter:
             raise self._error("shape", str(section.shape), str(self.shape))
         stored, measured = _stored(section, self.dtype, self.path)
         self._statistics.add(measured, section.size)
-        stored.tofile(self._stream)
+        self._put(stored)
         self.n_sections += 1
+
+    def _put(self, values: np.ndarray) -> None:
+        """Write at the stream's place. Not ndarray.tofile: that says of a full disk only how many items were
+        written."""
+        self._stream.write(np.ascontiguousarray(values).data.cast("B"))
 
     def widen(self) -> None:
         """Go on in float32 after float16: the sections so far are stored again, unchanged, with room for more digits."""
@@ -251,7 +256,7 @@ class MrcStackWriter:
             self._stream.seek(HEADER_BYTES + 2 * number * size)
             section = _half().from_half(np.fromfile(self._stream, "<f2", size))
             self._stream.seek(HEADER_BYTES + 4 * number * size)
-            section.tofile(self._stream)
+            self._put(section)
         self._stream.seek(0, os.SEEK_END)
         self.dtype, self.mode = np.dtype("<f4"), _WRITE_MODES["float32"]
 

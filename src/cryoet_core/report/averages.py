@@ -9,6 +9,7 @@ from cryoet_core.report.figures import MEASURED, OTHER, TRUE, fsc_plot, map_view
 from cryoet_core.report.page import Section
 from cryoet_core.report.results import Results
 
+FAILED = "the average failed: its two half maps do not correlate at any resolution. Do not interpret this map."
 _RANDOMISED = "rlnCorrectedFourierShellCorrelationPhaseRandomizedMaskedMaps"
 _FSC_COLUMNS = {
     "rlnFourierShellCorrelationCorrected": ("corrected for the mask", "-"),
@@ -22,6 +23,8 @@ def averaging_round(results: Results, name: str, numbers: dict, comparison: dict
     """Maps, FSC, progress and angles of one round. ``comparison`` holds what evaluate.compare_map made."""
     particles = results.refined(name)
     section = Section(f"Average: {name}", f"{len(particles.table)} particles, refined in two independent halves.")
+    if not np.isfinite(numbers.get("resolution_fsc_0.143_angst", 0.0)):
+        section.add_note(FAILED[0].upper() + FAILED[1:])
     final, pixel = results.volume("postprocess", name, "map.mrc")
     volumes, names = [final], ["average"]
     initial = results.path("initial_model", name, "initial_model.mrc")
@@ -47,9 +50,9 @@ def averaging_round(results: Results, name: str, numbers: dict, comparison: dict
 
 def _caption(numbers: dict) -> str:
     text = "Fourier shell correlation of the two half maps; right: in the iterations of the refinement."
-    if "resolution_fsc_0.143_angst" in numbers:
+    if np.isfinite(numbers.get("resolution_fsc_0.143_angst", np.nan)):
         text += f" Resolution at 0.143: {numbers['resolution_fsc_0.143_angst']:.1f} A."
-    if "resolution_truth_0.5_angst" in numbers:
+    if np.isfinite(numbers.get("resolution_truth_0.5_angst", np.nan)):
         text += (
             f" Against the true density FSC 0.5 at {numbers['resolution_truth_0.5_angst']:.1f} A; "
             f"the mirrored truth correlates {numbers['correlation_mirrored']:.3f} against {numbers['correlation_truth']:.3f}."
@@ -59,7 +62,8 @@ def _caption(numbers: dict) -> str:
 
 def _local_caption(summary: dict, pixel_size_angst: float) -> str:
     text = "Local resolution (A) in the three central sections, and its distribution inside the mask."
-    if summary.get("local_resolution_worst_angst", np.inf) <= 2.02 * pixel_size_angst:
+    worst = summary.get("local_resolution_worst_angst")  # null where nothing was resolved
+    if worst is not None and worst <= 2.02 * pixel_size_angst:
         text += " Everywhere it is that of the pixels (Nyquist): a smaller binning may show more."
     return text
 

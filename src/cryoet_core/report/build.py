@@ -1,31 +1,75 @@
-"""Compose the report: numbers of all steps, then one chapter after the other."""
+"""Compose the report: numbers of all steps, then one chapter after the other.
+
+A result that cannot be shown costs its chapter or its number, never the page: what is wrong stands in its place.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
+from cryoet_core.errors import CryoetError, ResourceError
 from cryoet_core.fsc import resolution_at
 from cryoet_core.io.atomic import write_text
 from cryoet_core.report import averages, evaluate, movies, tilt_series, tomograms
 from cryoet_core.report.page import Section, render
 from cryoet_core.report.results import Results
 
+_RESOLUTION = "resolution_fsc_0.143_angst"
 
-def collect_numbers(results: Results) -> tuple[dict, dict]:
+
+class Problems(list):
+    """What could not be shown, each with its reason."""
+
+    def attempt(self, what: str, make: Callable, otherwise):
+        """make(), or ``otherwise`` with a remark. A lack of memory or disk ends the report: it would be made on
+        another day."""
+        try:
+            return make()
+        except (MemoryError, ResourceError):
+            raise
+        except Exception as error:  # whatever a strange result does to a figure
+            self.append(f"{what}: {error if isinstance(error, CryoetError) else f'{type(error).__name__}: {error}'}")
+            return otherwise
+
+    def chapter(self, title: str, make: Callable) -> Section:
+        """The chapter, or one that says why it is not there."""
+        before = len(self)
+        section = self.attempt(title, make, None)
+        if section is None:
+            section = Section(title)
+            section.add_note(f"This chapter could not be made. {self[before]}")
+        return section
+
+
+def collect_numbers(results: Results, problems: Problems) -> tuple[dict, dict]:
     """(numbers per series, alignment errors per series): what summary.json says of each tilt series."""
     numbers, alignments = {}, {}
     for ts in results.series:
-        series = results.table("align_tilt_series", ts)
-        numbers[ts] = {
-            "views": len(series),
-            "views_used": int(series.included.sum()),
-            "picks": len(results.picks(ts).table),
-            "tilt_axis_deg": float(series.tilts["z_rot_deg"].median()),
-        }
+        numbers[ts] = problems.attempt(f"numbers of {ts}", lambda ts=ts: _series_numbers(results, ts), {})
         if results.simulated:
-            numbers[ts] |= evaluate.motion_error(results, ts) | evaluate.defocus_error(results, ts)
-            numbers[ts] |= evaluate.view_errors(results, ts)
-            aligned, alignments[ts] = evaluate.alignment_errors(results, ts)
-            numbers[ts] |= aligned | evaluate.pick_errors(results, ts, alignments[ts])
+            numbers[ts] |= problems.attempt(
+                f"errors of {ts}", lambda ts=ts: _series_errors(results, ts, alignments), {}
+            )
     return numbers, alignments
+
+
+def _series_numbers(results: Results, ts: str) -> dict:
+    series = results.table("align_tilt_series", ts)
+    return {
+        "views": len(series),
+        "views_used": int(series.included.sum()),
+        "picks": len(results.picks(ts).table),
+        "tilt_axis_deg": float(series.tilts["z_rot_deg"].median()),
+    }
+
+
+def _series_errors(results: Results, ts: str, alignments: dict) -> dict:
+    """Errors against the simulator's truth; adds that of the alignment to ``alignments``."""
+    errors = evaluate.motion_error(results, ts) | evaluate.defocus_error(results, ts)
+    errors |= evaluate.view_errors(results, ts)
+    aligned, alignments[ts] = evaluate.alignment_errors(results, ts)
+    return errors | aligned | evaluate.pick_errors(results, ts, alignments[ts])
 
 
 def round_numbers(results: Results, name: str, alignments: dict, mask_diameter_angst: float) -> tuple[dict, dict]:
@@ -37,7 +81,7 @@ def round_numbers(results: Results, name: str, alignments: dict, mask_diameter_a
         "particles": len(results.refined(name).table),
         "pixel_size_angst": pixel,
         "nyquist_angst": 2 * pixel,
-        "resolution_fsc_0.143_angst": resolution_at(corrected, pixel, volume.shape[0], 0.143),
+        _RESOLUTION: resolution_at(corrected, pixel, volume.shape[0], 0.143),
     }
     if not results.simulated:
         return numbers, {}
@@ -54,42 +98,68 @@ def build(results: Results, mask_diameters_angst: dict[str, float], page_path: s
     Parameters
     ----------
     mask_diameters_angst : diameter of the particle mask of every averaging round.
+
+    Returns
+    -------
+    series, rounds : numbers of each. not_made : what could not be shown and why, only where there is such.
     """
-    numbers, alignments = collect_numbers(results)
-    sections = [
-        movies.acquisition(results),
-        movies.motion(results, numbers),
-        movies.ctf(results, numbers),
-        tilt_series.views(results, numbers),
-        tilt_series.xrays(results),
-        tilt_series.alignment(results, numbers, alignments),
-        tomograms.tomograms(results),
-        tomograms.picking(results, numbers),
-    ]
+    problems = Problems()
+    numbers, alignments = collect_numbers(results, problems)
+    chapters = {
+        "Acquisition": lambda: movies.acquisition(results),
+        "Motion": lambda: movies.motion(results, numbers),
+        "CTF": lambda: movies.ctf(results, numbers),
+        "Views": lambda: tilt_series.views(results, numbers),
+        "X-rays": lambda: tilt_series.xrays(results),
+        "Alignment": lambda: tilt_series.alignment(results, numbers, alignments),
+        "Tomograms": lambda: tomograms.tomograms(results),
+        "Particles": lambda: tomograms.picking(results, numbers),
+    }
+    sections = [problems.chapter(title, make) for title, make in chapters.items()]
     rounds = {}
     for name in results.rounds:
-        rounds[name], comparison = round_numbers(results, name, alignments, mask_diameters_angst[name])
-        sections.append(averages.averaging_round(results, name, rounds[name], comparison))
-    seconds = results.seconds()
-    sections.append(_times(seconds))
-    sections.insert(0, _overview(results, numbers, rounds))
+        diameter = mask_diameters_angst[name]
+        rounds[name], comparison = problems.attempt(
+            f"numbers of {name}", lambda n=name, d=diameter: round_numbers(results, n, alignments, d), ({}, {})
+        )
+        sections.append(
+            problems.chapter(
+                f"Average: {name}", lambda n=name, c=comparison: averages.averaging_round(results, n, rounds[n], c)
+            )
+        )
+    sections.insert(0, _overview(results, numbers, rounds, problems))
     write_text(page_path, render(f"tiltline {version}: movies to averages", sections))
-    return {"series": numbers, "rounds": rounds}
+    return {"series": numbers, "rounds": rounds} | ({"not_made": list(problems)} if problems else {})
 
 
-def _overview(results: Results, numbers: dict, rounds: dict) -> Section:
+def failed_rounds(rounds: dict) -> list[str]:
+    """Rounds whose half maps do not correlate: their map is no average."""
+    return [name for name, numbers in rounds.items() if not math.isfinite(numbers.get(_RESOLUTION, 0.0))]
+
+
+def _overview(results: Results, numbers: dict, rounds: dict, problems: Problems) -> Section:
     section = Section("Overview", "The run at a glance.")
-    keys = [k for k in next(iter(numbers.values()), {})]
-    section.add_table(["", *results.series], [[k.replace("_", " "), *[n.get(k, "-") for n in numbers.values()]] for k in keys])
+    for name in failed_rounds(rounds):
+        section.add_note(f"{name}: {averages.FAILED}")
+    for problem in problems:
+        section.add_note(f"Not shown: {problem}")
+    keys = list(dict.fromkeys(k for n in numbers.values() for k in n))
+    section.add_table(
+        ["", *results.series], [[k.replace("_", " "), *[n.get(k, "-") for n in numbers.values()]] for k in keys]
+    )
     if rounds:
         keys = list(dict.fromkeys(k for n in rounds.values() for k in n))
-        section.add_table(["round", *rounds], [[k.replace("_", " "), *[n.get(k, "-") for n in rounds.values()]] for k in keys])
+        section.add_table(
+            ["round", *rounds], [[k.replace("_", " "), *[n.get(k, "-") for n in rounds.values()]] for k in keys]
+        )
     if results.simulated:
-        section.add_text("The data are simulated: lines with 'error', precision and recall compare with the known truth.")
+        section.add_text(
+            "The data are simulated: lines with 'error', precision and recall compare with the known truth."
+        )
     return section
 
 
-def _times(seconds: dict) -> Section:
-    section = Section("Run times", "Wall time of every step, summed over its jobs.")
-    section.add_table(["step", "seconds"], [[k, round(v, 1)] for k, v in sorted(seconds.items(), key=lambda kv: -kv[1])])
-    return section
+def write_times(path, seconds: dict[str, float]) -> None:
+    """Wall time of every step as a table of its own: it differs from run to run, and the page does not."""
+    rows = [f"{step}\t{value:.1f}" for step, value in sorted(seconds.items(), key=lambda kv: (-kv[1], kv[0]))]
+    write_text(path, "\n".join(["step\tseconds", *rows]) + "\n")

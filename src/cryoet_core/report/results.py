@@ -75,6 +75,12 @@ class Results:
         total: dict[str, float] = {}
         for path in sorted(self.path("benchmarks").glob("**/*.tsv")):
             step = path.relative_to(self.path("benchmarks")).parts[0].removesuffix(".tsv")
-            lines = path.read_text().splitlines()
-            total[step] = total.get(step, 0.0) + sum(float(line.split("\t")[0]) for line in lines[1:])
+            total[step] = total.get(step, 0.0) + sum(_seconds(line) for line in path.read_text().splitlines()[1:])
         return total
+
+
+def _seconds(line: str) -> float:
+    try:
+        return float(line.split("\t")[0])
+    except ValueError:  # a job too short to be measured, or a line cut by a kill
+        return 0.0

@@ -84,3 +84,19 @@ COSTS: dict[str, Cost] = {
     "postprocess": Cost(210, {"map_box": 30}, of="round", seconds={"map_box": 0.5}),
     "relion_project": Cost(115, of="round"),
 }
+
+# MB on disk per MB of what sizes.py measures, at the least (half precision): the free space that a step begins with.
+WRITES: dict[str, Mapping[str, float]] = {
+    "simulate": {"movies": 0.25},
+    "correct_motion": {"stack": 1.5},
+    "correct_ctf": {"binned_stack": 1.5},
+    "reconstruct_tomogram": {"tomogram": 1.5},
+    "relion_stack": {"stack": 0.5},
+    "match_template": {"tomogram": 2.0},
+    "extract_subtomos": {"particle_images": 0.4},
+}
+
+
+def disk_mb(step: str, sizes: Mapping[str, float]) -> float:
+    """MB that the step writes at the least; 0 where that is little."""
+    return sum(factor * sizes[name] for name, factor in WRITES.get(step, {}).items())

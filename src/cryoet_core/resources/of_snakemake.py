@@ -42,6 +42,14 @@ def _is_cluster(workflow) -> bool:
     return settings.nodes is not None and (settings.cores is None or of_slurm)
 
 
+def jobs_to_do(workflow) -> list[str]:
+    """Names ("refine bin4") of this run's jobs after which it makes the report again; empty when it does not."""
+    jobs = list(workflow.dag.needrun_jobs())
+    if not any(job.rule.name == "report" for job in jobs):
+        return []
+    return sorted({job_name(job.rule.name, job.wildcards) for job in jobs if job.rule.name not in ("report", "all")})
+
+
 def write_run_plan(workflow, plan: ResourcePlan, logs: str) -> None:
     """Leave the list of jobs of this run in the folder of the logs, for the jobs' estimates of the time left."""
     dag = workflow.dag

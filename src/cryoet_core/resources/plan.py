@@ -10,7 +10,7 @@ import math
 import sys
 from collections.abc import Mapping
 
-from cryoet_core.resources.costs import COSTS, SAFETY, Cost
+from cryoet_core.resources.costs import COSTS, SAFETY, Cost, disk_mb
 from cryoet_core.resources.sizes import DataSizes
 
 WORTH = 0.1  # fewer threads are taken when they cost at most this share of the time
@@ -68,12 +68,16 @@ class ResourcePlan:
         return lambda wildcards: self.threads_of(step, wildcards)
 
     def resources(self, step: str, runtime: int) -> dict:
-        """The rule's ``resources``: gpu, mem_mb (a function; doubled at every retry), runtime in minutes."""
+        """The rule's ``resources``: gpu, mem_mb (a function; doubled at every retry), runtime in minutes, writes_mb
+        (free space that it begins with)."""
 
         def mem_mb(wildcards, threads, attempt):
             return self.memory_of(step, wildcards, threads) * 2 ** (attempt - 1)
 
-        return {"gpu": self.run.step_gpu(step), "mem_mb": mem_mb, "runtime": runtime}
+        def writes_mb(wildcards):
+            return math.ceil(disk_mb(step, self.sizes_of(step, wildcards)))
+
+        return {"gpu": self.run.step_gpu(step), "mem_mb": mem_mb, "runtime": runtime, "writes_mb": writes_mb}
 
     # ---- numbers ---------------------------------------------------------------------------------------------------------
 

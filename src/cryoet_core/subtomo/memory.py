@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from cryoet_core.backend import asnumpy
+from cryoet_core.io.atomic import reserve
 from cryoet_core.subtomo.stacks import ParticleVolumes
 
 BASE_MB = 350.0  # interpreter, libraries, compiled kernels
@@ -82,7 +83,10 @@ class Scratch:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"images{len(self._files)}.bin"
         self._files.append(path)
-        return np.memmap(path, dtype=dtype, mode="w+", shape=tuple(shape))
+        with open(path, "w+b") as file:
+            # a full disk is noticed here, not by a signal later
+            reserve(file, int(np.prod(shape)) * np.dtype(dtype).itemsize)
+            return np.memmap(file, dtype=dtype, mode="r+", shape=tuple(shape))
 
     def close(self) -> None:
         """Remove the files; arrays that are still mapped stay readable."""

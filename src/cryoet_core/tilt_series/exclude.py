@@ -16,6 +16,7 @@ import numpy as np
 import yaml
 
 from cryoet_core.errors import DataQualityError, UserInputError
+from cryoet_core.io.yaml_file import read_yaml
 from cryoet_core.tilt_series.view_scores import failing, score_views, thumbnail
 
 MIN_VIEWS = 5
@@ -165,10 +166,7 @@ def read_selection_file(path):
     if not path:
         return None
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=yaml.SafeLoader)):
-            raise ValueError("an alias (*): nothing that a list needs, and a way to fill the memory")
-        return yaml.safe_load(text)
+        return read_yaml(path, aliases=False)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserInputError("E-TS-05", "cannot read the list of views", file=path, found=str(error).replace("\n", " "),
                              expected="a YAML file", fix="correct exclude_views.file") from error  # fmt: skip
@@ -190,14 +188,39 @@ def selection_from_file(content, series_name: str, path) -> dict:
     unknown = set(part) - set(SELECTION_KEYS) if isinstance(part, dict) else {type(part).__name__}
     if unknown:
         raise _not_a_list(", ".join(sorted(map(str, unknown))), series_name, path)
+    for name, value in (part or {}).items():
+        is_right, expected = _RULES[name]
+        if not is_right(value):
+            raise _not_a_list(repr(value)[:200], f"{series_name}.{name}", path, expected)
     return part or {}
+
+
+def _is_count(value) -> bool:
+    return type(value) is int and 0 <= value < 10**9
+
+
+def _is_angle(value) -> bool:
+    return type(value) in (int, float) and abs(value) <= 90  # false for nan
+
+
+def _list_of(is_right):
+    return lambda value: isinstance(value, list) and all(map(is_right, value))
+
+
+_RULES = {  # of the keys of a list in the file: the same limits as in the config
+    "tilt_ids": (_list_of(_is_count), "a list of whole numbers from 0, for example [1, 2]"),
+    "tilt_angles_deg": (_list_of(_is_angle), "a list of angles from -90 to 90, for example [-60, 57.5]"),
+    "first_negative": (_is_count, "a whole number from 0"),
+    "last_positive": (_is_count, "a whole number from 0"),
+}
 
 
 def _listed_view(entry, series_name, path) -> tuple[int, str]:
     """(tilt_id, reason code) of one entry of a viewer's list."""
-    plain = isinstance(entry, dict) and set(entry) <= {"tilt_id", "reason"} and type(entry.get("tilt_id")) is int
+    plain = isinstance(entry, dict) and set(entry) <= {"tilt_id", "reason"} and _is_count(entry.get("tilt_id"))
+    plain = plain and isinstance(entry.get("reason"), (str, type(None)))
     if not plain:
-        raise _not_a_list(repr(entry), series_name, path)
+        raise _not_a_list(repr(entry)[:200], series_name, path)
     return entry["tilt_id"], reason_code(entry.get("reason"))
 
 
@@ -207,10 +230,10 @@ def reason_code(text) -> str:
     return f"viewer_{words[:40]}" if words else "viewer"
 
 
-def _not_a_list(found, series_name, path):
+def _not_a_list(found, series_name, path, expected=None):
     return UserInputError(
         "E-TS-05", "not a list of views", file=path, field=series_name, found=found,
-        expected="{tilt_id: number, reason: text} entries, or " + ", ".join(SELECTION_KEYS),
+        expected=expected or "{tilt_id: number, reason: text} entries, or " + ", ".join(SELECTION_KEYS),
         fix="write: <series name>: [{tilt_id: 1, reason: ice}] or <series name>: {tilt_ids: [1, 2]}",
     )  # fmt: skip
 

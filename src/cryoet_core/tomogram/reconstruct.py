@@ -10,7 +10,6 @@ Tomograms are made block by block, so that none needs to be in memory.
 from __future__ import annotations
 
 import dataclasses
-import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,8 +20,8 @@ import numpy as np
 import scipy.fft
 
 from cryoet_core.backend import array_namespace, asnumpy, fft_module, tile_size
-from cryoet_core.errors import ResourceError
 from cryoet_core.fourier import centre_crop_or_pad, filter_real, fourier_pad, frequency_grid
+from cryoet_core.io.atomic import reserve
 from cryoet_core.kernels.back_project import back_project
 from cryoet_core.kernels.back_project_aligned import back_project_aligned
 from cryoet_core.kernels.threads import for_blocks, spans
@@ -130,18 +129,13 @@ def _filtered_copies(image, frame: Frame, view: int, window, ctf, windows, row_s
 
 
 def _scratch(shape, memory_mb: float):
-    """An array in memory, or in an unnamed file when it is larger than ``memory_mb``. Raises ResourceError E-REC-06 without room."""
+    """An array in memory, or in an unnamed file when it is larger than ``memory_mb``. Raises ResourceError E-DISK-02
+    without room."""
     n_bytes = 4 * int(np.prod(shape))
     if n_bytes <= memory_mb * 2**20:
         return np.empty(shape, np.float32)
     with tempfile.TemporaryFile(prefix="tiltline-views-") as file:
-        try:
-            os.posix_fallocate(file.fileno(), 0, n_bytes)  # a full disk is noticed here, not by a signal later
-        except OSError as error:
-            raise ResourceError(
-                "E-REC-06", "no room for the filtered views", field=tempfile.gettempdir(), found=str(error),
-                expected=f"{n_bytes / 2**30:.1f} GB", fix="set TMPDIR to a larger folder, or a larger ctf_depth_step_angst",
-            ) from error
+        reserve(file, n_bytes)  # a full disk is noticed here, not by a signal later
         return np.memmap(file, np.float32, "r+", shape=tuple(shape))
 
 

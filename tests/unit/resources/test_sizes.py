@@ -15,6 +15,12 @@ MDOC = "PixelSpacing = 1.5\nVoltage = 300\nImageSize = 300 200\n[T = Tilt axis a
 VIEW = "[ZValue = {z}]\nTiltAngle = {z}\nExposureDose = 3.0\nSubFramePath = X:\\f\\m{z}.mrc\nNumSubFrames = 6\n"
 
 
+@pytest.fixture(autouse=True)
+def started_there(tmp_path, monkeypatch):
+    """Data and results in the folder that the run is started in."""
+    monkeypatch.chdir(tmp_path)
+
+
 def mdoc(folder, n_views=7):
     (folder / "TS.mdoc").write_text(MDOC + "".join(VIEW.format(z=z) for z in range(n_views)))
     return folder / "TS.mdoc"

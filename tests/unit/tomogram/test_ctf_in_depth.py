@@ -103,5 +103,5 @@ def test_a_full_disk_is_reported_before_anything_is_written(noise, monkeypatch):
 
     monkeypatch.setattr("os.posix_fallocate", full)
     images, geometry, ctf = noise
-    with pytest.raises(ResourceError, match="E-REC-06"):
+    with pytest.raises(ResourceError, match="E-DISK-02.*free in .*expected .* for this step"):
         filter_views(images, geometry, 3.0, (32, 32, 40), FilterOptions(), 2, ctf, scratch_mb=0.1)
