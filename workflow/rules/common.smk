@@ -1,9 +1,12 @@
 # What all rules share: the validated config, the list of series and rounds, and the shape of params and resources.
+import os
 import sys
 
 from cryoet_core.config import load_config
 from cryoet_core.errors import CryoetError
+from cryoet_core.left_out import outcome
 from cryoet_core.resources.of_snakemake import plan_of_run, write_run_plan
+from cryoet_core.step import tell_jobs
 from cryoet_core.workflow import Run
 
 try:
@@ -13,6 +16,7 @@ try:
 except CryoetError as error:
     sys.exit(str(error))
 
+tell_jobs(len(TILT_SERIES))
 ROUNDS = RUN.rounds
 SIMULATED = RUN.simulated
 result = RUN.result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cryoet_core.fsc import resolution_at
 from cryoet_core.io.atomic import write_text
+from cryoet_core.left_out import LeftOut
 from cryoet_core.report import averages, evaluate, movies, tilt_series, tomograms
 from cryoet_core.report.page import Section, render
 from cryoet_core.report.results import Results
@@ -48,12 +49,12 @@ def round_numbers(results: Results, name: str, alignments: dict, mask_diameter_a
     return numbers, comparison
 
 
-def build(results: Results, mask_diameters_angst: dict[str, float], page_path: str, version: str) -> dict:
+def build(results: Results, mask_diameters_angst: dict[str, float], page_path: str, version: str, left_out: list[LeftOut] = ()) -> dict:
     """Write the page and return all numbers.
 
     Parameters
     ----------
-    mask_diameters_angst : diameter of the particle mask of every averaging round.
+    mask_diameters_angst : diameter of the particle mask of every averaging round. left_out : series that are not in the averages.
     """
     numbers, alignments = collect_numbers(results)
     sections = [
@@ -72,13 +73,16 @@ def build(results: Results, mask_diameters_angst: dict[str, float], page_path: s
         sections.append(averages.averaging_round(results, name, rounds[name], comparison))
     seconds = results.seconds()
     sections.append(_times(seconds))
-    sections.insert(0, _overview(results, numbers, rounds))
+    sections.insert(0, _overview(results, numbers, rounds, left_out))
     write_text(page_path, render(f"tiltline {version}: movies to averages", sections))
-    return {"series": numbers, "rounds": rounds}
+    return {"series": numbers, "rounds": rounds, "left_out": {note.series: {"step": note.step, "reason": note.reason} for note in left_out}}
 
 
-def _overview(results: Results, numbers: dict, rounds: dict) -> Section:
+def _overview(results: Results, numbers: dict, rounds: dict, left_out: list[LeftOut]) -> Section:
     section = Section("Overview", "The run at a glance.")
+    if left_out:
+        section.add_note(f"{len(left_out)} tilt series are not in the averages.")
+        section.add_table(["left out", "by", "because"], [[note.series, note.step, ("bad", note.reason)] for note in left_out])
     keys = [k for k in next(iter(numbers.values()), {})]
     section.add_table(["", *results.series], [[k.replace("_", " "), *[n.get(k, "-") for n in numbers.values()]] for k in keys])
     if rounds:
