@@ -32,7 +32,7 @@ rule all:
 
 
 onsuccess:
-    if ROUNDS and os.path.exists(rules.report.output.summary):
-        print(outcome(RUN.config.results_dir, TILT_SERIES), file=sys.stderr)
+    if said := outcome(RUN.config.results_dir, TILT_SERIES, averaged=bool(ROUNDS) and os.path.exists(rules.report.output.summary)):
+        print(said, file=sys.stderr)
     if RUN.keep_note():
         print(RUN.keep_note(), file=sys.stderr)

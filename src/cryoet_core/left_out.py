@@ -72,23 +72,26 @@ def first_note(paths: Iterable[str]) -> LeftOut | None:
 
 
 def notes_of(results_dir, series: Iterable[str]) -> list[LeftOut]:
-    """Series of a finished run that its averages are without: left out before, or without a particle. Sorted by name."""
+    """Series that a run went on without, and those without a particle. Sorted by name."""
     found = []
-    for ts in series:
-        summary = Path(results_dir) / "match_template" / ts / "summary.json"
-        note = read_note(summary)
-        if note is None and summary.is_file() and read_summary(summary).get("n_picks") == 0:
+    for ts in sorted(series):
+        summaries = sorted(Path(results_dir).glob(f"*/{ts}/summary.json"))
+        note = first_note(summaries)
+        picks = Path(results_dir) / "match_template" / ts / "summary.json"
+        if note is None and picks in summaries and read_summary(picks).get("n_picks") == 0:
             note = LeftOut(ts, "match_template", "no particles found", "no particles were found in its tomogram")
         found += [note] if note else []
-    return sorted(found, key=lambda note: note.series)
+    return found
 
 
-def outcome(results_dir, series: Iterable[str]) -> str:
-    """The last words of a run: how many series its averages are of, and why the others are not in them."""
+def outcome(results_dir, series: Iterable[str], averaged: bool) -> str:
+    """The last words of a run: of how many series its averages are (if it made any), and why the others are not in them; may be empty."""
     series = list(series)
     notes = notes_of(results_dir, series)
-    left = f"; left out: {', '.join(note.short for note in notes)}" if notes else ""
-    return f"averaged {len(series) - len(notes)} of {len(series)} tilt series{left}"
+    left = f"left out: {', '.join(note.short for note in notes)}" if notes else ""
+    if not averaged:
+        return left
+    return "; ".join(filter(None, [f"averaged {len(series) - len(notes)} of {len(series)} tilt series", left]))
 
 
 def check_enough(notes: Iterable[LeftOut], n_series: int, most: float) -> None:

@@ -12,4 +12,4 @@ with step(snakemake) as s:
     shown = tuple(ts for ts in p.series if read_note(f"{p.results_dir}/match_template/{ts}/summary.json") is None)
     results = Results(p.results_dir, shown, tuple(p.rounds), p.simulated)
     s.write_summary(build(results, dict(p.mask_diameters_angst), s.output.page, __version__, notes))
-    s.log.info("%s", outcome(p.results_dir, p.series))
+    s.log.info("%s", outcome(p.results_dir, p.series, averaged=bool(p.rounds)))
