@@ -19,12 +19,25 @@ import numpy as np
 
 from cryoet_core import backend, parallel
 from cryoet_core.config.base import validate
+from cryoet_core.config.root import Config
 from cryoet_core.errors import LEAST_FREE_BYTES, CryoetError, disk_full, free_bytes, of_os_error
 from cryoet_core.io.summary import write_summary
+from cryoet_core.left_out import LeftOut, check_enough, costs_only_its_series, first_note, read_note, write_notes
 from cryoet_core.progress import Counter, Heartbeat
 from cryoet_core.resources import timeline, usage
 
 _PR_SET_PDEATHSIG = 1
+_N_SERIES = "TILTLINE_N_SERIES"
+
+
+def tell_jobs(n_series: int) -> None:
+    """Let the jobs that this process starts know how many tilt series the run has: a lone one that fails is the run's failure."""
+    os.environ[_N_SERIES] = str(n_series)
+
+
+def n_series_of_run() -> int:
+    """As :func:`tell_jobs` was told; 1 without."""
+    return int(os.environ.get(_N_SERIES) or 1)
 
 
 class Step:
@@ -34,6 +47,7 @@ class Step:
     ----------
     input, output, wildcards : Snakemake's named files and wildcards.
     params : dict of the step's config section. config : dict of the whole config.
+    of_series : name of the tilt series that the job works on, None for jobs of the whole run.
     threads : int. device : "cpu" or "cuda:N". log : logging.Logger writing to the rule's log file and to stderr.
     """
 
@@ -45,9 +59,16 @@ class Step:
         self.params = dict(snakemake.params.get("config", {}))
         self.seed = snakemake.params.get("seed", 0)
         self.config = snakemake.config
+        self.of_series = None if self.name == "simulate" else getattr(snakemake.wildcards, "ts", None)
         self.threads = snakemake.threads
         self.device = "cpu"
         self._counters: dict[str, Counter] = {}
+
+    def usable(self, paths) -> list[str]:
+        """Of one file per tilt series, those of the series that the run goes on with. Raises DataQualityError E-RUN-01 where too many are left out."""
+        notes = {path: note for path in paths if (note := read_note(path))}
+        check_enough(notes.values(), len(paths), float(self.config.get("max_failed_series", Config.model_fields["max_failed_series"].default)))
+        return [path for path in paths if path not in notes]
 
     def model(self, section):
         """The step's section as its pydantic model."""
@@ -220,6 +241,11 @@ def step(snakemake):
         log_file = _log_to_file(log, snakemake)
         account.note(usage.STARTED)
         _check_room(snakemake)
+        if job.of_series and (note := first_note(snakemake.input or ())):
+            log.warning("left out since %s: %s", note.step, note.reason)
+            write_notes(snakemake.output, note)
+            event = usage.DONE
+            sys.exit(0)
         with Heartbeat(log), parallel.limited(job.threads), _claimed_device(wanted, uses_gpu) as device:
             job.device = device
             yield job
@@ -228,7 +254,11 @@ def step(snakemake):
         event = usage.DONE
     except CryoetError as error:
         log.error("%s", error)
-        sys.exit(error.exit_code)
+        if not (job.of_series and n_series_of_run() > 1 and costs_only_its_series(error)):
+            sys.exit(error.exit_code)
+        log.error("%s is left out; the run goes on with the other tilt series", job.of_series)
+        write_notes(snakemake.output, LeftOut(job.of_series, job.name, error.message, str(error)))
+        event = usage.DONE
     except OSError as error:
         fault = of_os_error(error)
         log.error("%s", fault)

@@ -1,4 +1,4 @@
-"""A bad series fails alone, with one readable sentence; the others go on."""
+"""A bad series costs itself, with one readable sentence; the others go on."""
 
 import os
 import subprocess
@@ -9,6 +9,7 @@ import numpy as np
 import yaml
 
 from cryoet_core.io.mrc import write_mrc
+from cryoet_core.left_out import read_note
 from cryoet_core.metadata import read_tilt_series
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,10 +42,20 @@ def test_one_bad_series_does_not_stop_the_others(tmp_path):
                "--cores", "2", "--directory", tmp_path, "--configfile", tmp_path / "mine.yaml",
                "--until", "import_tilt_series"]
     outcome = subprocess.run(command, capture_output=True, text=True, timeout=120, env=dict(os.environ))
-    assert outcome.returncode != 0
+    assert outcome.returncode == 0, outcome.stderr
+    assert "left out: bad (" in outcome.stderr
     assert len(read_tilt_series(tmp_path / "results/import_tilt_series/good/good.star")) == 3
-    assert not (tmp_path / "results/import_tilt_series/bad/bad.star").exists()
+    note = read_note(tmp_path / "results/import_tilt_series/bad/bad.star")
+    assert note.step == "import_tilt_series" and "E-MDOC" in note.reason
     log = (tmp_path / "results/logs/import_tilt_series/bad.log").read_text()
     assert "E-MDOC" in log and "lost.mrc" in log and "Fix:" in log
     assert "Traceback" not in log
+
+    # once mended, the same command does that series alone
+    write_series(tmp_path, "bad", movies)
+    before = (tmp_path / "results/import_tilt_series/good/good.star").stat().st_mtime_ns
+    outcome = subprocess.run(command, capture_output=True, text=True, timeout=120, env=dict(os.environ))
+    assert outcome.returncode == 0 and "left out" not in outcome.stderr
+    assert len(read_tilt_series(tmp_path / "results/import_tilt_series/bad/bad.star")) == 3
+    assert (tmp_path / "results/import_tilt_series/good/good.star").stat().st_mtime_ns == before
     assert not list(tmp_path.glob("results/**/*.tmp"))

@@ -1,10 +1,13 @@
 # What all rules share: the validated config, the list of series and rounds, and the shape of params and resources.
+import os
 import sys
 
 from cryoet_core import holder
 from cryoet_core.config import check_file, load_config
 from cryoet_core.errors import CryoetError
+from cryoet_core.left_out import outcome
 from cryoet_core.resources.of_snakemake import jobs_to_do, plan_of_run, write_run_plan
+from cryoet_core.step import tell_jobs
 from cryoet_core.workflow import Run
 
 
@@ -26,6 +29,7 @@ try:
 except CryoetError as error:
     refuse(error)
 
+tell_jobs(len(TILT_SERIES))
 ROUNDS = RUN.rounds
 SIMULATED = RUN.simulated
 result = RUN.result

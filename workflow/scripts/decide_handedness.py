@@ -4,12 +4,13 @@ from cryoet_core.config.decide_handedness import DecideHandedness
 from cryoet_core.ctf.fit import HandEvidence
 from cryoet_core.ctf.handedness import choose_table, decide_run
 from cryoet_core.io.summary import read_summary
+from cryoet_core.left_out import read_note, write_notes
 from cryoet_core.metadata import read_tilt_series, write_tilt_series
 from cryoet_core.step import step
 
 with step(snakemake) as s:
     given = s.model(DecideHandedness).given
-    summaries = [read_summary(path) for path in s.input.summaries]
+    summaries = [read_summary(path) for path in s.usable(s.input.summaries)]
     told = {found["name"]: found["hand_evidence"] for found in summaries if found["fitted"]}
     evidence = {
         name: HandEvidence(e["log_likelihood_plus_minus"], e["votes_plus"], e["votes_minus"]) for name, e in told.items()
@@ -30,6 +31,9 @@ with step(snakemake) as s:
     for name in hand.against:
         s.log.warning("%s: its own defocus gradient says the opposite of the run: check its tilt angles and axis", name)
     for plus, minus, path in zip(s.input.plus, s.input.minus, s.output.tables, strict=True):
+        if note := read_note(plus):
+            write_notes([path], note)
+            continue
         write_tilt_series(choose_table(read_tilt_series(plus), read_tilt_series(minus), hand.decided, given), path)
     total = hand.total
     s.write_summary({

@@ -14,8 +14,9 @@ from cryoet_core.tilt_series.gold_fill import BeadEraser
 
 with step(snakemake) as s:
     config = s.model(ExtractSubtomos)
-    everything = merge_particles([read_particles(path) for path in s.input.particles])
-    pixel = read_tilt_series(s.input.tilt_series[0]).pixel_size_angst
+    everything = merge_particles([read_particles(path) for path in s.usable(s.input.particles)])
+    tables = s.usable(s.input.tilt_series)
+    pixel = read_tilt_series(tables[0]).pixel_size_angst
     particles, selection = chosen_particles(everything, config, pixel)
     s.log.info("%d of %d particles enter, %d duplicates", len(particles), len(everything), selection.duplicates)
     run, beads_in_box = ExtractionRun(config, Path(s.output.images)), {}
@@ -24,7 +25,7 @@ with step(snakemake) as s:
         without_beads = BeadEraser(series, config.gold_diameter_angst)
         return series_views(series).map(lambda row, image: without_beads(row, s.to_device(image)))
 
-    for path in s.progress(s.input.tilt_series, what="tilt series"):
+    for path in s.progress(tables, what="tilt series"):
         series = read_tilt_series(path)
         run.add_series(series, particles, partial(raw_views, series))
         own = particles.select(particles.table["tomo_name"].to_numpy() == series.name)

@@ -11,12 +11,12 @@ from cryoet_core.subtomo.stacks import read_extracted
 
 with step(snakemake) as s:
     config = s.model(InitialModel)
-    stacks = read_extracted(s.input.particles, s.input.tilt_series)
+    stacks = read_extracted(s.input.particles, s.usable(s.input.tilt_series))
     pixel = stacks.pixel_size_angst
     warning = diameter_warning(config.mask_diameter_angst, stacks.box * pixel)
     if warning:
         s.log.warning("%s", warning)
-    voxel = max(read_tilt_series(table).pixel_size_angst for table in s.input.tomograms)
+    voxel = max(read_tilt_series(table).pixel_size_angst for table in s.usable(s.input.tomograms))
     settings = InitialModelSettings(pick_error_angst=voxel / 2, pixel_size_angst=pixel, box_px=stacks.box, **config.model_dump())
     s.log.info("first resolution %.0f A, offsets about %.0f A", settings.box_angst / settings.first_shell, settings.offset_sigma_angst or voxel / 2)
     series = [on_device(i, s.to_device) for i in all_series_images(stacks, config.mask_diameter_angst)]

@@ -20,7 +20,7 @@ with step(snakemake) as s:
         without_beads = BeadEraser(series, extraction.gold_diameter_angst)
         return series_views(series).map(lambda row, image: without_beads(row, s.to_device(image)))
 
-    for path in s.progress(s.input.tilt_series, what="tilt series"):
+    for path in s.progress(s.usable(s.input.tilt_series), what="tilt series"):
         series = read_tilt_series(path)
         own = particles.select(particles.table["tomo_name"].to_numpy() == series.name)
         if len(own):

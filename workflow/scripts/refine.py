@@ -22,7 +22,7 @@ from cryoet_core.subtomo.stacks import read_extracted
 
 with step(snakemake) as s:
     config = s.model(Refine)
-    stacks = read_extracted(s.input.particles, s.input.tilt_series)
+    stacks = read_extracted(s.input.particles, s.usable(s.input.tilt_series))
     pixel, final = stacks.pixel_size_angst, Path(s.output.iteration_maps)
     # Outputs of a failed job are deleted, so iterations and checkpoint lie elsewhere until the job is done.
     folder = final.with_name(".running")

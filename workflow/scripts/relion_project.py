@@ -8,8 +8,8 @@ from cryoet_core.metadata import read_particles, read_tilt_series
 from cryoet_core.step import step
 
 with step(snakemake) as s:
-    series = [read_tilt_series(path) for path in s.input.tilt_series]
-    stacks = s.input.get("stacks") or [None] * len(series)
+    series = [read_tilt_series(path) for path in s.usable(s.input.tilt_series)]
+    stacks = s.usable(s.input.get("stacks") or []) or [None] * len(series)
     if not s.input.get("stacks") and any(REPAIRS in one.tilts for one in series):
         s.log.warning("RELION reads the stacks of correct_motion, in which pixels hit by X-rays are as recorded")
     write_relion_project(

@@ -64,6 +64,12 @@ class Config(StepModel):
         meaning="all = every file stays; results = stacks of views and of particles are removed as soon as nothing in the run needs them any more. "
         "An edit that needs them again then starts from the movies; postprocess, the RELION view and the report do not",
     )
+    max_failed_series: float = key(
+        0.2,
+        meaning="share of the tilt series that may be left out because of what their data are (no Thon rings, too few views, missing movies, ...), named in log "
+        "and report; one is always allowed beside others; with more the run stops",
+        ge=0, le=1,
+    )
     data: Data = key(Data(), meaning="where the raw data are")
     simulate: Simulate = key(Simulate(), meaning="the simulator")
     import_tilt_series: ImportTiltSeries = key(ImportTiltSeries(), meaning="acquisition metadata")

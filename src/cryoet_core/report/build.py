@@ -11,6 +11,7 @@ from collections.abc import Callable
 from cryoet_core.errors import CryoetError, ResourceError
 from cryoet_core.fsc import resolution_at
 from cryoet_core.io.atomic import write_text
+from cryoet_core.left_out import LeftOut
 from cryoet_core.report import averages, evaluate, movies, tilt_series, tomograms
 from cryoet_core.report.page import Section, render
 from cryoet_core.report.results import Results
@@ -92,16 +93,16 @@ def round_numbers(results: Results, name: str, alignments: dict, mask_diameter_a
     return numbers, comparison
 
 
-def build(results: Results, mask_diameters_angst: dict[str, float], page_path: str, version: str) -> dict:
+def build(results: Results, mask_diameters_angst: dict[str, float], page_path: str, version: str, left_out: list[LeftOut] = ()) -> dict:
     """Write the page and return all numbers.
 
     Parameters
     ----------
-    mask_diameters_angst : diameter of the particle mask of every averaging round.
+    mask_diameters_angst : diameter of the particle mask of every averaging round. left_out : series that are not in the averages.
 
     Returns
     -------
-    series, rounds : numbers of each. not_made : what could not be shown and why, only where there is such.
+    series, rounds : numbers of each. left_out : series, the step that refused it and why, only where there is such. not_made : what could not be shown and why, only where there is such.
     """
     problems = Problems()
     numbers, alignments = collect_numbers(results, problems)
@@ -127,9 +128,10 @@ def build(results: Results, mask_diameters_angst: dict[str, float], page_path: s
                 f"Average: {name}", lambda n=name, c=comparison: averages.averaging_round(results, n, rounds[n], c)
             )
         )
-    sections.insert(0, _overview(results, numbers, rounds, problems))
+    sections.insert(0, _overview(results, numbers, rounds, problems, left_out))
     write_text(page_path, render(f"tiltline {version}: movies to averages", sections))
-    return {"series": numbers, "rounds": rounds} | ({"not_made": list(problems)} if problems else {})
+    told = {"left_out": {note.series: {"step": note.step, "reason": note.reason} for note in left_out}, "not_made": list(problems)}
+    return {"series": numbers, "rounds": rounds} | {name: value for name, value in told.items() if value}
 
 
 def failed_rounds(rounds: dict) -> list[str]:
@@ -137,8 +139,11 @@ def failed_rounds(rounds: dict) -> list[str]:
     return [name for name, numbers in rounds.items() if not math.isfinite(numbers.get(_RESOLUTION, 0.0))]
 
 
-def _overview(results: Results, numbers: dict, rounds: dict, problems: Problems) -> Section:
+def _overview(results: Results, numbers: dict, rounds: dict, problems: Problems, left_out: list[LeftOut]) -> Section:
     section = Section("Overview", "The run at a glance.")
+    if left_out:
+        section.add_note(f"{len(left_out)} tilt series are not in the averages.")
+        section.add_table(["left out", "by", "because"], [[note.series, note.step, ("bad", note.reason)] for note in left_out])
     for name in failed_rounds(rounds):
         section.add_note(f"{name}: {averages.FAILED}")
     for problem in problems:

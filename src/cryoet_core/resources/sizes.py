@@ -146,9 +146,10 @@ class DataSizes:
 
     def _summary(self, path: str) -> dict:
         try:
-            return json.loads(Path(self.run.result(path)).read_text())
+            found = json.loads(Path(self.run.result(path)).read_text())
         except (OSError, ValueError):
             return {}
+        return found if isinstance(found, dict) else {}
 
     # ---- what the tables of costs.py count in ---------------------------------------------------------------------------
 
