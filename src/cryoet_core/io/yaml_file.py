@@ -7,20 +7,13 @@ from pathlib import Path
 import yaml
 
 LARGEST_BYTES = 10_000_000
+MOST_ALIASES = 20  # 3 parts of 7 levels: some thousand copies
+_Safe = yaml.CSafeLoader if hasattr(yaml, "CSafeLoader") else yaml.SafeLoader
 _MERGE = "tag:yaml.org,2002:merge"
 
 
-class _OnceLoader(yaml.CSafeLoader if hasattr(yaml, "CSafeLoader") else yaml.SafeLoader):
-    """A safe loader that refuses a key given twice (YAML would silently take the last one) and many aliases: of one another they fill the memory."""
-
-    most_aliases = 20
-
-    def compose_node(self, parent, index):
-        if self.check_event(yaml.AliasEvent):
-            self.aliases = getattr(self, "aliases", 0) + 1
-            if self.aliases > self.most_aliases:
-                raise yaml.YAMLError(f"more than {self.most_aliases} aliases (*name)")
-        return super().compose_node(parent, index)
+class _OnceLoader(_Safe):
+    """A safe loader that refuses a key given twice (YAML would silently take the last one)."""
 
     def construct_mapping(self, node, deep=False):
         seen = {}
@@ -38,12 +31,8 @@ class _OnceLoader(yaml.CSafeLoader if hasattr(yaml, "CSafeLoader") else yaml.Saf
         return super().construct_mapping(node, deep=deep)
 
 
-class _PlainLoader(_OnceLoader):
-    most_aliases = 0
-
-
-def read_yaml(path, aliases: bool = True):
-    """What a YAML file holds; ``aliases``: whether it may name a part of itself again (*name).
+def read_yaml(path, most_aliases: int = MOST_ALIASES):
+    """What a YAML file holds. most_aliases : how often it may name a part of itself again (*name): parts of parts of parts fill the memory.
 
     Raises yaml.YAMLError (not YAML, a key given twice, too many aliases, too deep, too large), OSError and
     UnicodeDecodeError (a ValueError).
@@ -52,7 +41,10 @@ def read_yaml(path, aliases: bool = True):
     if size > LARGEST_BYTES:
         raise yaml.YAMLError(f"{size} bytes: too large for a list of keys")
     text = Path(path).read_text(encoding="utf-8")
+    aliases = sum(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=_Safe))
+    if aliases > most_aliases:
+        raise yaml.YAMLError(f"{aliases} times an alias (*): at most {most_aliases} can be meant")
     try:
-        return yaml.load(text, _OnceLoader if aliases else _PlainLoader)  # noqa: S506  a SafeLoader
+        return yaml.load(text, _OnceLoader)  # noqa: S506  a SafeLoader
     except RecursionError as error:
         raise yaml.YAMLError("nested too deeply") from error

@@ -102,7 +102,8 @@ def build(results: Results, mask_diameters_angst: dict[str, float], page_path: s
 
     Returns
     -------
-    series, rounds : numbers of each. left_out : series, the step that refused it and why, only where there is such. not_made : what could not be shown and why, only where there is such.
+    series, rounds : numbers of each. Only where there is such: left_out : series, the step that refused it and why; not_made : what could not be
+    shown and why.
     """
     problems = Problems()
     numbers, alignments = collect_numbers(results, problems)

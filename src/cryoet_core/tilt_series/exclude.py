@@ -166,7 +166,7 @@ def read_selection_file(path):
     if not path:
         return None
     try:
-        return read_yaml(path, aliases=False)
+        return read_yaml(path, most_aliases=0)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserInputError("E-TS-05", "cannot read the list of views", file=path, found=str(error).replace("\n", " "),
                              expected="a YAML file", fix="correct exclude_views.file") from error  # fmt: skip
