@@ -39,6 +39,8 @@ def round_numbers(results: Results, name: str, alignments: dict, mask_diameter_a
         "nyquist_angst": 2 * pixel,
         "resolution_fsc_0.143_angst": resolution_at(corrected, pixel, volume.shape[0], 0.143),
     }
+    verdict = averages.verdict(results, name)
+    numbers |= {} if verdict is None else {"verdict": verdict["sentence"]}
     if not results.simulated:
         return numbers, {}
     numbers |= evaluate.particle_errors(results, name, alignments)
@@ -79,10 +81,12 @@ def build(results: Results, mask_diameters_angst: dict[str, float], page_path: s
 
 def _overview(results: Results, numbers: dict, rounds: dict) -> Section:
     section = Section("Overview", "The run at a glance.")
+    for name in rounds:
+        averages.add_verdict(section, averages.verdict(results, name), f"{name}: ")
     keys = [k for k in next(iter(numbers.values()), {})]
     section.add_table(["", *results.series], [[k.replace("_", " "), *[n.get(k, "-") for n in numbers.values()]] for k in keys])
     if rounds:
-        keys = list(dict.fromkeys(k for n in rounds.values() for k in n))
+        keys = list(dict.fromkeys(k for n in rounds.values() for k in n if k != "verdict"))
         section.add_table(["round", *rounds], [[k.replace("_", " "), *[n.get(k, "-") for n in rounds.values()]] for k in keys])
     if results.simulated:
         section.add_text("The data are simulated: lines with 'error', precision and recall compare with the known truth.")

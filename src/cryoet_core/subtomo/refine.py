@@ -16,7 +16,7 @@ from cryoet_core.fourier import lowpass
 from cryoet_core.fsc import fourier_shell_correlation, resolution_at, signal_limit_at
 from cryoet_core.geometry import angular_distance_deg, point_group
 from cryoet_core.subtomo.checkpoint import restore_refinement, save_refinement
-from cryoet_core.subtomo.likelihood import SeriesImages, shift_phases, whiten
+from cryoet_core.subtomo.likelihood import SeriesImages, ball_log_likelihoods, shift_phases, whiten
 from cryoet_core.subtomo.memory import contiguous, search_tile_mb
 from cryoet_core.subtomo.mstep import (
     Accumulator,
@@ -164,7 +164,10 @@ class Iteration:
 
 @dataclass
 class Refined(ParticlePoses):
-    """Result. half1, half2: unregularised, unmasked; map: both halves, regularised, solvent set to zero."""
+    """Result. half1, half2: unregularised, unmasked; map: both halves, regularised, solvent set to zero.
+
+    over_ball : (n,) nats by which a particle is likelier in its best pose of its half map than as that map's spherical average.
+    """
 
     half1: np.ndarray
     half2: np.ndarray
@@ -172,6 +175,7 @@ class Refined(ParticlePoses):
     fsc: np.ndarray
     iterations: list[Iteration]
     converged: bool
+    over_ball: np.ndarray
 
 
 @dataclass
@@ -245,7 +249,11 @@ def refine(
         group.posterior = posterior
     joined = (sums[0] + sums[1]).reconstruct(ssnr_from_fsc(fsc, True, settings.regularisation)) * mask
     half1, half2, joined = (asnumpy(v) for v in (*halves, joined))
-    return Refined(**_particle_poses(groups), half1=half1, half2=half2, map=joined, fsc=fsc, iterations=iterations, converged=state.converged)
+    over_ball = _by_row(groups, [_over_ball(g, job) for g, job in zip(groups, jobs, strict=True)])
+    return Refined(
+        **_particle_poses(groups), half1=half1, half2=half2, map=joined, fsc=fsc, iterations=iterations, converged=state.converged,
+        over_ball=over_ball,
+    )  # fmt: skip
 
 
 class _State:
@@ -499,6 +507,13 @@ def _details(groups, previous, sigma2, sums, symmetry, state) -> IterationDetail
         shell_weight=[asnumpy(s.shell_weight()) for s in sums],
         offset_sigma_px=state.offset_sigma_px,
     )
+
+
+def _over_ball(group, job):
+    """(P,) nats of the particles of a group against the spherical average of their reference, as the last search compared them."""
+    images, sigma2, reference, _, plan, _ = job
+    ball = ball_log_likelihoods(reference, images, sigma2, plan.max_shell, group.poses.shifts_px, plan.likelihood)
+    return group.posterior.log_likelihood - ball
 
 
 def is_diffuse(posterior: Posterior):

@@ -25,6 +25,7 @@ from cryoet_core.subtomo.stacks import ParticleVolumes
 _MASK_EDGE_PX = 3.0
 _BATCH = 2048
 CHECKPOINT = "checkpoint.npz"
+CLEAR_NATS = 10.0  # odds of 20,000 for the average against its own spherical average
 
 
 def series_images(stack, mask_diameter_angst: float, halves=None, scratch: Scratch | None = None) -> SeriesImages:
@@ -267,6 +268,8 @@ def refine_summary(refined: Refined, pixel_size_angst: float) -> dict:
         "mean_max_probability": last.mean_max_probability,
         "n_diffuse": int(refined.diffuse.sum()),
         "median_log_likelihood": float(np.median(refined.log_likelihood)),
+        "median_nats_over_a_ball": float(np.median(refined.over_ball)),
+        "n_over_a_ball": int((refined.over_ball > CLEAR_NATS).sum()),
         "pixel_size_angst": pixel_size_angst,
         "box_px": int(refined.map.shape[0]),
         "fsc": refined.fsc,
