@@ -68,7 +68,9 @@ def places(truth: Path, series, rng) -> pd.DataFrame:
     positions, angles = particles.positions_angst, particles.table[["rot_deg", "tilt_deg", "psi_deg"]].to_numpy()
     is_decoy = np.isin(species, DECOYS)
     x, y, z = (0.5 * n * series.pixel_size_angst for n in series.tomogram_size_px)
-    beads = np.array([[b[f"{a}_angst"] for a in "xyz"] for b in facts.get("gold_beads", ()) if b["in_field"]]).reshape(-1, 3)
+    beads = np.array([[b[f"{a}_angst"] for a in "xyz"] for b in facts.get("gold_beads", ()) if b["in_field"]]).reshape(
+        -1, 3
+    )
     beads = np.repeat(beads, 5, axis=0) + rng.normal(0, 25, (5 * len(beads), 3))
     vesicles = [[v[f"{a}_angst"] for a in (*"xyz", "radius")] for v in facts.get("vesicles", ()) if v["in_field"]]
     membranes = [np.array(v[:3]) + v[3] * on_the_side(40, rng) for v in vesicles]
@@ -76,7 +78,13 @@ def places(truth: Path, series, rng) -> pd.DataFrame:
     large = np.concatenate([positions, beads, membranes])
     empty = rng.uniform(-1, 1, (4000, 3)) * (0.85 * x, 0.85 * y, 0.3 * z)
     empty = empty[[np.linalg.norm(large - p, axis=1).min() > FREE_ANGST for p in empty]][:250]
-    kinds = {"particle": positions[~is_decoy], "decoy": positions[is_decoy], "gold": beads, "membrane": membranes, "cytosol": empty}
+    kinds = {
+        "particle": positions[~is_decoy],
+        "decoy": positions[is_decoy],
+        "gold": beads,
+        "membrane": membranes,
+        "cytosol": empty,
+    }
     inside = {k: p[(np.abs(p[:, :2]) < (0.95 * x, 0.95 * y)).all(axis=1)] for k, p in kinds.items() if k != "particle"}
     kinds |= inside
     random = matrix_to_euler(random_rotations(sum(map(len, kinds.values())), rng))
@@ -100,7 +108,10 @@ def prepare(results: Path, truth: Path, work: Path):
     for name in names:
         paths.append(str(results / "reconstruct_tomogram" / name / f"{name}_raw.star"))
         series = read_tilt_series(paths[-1])
-        error = alignment_error(read_tilt_series(results / "align_tilt_series" / name / f"{name}.star"), read_tilt_series(truth_file(truth, name, f"{name}.star")))
+        error = alignment_error(
+            read_tilt_series(results / "align_tilt_series" / name / f"{name}.star"),
+            read_tilt_series(truth_file(truth, name, f"{name}.star")),
+        )
         table = places(truth, series, rng)
         position = table[["x_angst", "y_angst", "z_angst"]].to_numpy() @ error.rotation.T + error.translation_angst
         turned = error.rotation @ euler_to_matrix(*table[["rot_deg", "tilt_deg", "psi_deg"]].to_numpy().T)
@@ -113,7 +124,10 @@ def prepare(results: Path, truth: Path, work: Path):
         run.add_series(series, Particles(table), partial(series_views, series))
     write_particles(run.chosen_table(), work / "particles.star")
     pd.concat(tables).set_index("particle_name").to_csv(work / "truth.csv")
-    write_summary(work / "prepared.json", {"tables": paths, "folder": str(Path.cwd()), "truth": str(truth), "warnings": run.warnings})
+    write_summary(
+        work / "prepared.json",
+        {"tables": paths, "folder": str(Path.cwd()), "truth": str(truth), "warnings": run.warnings},
+    )
     print(pd.concat(tables).groupby(["tomo_name", "kind"]).size().unstack(), run.warnings)
 
 
@@ -144,35 +158,35 @@ def _case(start="initial_model", template=None, **counts):
 CASES = {
     "clean": _case(particle=150),
     "few": _case(particle=24),
-    "cytosol_30": _case(particle=70, cytosol=30),
-    "cytosol_67": _case(particle=36, cytosol=72),
-    "cytosol_80": _case(particle=24, cytosol=96),
-    "gold_40": _case(particle=60, gold=40),
+    "cytosol_40": _case(particle=36, cytosol=24),
+    "cytosol_67": _case(particle=20, cytosol=40),
+    "cytosol_80": _case(particle=12, cytosol=48),
     "gold_67": _case(particle=36, gold=72),
-    "gold_80": _case(particle=24, gold=96),
-    "membrane_50": _case(particle=54, membrane=54),
-    "membrane_67": _case(particle=36, membrane=72),
-    "membrane_80": _case(particle=24, membrane=96),
-    "decoy_40": _case(particle=75, decoy=50),
-    "mixed_67": _case(particle=33, gold=17, membrane=20, decoy=15, cytosol=15),
-    "mixed_80": _case(particle=24, gold=24, membrane=32, decoy=20, cytosol=20),
-    "all_cytosol": _case(cytosol=100),
-    "all_gold": _case(gold=100),
-    "all_membrane": _case(membrane=100),
-    "template_clean": _case(particle=150, start="template", template="own"),
-    "template_few": _case(particle=24, start="template", template="own"),
-    "template_mixed_67": _case(particle=80, gold=40, membrane=60, decoy=30, cytosol=30, start="template", template="own"),
-    "template_cytosol_67": _case(particle=66, cytosol=134, start="template", template="own"),
-    "template_cytosol_80": _case(particle=40, cytosol=160, start="template", template="own"),
+    "gold_80": _case(particle=12, gold=48),
+    "membrane_50": _case(particle=30, membrane=30),
+    "membrane_80": _case(particle=12, membrane=48),
+    "decoy_50": _case(particle=30, decoy=30),
+    "mixed_67": _case(particle=20, gold=10, membrane=12, decoy=10, cytosol=8),
+    "mixed_80": _case(particle=12, gold=12, membrane=14, decoy=10, cytosol=12),
+    "all_cytosol": _case(cytosol=50),
+    "all_gold": _case(gold=50),
+    "all_membrane": _case(membrane=50),
+    "mirrored_initial": _case(particle=40, template="mirrored"),
+    "template_clean": _case(particle=50, start="template", template="own"),
+    "template_mixed_67": _case(
+        particle=20, gold=10, membrane=12, decoy=10, cytosol=8, start="template", template="own"
+    ),
+    "template_cytosol_67": _case(particle=20, cytosol=40, start="template", template="own"),
+    "template_cytosol_80": _case(particle=12, cytosol=48, start="template", template="own"),
     "template_all_cytosol": _case(cytosol=200, start="template", template="own"),
-    "template_all_gold": _case(gold=140, start="template", template="own"),
-    "template_all_membrane": _case(membrane=200, start="template", template="own"),
-    "template_gold_80": _case(particle=28, gold=112, start="template", template="own"),
-    "mirrored_template": _case(particle=150, start="template", template="mirrored"),
-    "other_template": _case(particle=150, start="template", template="other"),
-    "chiral_template": _case(particle=150, start="template", template="chiral"),
-    "mirrored_initial": _case(particle=100, template="mirrored"),
+    "template_all_gold": _case(gold=50, start="template", template="own"),
+    "template_all_membrane": _case(membrane=50, start="template", template="own"),
+    "template_gold_80": _case(particle=12, gold=48, start="template", template="own"),
+    "mirrored_template": _case(particle=50, start="template", template="mirrored"),
+    "other_template": _case(particle=50, start="template", template="other"),
+    "chiral_template": _case(particle=50, start="template", template="chiral"),
 }
+SHORT = 16  # mini-batches of the initial model in runs of fewer than 100 places, which would take 70 by themselves
 
 
 def template_of(kind, density, pixel):
@@ -207,7 +221,7 @@ def average(name: str, case: Case, work: Path, loaded):
     if case.start == "initial_model":
         settings = InitialModelSettings(
             pick_error_angst=PICK_ERROR_ANGST, pixel_size_angst=pixel, box_px=mine.box,
-            **InitialModel(mask_diameter_angst=DIAMETER_ANGST).model_dump(),
+            **InitialModel(mask_diameter_angst=DIAMETER_ANGST, n_mini_batches=SHORT if len(rows) < 100 else None).model_dump(),
         )  # fmt: skip
         model = initial_model(all_series_images(mine, DIAMETER_ANGST), settings, rng)
         write_mrc(out / "initial_model.mrc", model.map, pixel)
@@ -220,7 +234,9 @@ def average(name: str, case: Case, work: Path, loaded):
     for half in ("half1", "half2", "map"):
         write_mrc(out / f"refine_{half}.mrc", getattr(refined, half), pixel)
     summary["refine"] = refine_summary(refined, pixel)
-    result = postprocess(refined.half1, refined.half2, pixel, Postprocess(local_resolution=False), np.random.default_rng(1))
+    result = postprocess(
+        refined.half1, refined.half2, pixel, Postprocess(local_resolution=False), np.random.default_rng(1)
+    )
     write_mrc(out / "map.mrc", result.map, pixel)
     write_mrc(out / "mask.mrc", result.mask, pixel)
     summary["postprocess"] = result.summary()
@@ -301,7 +317,15 @@ def table(work: Path, names):
 
 
 def _cell(value) -> str:
-    return "-" if value is None else f"{value:.3g}" if isinstance(value, float) and abs(value) < 10 else f"{value:.0f}" if isinstance(value, float) else str(value)
+    return (
+        "-"
+        if value is None
+        else f"{value:.3g}"
+        if isinstance(value, float) and abs(value) < 10
+        else f"{value:.0f}"
+        if isinstance(value, float)
+        else str(value)
+    )
 
 
 def main():

@@ -38,10 +38,16 @@ def postprocessed(folder, density, initial=INITIAL, refined=REFINED, previous=No
         write_summary(f"{folder}/{name}.json", values or {})
     halves = [f"{folder}/half{half}.mrc" for half in (1, 2)]
     inputs = {
-        "half1": halves[0], "half2": halves[1], "files": [], "refined_halves": halves, "picks": [f"{folder}/picks.json"],
-        "initial_model": f"{folder}/initial.json", "refine": f"{folder}/refine.json", "template": f"{folder}/template.mrc",
+        "half1": halves[0],
+        "half2": halves[1],
+        "files": [],
+        "refined_halves": halves,
+        "picks": [f"{folder}/picks.json"],
+        "initial_model": f"{folder}/initial.json",
+        "refine": f"{folder}/refine.json",
+        "template": f"{folder}/template.mrc",
         "previous": f"{folder}/previous.json" if previous else [],
-    }  # fmt: skip
+    }
     out = folder / "postprocess" / "first"
     outputs = {n: out / f"{n}.mrc" for n in ("map", "mask", "local_resolution", "local_map")}
     outputs |= {"fsc": out / "fsc.star", "summary": out / "summary.json"}
@@ -74,7 +80,9 @@ def test_an_average_of_gold_is_refused_in_log_summary_and_report(tmp_path, capsy
 
 def test_a_round_inherits_what_is_wrong_before_it(tmp_path):
     previous = {"verdict": {"reasons": ["it is a ball"]}}
-    assert postprocessed(tmp_path, particle(), previous=previous, first_map="previous")["reasons"] == ["the round before it: it is a ball"]
+    assert postprocessed(tmp_path, particle(), previous=previous, first_map="previous")["reasons"] == [
+        "the round before it: it is a ball"
+    ]
     assert postprocessed(tmp_path, particle(), previous=previous, first_map="template")["reasons"] == []
 
 

@@ -16,8 +16,10 @@ def judged(s):
     halves = [read_mrc(path) for path in s.input.refined_halves]
     template = read_mrc(s.input.template) if s.input.template else (None, None)
     facts = map_facts(*(h for h, _ in halves), halves[0][1], snakemake.params.mask_diameter_angst, *template)
-    summaries = {name: read_summary(path) if (path := s.input.get(name)) else None for name in ("initial_model", "refine", "previous")}
-    return verdict(facts, snakemake.params.first_map, [read_summary(path) for path in s.input.picks], **summaries)
+    picks = [read_summary(path) for path in s.input.picks]
+    names = ("initial_model", "refine", "previous")
+    others = {name: read_summary(path) if (path := s.input.get(name)) else None for name in names}
+    return verdict(facts, snakemake.params.first_map, picks, **others)
 
 
 with step(snakemake) as s:

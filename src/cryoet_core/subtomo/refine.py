@@ -166,7 +166,8 @@ class Iteration:
 class Refined(ParticlePoses):
     """Result. half1, half2: unregularised, unmasked; map: both halves, regularised, solvent set to zero.
 
-    over_ball : (n,) nats by which a particle is likelier in its best pose of its half map than as that map's spherical average.
+    over_ball : (n,) nats by which a particle is likelier in its best pose of its half map than as that map's
+        spherical average.
     """
 
     half1: np.ndarray
@@ -251,9 +252,15 @@ def refine(
     half1, half2, joined = (asnumpy(v) for v in (*halves, joined))
     over_ball = _by_row(groups, [_over_ball(g, job) for g, job in zip(groups, jobs, strict=True)])
     return Refined(
-        **_particle_poses(groups), half1=half1, half2=half2, map=joined, fsc=fsc, iterations=iterations, converged=state.converged,
+        **_particle_poses(groups),
+        half1=half1,
+        half2=half2,
+        map=joined,
+        fsc=fsc,
+        iterations=iterations,
+        converged=state.converged,
         over_ball=over_ball,
-    )  # fmt: skip
+    )
 
 
 class _State:
@@ -510,7 +517,7 @@ def _details(groups, previous, sigma2, sums, symmetry, state) -> IterationDetail
 
 
 def _over_ball(group, job):
-    """(P,) nats of the particles of a group against the spherical average of their reference, as the last search compared them."""
+    """(P,) nats of a group's particles against the spherical average of their reference, as in the last search."""
     images, sigma2, reference, _, plan, _ = job
     ball = ball_log_likelihoods(reference, images, sigma2, plan.max_shell, group.poses.shifts_px, plan.likelihood)
     return group.posterior.log_likelihood - ball

@@ -1,4 +1,4 @@
-"""What speaks against an average: measured on maps of known shape, judged with the numbers of runs whose truth is known."""
+"""What speaks against an average: maps of known shape, and the numbers of runs whose truth is known."""
 
 import numpy as np
 import pytest
