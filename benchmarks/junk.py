@@ -178,7 +178,7 @@ CASES = {
     ),
     "template_cytosol_67": _case(particle=20, cytosol=40, start="template", template="own"),
     "template_cytosol_80": _case(particle=12, cytosol=48, start="template", template="own"),
-    "template_all_cytosol": _case(cytosol=200, start="template", template="own"),
+    "template_all_cytosol": _case(cytosol=60, start="template", template="own"),
     "template_all_gold": _case(gold=50, start="template", template="own"),
     "template_all_membrane": _case(membrane=50, start="template", template="own"),
     "template_gold_80": _case(particle=12, gold=48, start="template", template="own"),

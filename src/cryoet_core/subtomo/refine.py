@@ -16,7 +16,13 @@ from cryoet_core.fourier import lowpass
 from cryoet_core.fsc import fourier_shell_correlation, resolution_at, signal_limit_at
 from cryoet_core.geometry import angular_distance_deg, point_group
 from cryoet_core.subtomo.checkpoint import restore_refinement, save_refinement
-from cryoet_core.subtomo.likelihood import SeriesImages, ball_log_likelihoods, shift_phases, whiten
+from cryoet_core.subtomo.likelihood import (
+    SeriesImages,
+    ball_log_likelihoods,
+    pose_log_likelihoods,
+    shift_phases,
+    whiten,
+)
 from cryoet_core.subtomo.memory import contiguous, search_tile_mb
 from cryoet_core.subtomo.mstep import (
     Accumulator,
@@ -166,7 +172,7 @@ class Iteration:
 class Refined(ParticlePoses):
     """Result. half1, half2: unregularised, unmasked; map: both halves, regularised, solvent set to zero.
 
-    over_ball : (n,) nats by which a particle is likelier in its best pose of its half map than as that map's
+    over_ball : (n,) nats by which a particle, in its pose, is likelier as the map of the other half than as that map's
         spherical average.
     """
 
@@ -250,7 +256,7 @@ def refine(
         group.posterior = posterior
     joined = (sums[0] + sums[1]).reconstruct(ssnr_from_fsc(fsc, True, settings.regularisation)) * mask
     half1, half2, joined = (asnumpy(v) for v in (*halves, joined))
-    over_ball = _by_row(groups, [_over_ball(g, job) for g, job in zip(groups, jobs, strict=True)])
+    over_ball = _by_row(groups, [_over_ball(g, job, sliced[1 - g.half]) for g, job in zip(groups, jobs, strict=True)])
     return Refined(
         **_particle_poses(groups),
         half1=half1,
@@ -516,11 +522,16 @@ def _details(groups, previous, sigma2, sums, symmetry, state) -> IterationDetail
     )
 
 
-def _over_ball(group, job):
-    """(P,) nats of a group's particles against the spherical average of their reference, as in the last search."""
-    images, sigma2, reference, _, plan, _ = job
-    ball = ball_log_likelihoods(reference, images, sigma2, plan.max_shell, group.poses.shifts_px, plan.likelihood)
-    return group.posterior.log_likelihood - ball
+def _over_ball(group, job, other):
+    """(P,) nats of a group's particles, in their poses, as the map of the other half against its spherical average.
+
+    The map of their own half holds their own noise, which every pose search turns into evidence: particles of pure noise
+    get a hundred nats from it. The other map knows nothing of them.
+    """
+    images, sigma2, _, _, plan, _ = job
+    rotations, shifts = group.poses.rotations, group.poses.shifts_px
+    posed = pose_log_likelihoods(other, images, sigma2, plan.max_shell, rotations, shifts, plan.likelihood)
+    return posed - ball_log_likelihoods(other, images, sigma2, plan.max_shell, shifts, plan.likelihood)
 
 
 def is_diffuse(posterior: Posterior):
