@@ -69,7 +69,7 @@ def test_an_average_of_gold_is_refused_in_log_summary_and_report(tmp_path, capsy
     found = postprocessed(tmp_path, bead(), initial=lost)
     assert found["sentence"].startswith("do not believe this average: ")
     assert "-441.0 nats per particle" in found["sentence"] and "it is a ball" in found["sentence"]
-    assert "less like the template" in found["sentence"]
+    assert "not like the template" in found["sentence"]
     assert "do not believe this average" in capsys.readouterr().err
     results = Results(str(tmp_path), (), ("first",), False)
     overview = build._overview(results, {}, {"first": {"particles": 5, "verdict": found["sentence"]}})

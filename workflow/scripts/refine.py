@@ -65,7 +65,7 @@ with step(snakemake) as s:
         refined, particles = run()
     for name in ("half1", "half2", "map"):
         write_mrc(getattr(s.output, name), getattr(refined, name), pixel)
-    summary = refine_summary(refined, pixel)
+    summary = refine_summary(refined, pixel, config.symmetry)
     for objection in (objections := refine_objections(summary)):
         s.log.warning("%s", objection)
     write_particles(particles, s.output.particles)

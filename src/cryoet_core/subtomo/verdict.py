@@ -28,11 +28,13 @@ LEAST_EVIDENCE = 0.0  # nats per particle against none
 LEAST_OVER_BALL = 3.0  # nats per particle against the map's own spherical average
 LEAST_CLEAR, LEAST_CLEAR_SHARE = 10, 0.1  # particles that the average explains better than a ball
 MOST_DIFFUSE = 0.5  # share of the particles
+MOST_ONE_DIRECTION = 0.5  # share of the particles within 20 degrees of one axis
 MOST_FALSE = 0.5  # share of the picks
 COARSEST = 1 / 3  # of the diameter
 MOST_ROUND = 0.9  # share of the variance
 MOST_OUTSIDE = 0.2  # of the variance inside
 MOST_OFF_CENTRE = 0.25  # of the diameter
+LEAST_LIKE_TEMPLATE = 0.65  # correlation
 MOST_LIKE_MIRROR, HAND_GAP = 0.95, 0.03  # correlations; a template that is more like its mirror image has no hand
 
 
@@ -186,6 +188,11 @@ def refine_objections(summary: dict) -> list[str]:
             f"only {clear} of {n} particles look more like the average than like a ball: so do gold beads, blobs and "
             "noise, not particles"
         )
+    if (along := summary.get("share_of_one_direction")) is not None and along > MOST_ONE_DIRECTION:
+        objections.append(
+            f"{100 * along:.0f} % of the particles point the same way along the beam: round things (gold beads, blobs) "
+            "are turned until their missing wedges coincide; if these are particles, the wedge is not filled"
+        )
     if n and diffuse is not None and diffuse > MOST_DIFFUSE * n:
         objections.append(f"{diffuse} of {n} particles have no clear orientation")
     return objections
@@ -222,10 +229,10 @@ def _template_objections(facts: MapFacts) -> list[str]:
     if facts.like_template is None:
         return []
     like = max(facts.like_template, facts.like_mirror)
-    if like < facts.like_ball:
+    if like < max(LEAST_LIKE_TEMPLATE, facts.like_ball):
         return [
-            f"it is less like the template (correlation {like:.2f}) than like a ball ({facts.like_ball:.2f}): it shows "
-            "another molecule, or none"
+            f"it is not like the template (correlation {like:.2f}; with a ball of its own density {facts.like_ball:.2f}, "
+            "the right molecule gives 0.85 and more): it shows another molecule, or none"
         ]
     chiral = facts.template_like_mirror is not None and facts.template_like_mirror < MOST_LIKE_MIRROR
     if chiral and facts.like_mirror > facts.like_template + HAND_GAP:
