@@ -173,7 +173,7 @@ class Refined(ParticlePoses):
     """Result. half1, half2: unregularised, unmasked; map: both halves, regularised, solvent set to zero.
 
     over_ball : (n,) nats by which a particle, in its pose, is likelier as the map of the other half than as that map's
-        spherical average.
+        spherical average, by what lies beyond the shells in which the halves are joined.
     """
 
     half1: np.ndarray
@@ -256,7 +256,7 @@ def refine(
         group.posterior = posterior
     joined = (sums[0] + sums[1]).reconstruct(ssnr_from_fsc(fsc, True, settings.regularisation)) * mask
     half1, half2, joined = (asnumpy(v) for v in (*halves, joined))
-    over_ball = _by_row(groups, [_over_ball(g, job, sliced[1 - g.half]) for g, job in zip(groups, jobs, strict=True)])
+    over_ball = [_over_ball(g, job, sliced[1 - g.half], settings.join_shell) for g, job in zip(groups, jobs, strict=True)]
     return Refined(
         **_particle_poses(groups),
         half1=half1,
@@ -265,7 +265,7 @@ def refine(
         fsc=fsc,
         iterations=iterations,
         converged=state.converged,
-        over_ball=over_ball,
+        over_ball=_by_row(groups, over_ball),
     )
 
 
@@ -522,16 +522,20 @@ def _details(groups, previous, sigma2, sums, symmetry, state) -> IterationDetail
     )
 
 
-def _over_ball(group, job, other):
+def _over_ball(group, job, other, join_shell):
     """(P,) nats of a group's particles, in their poses, as the map of the other half against its spherical average.
 
-    The map of their own half holds their own noise, which every pose search turns into evidence: particles of pure noise
-    get a hundred nats from it. The other map knows nothing of them.
+    The map of their own half holds their own noise, which a search of poses turns into evidence: particles of pure noise
+    get a hundred nats from it. The other map knows nothing of them beyond the shells in which the halves are joined.
     """
     images, sigma2, _, _, plan, _ = job
     rotations, shifts = group.poses.rotations, group.poses.shifts_px
-    posed = pose_log_likelihoods(other, images, sigma2, plan.max_shell, rotations, shifts, plan.likelihood)
-    return posed - ball_log_likelihoods(other, images, sigma2, plan.max_shell, shifts, plan.likelihood)
+
+    def upto(shell):
+        posed = pose_log_likelihoods(other, images, sigma2, shell, rotations, shifts, plan.likelihood)
+        return posed - ball_log_likelihoods(other, images, sigma2, shell, shifts, plan.likelihood)
+
+    return upto(plan.max_shell) - upto(min(join_shell, plan.max_shell))
 
 
 def is_diffuse(posterior: Posterior):
