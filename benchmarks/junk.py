@@ -279,7 +279,7 @@ def judged(name: str, case: Case, work: Path, truth, density, density_pixel) -> 
     """The row of a run: numbers, right or wrong by the truth, verdict.
 
     Right: the average is the particle's density to 45 A at FSC 0.5, and the template that its picks come from is that particle of this hand.
-    What match_template would have expected to be false is taken from the truth.
+    What match_template would have said (false picks, hand) is taken from the truth.
     """
     out = work / name
     numbers = read_summary(out / "numbers.json")
@@ -287,7 +287,8 @@ def judged(name: str, case: Case, work: Path, truth, density, density_pixel) -> 
     template = template_of(case.template, density, density_pixel)
     facts = map_facts(halves[0][0], halves[1][0], halves[0][1], DIAMETER_ANGST, template, density_pixel)
     n = sum(case.counts.values())
-    picks = [{"n_picks": n, "expected_false": case.junk * n}] if case.template else []
+    hand = {"verdict": "mirrored" if case.template == "mirrored" else "right"}
+    picks = [{"n_picks": n, "expected_false": case.junk * n, "hand": hand}] if case.template else []
     initial, refined = numbers.get("initial_model", {}), numbers["refine"]
     over_ball = np.load(out / "particles.npz")["over_ball"]
     refined["n_over_a_ball"] = int((over_ball > CLEAR_NATS).sum())

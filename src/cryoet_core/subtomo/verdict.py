@@ -87,6 +87,8 @@ def map_facts(
     off_centre = float(np.linalg.norm(recentre(_dense(0.5 * (a + b), sphere), sphere)) * pixel)
     outer = _ratio(float((a * b)[outside].mean()), float((a * b)[sphere > 0.5].mean())) if outside.any() else None
     a, b = (_without_mean(h, sphere) for h in halves)
+    if float((a * b).sum()) <= 0:
+        resolution = np.inf  # whatever single shells say, the halves share no density
     mean = 0.5 * (a + b)
     like_ball = correlation(spherical_average(mean), mean, sphere)
     likeness = {} if template is None else _likeness(mean, sphere, pixel, finest, template, template_pixel_angst)
@@ -121,7 +123,7 @@ def _without_mean(volume, mask):
 
 
 def _ratio(part, whole) -> float:
-    return float(part / whole) if whole > 0 else 1.0
+    return float(part / whole) if whole > 0 else 0.0
 
 
 def spherical_average(volume):
@@ -204,6 +206,18 @@ def false_picks(summaries: list[dict]) -> tuple[float, int]:
     return sum(min(s["expected_false"], s["n_picks"]) for s in counted), sum(s["n_picks"] for s in counted)
 
 
+def hand_objections(summaries: list[dict]) -> list[str]:
+    """Where match_template found that the mirrored template fits better, in more series than the template itself."""
+    hands = [(s.get("hand") or {}).get("verdict") for s in summaries]
+    mirrored, right = hands.count("mirrored"), hands.count("right")
+    if mirrored <= right:
+        return []
+    return [
+        f"the mirrored template fits the tomograms better ({mirrored} of {len(hands)} series): the template or the "
+        "tomograms have the wrong hand"
+    ]
+
+
 def map_objections(facts: MapFacts) -> list[str]:
     """What the map itself says against it."""
     objections, diameter = [], facts.diameter_angst
@@ -231,7 +245,7 @@ def _template_objections(facts: MapFacts) -> list[str]:
     like = max(facts.like_template, facts.like_mirror)
     if like < max(LEAST_LIKE_TEMPLATE, facts.like_ball):
         return [
-            f"it is not like the template (correlation {like:.2f}; with a ball of its own density {facts.like_ball:.2f}, "
+            f"it is not like the template (correlation {like:.2f}; with a ball of its own density {facts.like_ball:.2f}; "
             "the right molecule gives 0.85 and more): it shows another molecule, or none"
         ]
     chiral = facts.template_like_mirror is not None and facts.template_like_mirror < MOST_LIKE_MIRROR
@@ -277,16 +291,18 @@ def verdict(facts: MapFacts, first_map: str, picks=(), refine=None, initial_mode
         there are any. previous : postprocess' summary of the round before; its objections hold here too where its map
         was the first one.
     """
-    reasons = [*initial_model_objections(initial_model or {}), *refine_objections(refine or {}), *map_objections(facts)]
+    picks = list(picks)
+    reasons = hand_objections(picks) + initial_model_objections(initial_model or {}) + refine_objections(refine or {})
+    reasons += map_objections(facts)
     remarks = []
-    false, n = false_picks(list(picks))
+    false, n = false_picks(picks)
     if false > MOST_FALSE * n:
         said = f"{false:.0f} of {n} picks are expected to be false"
         if first_map == "template":
             reasons.insert(
                 0,
-                f"{said}, and the first map was the template they were picked with: noise that is turned until it looks "
-                "like a template gives this template, in both halves",
+                f"{said}, and the first map was the template they were picked with: noise that is turned until it "
+                "looks like a template gives this template, in both halves",
             )
         else:
             remarks.append(said)

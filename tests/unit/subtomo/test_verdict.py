@@ -81,6 +81,11 @@ def test_facts_of_noise_that_shares_nothing():
     assert facts.resolution_angst > DIAMETER / 3
 
 
+def test_facts_of_halves_that_contradict_each_other():
+    facts = map_facts(body(), -body(), PIXEL, DIAMETER)
+    assert facts.resolution_angst == np.inf and facts.round_share == 0
+
+
 @pytest.mark.parametrize("box", [28, 64])
 def test_a_finer_grid_gives_the_same_facts(box):
     pixel = BOX * PIXEL / box
@@ -210,3 +215,13 @@ def test_the_share_of_one_direction():
     upside_down = np.diag([1.0, -1.0, -1.0]) @ locked[:25]
     assert share_of_one_direction(np.concatenate([locked[25:], upside_down])) == 1  # the wedge knows no up
     assert share_of_one_direction(locked, "D7") < 0.3  # mates of a symmetric particle look everywhere
+
+
+def test_a_mirrored_template_that_refinement_followed():
+    """mirrored_template: a blur of wrong poses (10 % right) that is like its template; only the picking knows the hand."""
+    blur = right_map(resolution_angst=39.0, round_share=0.857, like_ball=0.887, like_template=0.918, like_mirror=0.836)
+    mirrored = [{"n_picks": 50, "expected_false": 0.1, "hand": {"verdict": "mirrored"}}] * 2
+    (reason,) = reasons(blur, "template", mirrored, initial=None)
+    assert reason.startswith("the mirrored template fits the tomograms better (2 of 2 series)")
+    right = [{"n_picks": 50, "expected_false": 0.1, "hand": {"verdict": v}} for v in ("right", "undecided")]
+    assert reasons(blur, "template", right, initial=None) == []
