@@ -1,8 +1,8 @@
 """Averages of picks that are partly or wholly wrong: what the steps find, and whether the verdict says so.
 
-    python benchmarks/junk.py prepare RESULTS TRUTH WORK            cuts the images of true and of false places, once
-    python benchmarks/junk.py run WORK [NAME ...]                    averages the runs of that name (all that are not there yet)
-    python benchmarks/junk.py table WORK                             every number, right or wrong by the truth, the verdict
+    python benchmarks/junk.py prepare RESULTS TRUTH WORK    cuts the images of true and of false places, once
+    python benchmarks/junk.py run WORK [NAME ...]           averages the runs of that name (all that are not there yet)
+    python benchmarks/junk.py table WORK                    every number, right or wrong by the truth, the verdict
 
 RESULTS is the folder of a finished run of the simulator's series (``config/simulated_tutorial.yaml`` has gold and vesicles), TRUTH the
 folder of their truth (``RESULTS/simulate`` of a run with ``simulate: true``). Junk lies where it lies in the specimen: beside gold

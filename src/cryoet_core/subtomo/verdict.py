@@ -142,7 +142,8 @@ def _round_share(a, b) -> float:
     """Squared correlation of the map with its spherical average, from products of the two halves: without noise."""
     round_a, round_b = spherical_average(a), spherical_average(b)
     cross = float((round_a * b + a * round_b).sum()) / 2
-    return float(np.clip(_ratio(cross**2, float((round_a * round_b).sum()) * float((a * b).sum())), 0, 1))
+    shared = [max(float((x * y).sum()), 0) for x, y in ((round_a, round_b), (a, b))]
+    return float(np.clip(_ratio(cross**2, shared[0] * shared[1]), 0, 1))
 
 
 def _likeness(mean, sphere, pixel, finest_angst, template, template_pixel):

@@ -82,7 +82,7 @@ def test_facts_of_noise_that_shares_nothing():
 
 
 def test_facts_of_halves_that_contradict_each_other():
-    facts = map_facts(body(), -body(), PIXEL, DIAMETER)
+    facts = map_facts(body(), -0.8 * body(), PIXEL, DIAMETER)
     assert facts.resolution_angst == np.inf and facts.round_share == 0
 
 
