@@ -253,8 +253,8 @@ def _template_objections(facts: MapFacts) -> list[str]:
     if chiral and facts.like_mirror > facts.like_template + HAND_GAP:
         return [
             f"it is the mirror image of the template (correlation {facts.like_mirror:.2f}, with the template "
-            f"{facts.like_template:.2f}): the template or the tomograms have the wrong hand. Check the template; if it "
-            "is right, add 180 to import_tilt_series.tilt_axis_deg"
+            f"{facts.like_template:.2f}): the template or the tomograms have the wrong hand. Check the template; if "
+            "it is right, add 180 to import_tilt_series.tilt_axis_deg"
         ]
     return []
 
