@@ -34,6 +34,20 @@ def postprocess_files(wildcards):
     return [path for path in (section.mask, section.mtf) if path]
 
 
+def evidence_of_round(wildcards):
+    """What the verdict on a round's average is made of besides its map: the summaries of the steps that led to it."""
+    before = previous_round(wildcards.round)
+    from_picks = round_config(wildcards.round).reference == "initial_model"
+    return {
+        "picks": expand(rules.match_template.output.summary, ts=TILT_SERIES),
+        "initial_model": result(f"initial_model/{wildcards.round}/summary.json") if from_picks else [],
+        "refine": result(f"refine/{wildcards.round}/summary.json"),
+        "refined_halves": [result(f"refine/{wildcards.round}/half{half}.mrc") for half in (1, 2)],
+        "template": rules.import_reference.output.reference if RUN.reference() else [],
+        "previous": result(f"postprocess/{before}/summary.json") if before else [],
+    }
+
+
 # Geometry in the tomogram's frame; the image columns name the raw views, which are therefore inputs too, with the list of their repairs.
 ALIGNED = expand(rules.reconstruct_tomogram.output.raw_table, ts=TILT_SERIES)
 RAW_VIEWS = expand([RAW_STACKS.stack, *([REPAIRS] if REPAIRS else [])], ts=TILT_SERIES)
@@ -141,6 +155,7 @@ rule reconstruct_particle:
 
 rule postprocess:
     input:
+        unpack(evidence_of_round),
         half1=rules.reconstruct_particle.output.half1,
         half2=rules.reconstruct_particle.output.half2,
         files=postprocess_files,
@@ -160,6 +175,8 @@ rule postprocess:
         **resources_of("postprocess", runtime=60),
     params:
         **round_section("postprocess"),
+        mask_diameter_angst=lambda wildcards: round_config(wildcards.round).refine.mask_diameter_angst,
+        first_map=lambda wildcards: round_config(wildcards.round).reference,
     script:
         "../scripts/postprocess.py"
 

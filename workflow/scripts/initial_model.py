@@ -8,6 +8,7 @@ from cryoet_core.step import step
 from cryoet_core.subtomo.initial_model import InitialModelSettings, initial_model
 from cryoet_core.subtomo.refine_run import all_series_images, diameter_warning, on_device
 from cryoet_core.subtomo.stacks import read_extracted
+from cryoet_core.subtomo.verdict import initial_model_objections
 
 with step(snakemake) as s:
     config = s.model(InitialModel)
@@ -30,4 +31,7 @@ with step(snakemake) as s:
     model = initial_model(series, settings, s.rng(s.wildcards.round), report)
     write_mrc(s.output.map, model.map, pixel)
     write_summary(s.output.iterations, {"mini_batches": model.history})
-    s.write_summary({**model.numbers(), "pixel_size_angst": pixel, "n_particles": stacks.n_particles, "warning": warning})
+    objections = initial_model_objections(model.numbers())
+    for objection in objections:
+        s.log.warning("%s", objection)
+    s.write_summary({**model.numbers(), "objections": objections, "pixel_size_angst": pixel, "n_particles": stacks.n_particles, "warning": warning})

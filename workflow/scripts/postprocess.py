@@ -6,8 +6,22 @@ from cryoet_core.config.postprocess import Postprocess
 from cryoet_core.io.mask import read_mask
 from cryoet_core.io.mrc import read_mrc, write_mrc
 from cryoet_core.io.star import write_star
+from cryoet_core.io.summary import read_summary
 from cryoet_core.step import step
 from cryoet_core.subtomo.postprocess import fsc_table, postprocess, read_mtf
+from cryoet_core.subtomo.verdict import map_facts, verdict
+
+
+def judged(s):
+    """The verdict on the round's average, from what its steps say and from the half maps of its refinement."""
+    halves = [read_mrc(path) for path in s.input.refined_halves]
+    template = read_mrc(s.input.template) if s.input.template else (None, None)
+    facts = map_facts(*(h for h, _ in halves), halves[0][1], snakemake.params.mask_diameter_angst, *template)
+    picks = [read_summary(path) for path in s.usable(s.input.picks)]
+    names = ("initial_model", "refine", "previous")
+    others = {name: read_summary(path) if (path := s.input.get(name)) else None for name in names}
+    return verdict(facts, snakemake.params.first_map, picks, **others)
+
 
 with step(snakemake) as s:
     config = s.model(Postprocess)
@@ -28,4 +42,6 @@ with step(snakemake) as s:
     write_mrc(s.output.local_resolution, none if result.local is None else result.local.resolution_angst, pixel)
     write_mrc(s.output.local_map, none if result.local is None else result.local.map, pixel)
     write_star(s.output.fsc, {"general": result.summary_star(pixel), "fsc": fsc_table(result, pixel)})
-    s.write_summary(result.summary())
+    found = judged(s)
+    (s.log.warning if found.reasons else s.log.info)("%s", found.sentence())
+    s.write_summary({**result.summary(), "verdict": found.numbers()})

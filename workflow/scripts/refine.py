@@ -19,6 +19,7 @@ from cryoet_core.subtomo.refine_run import (
     refine_summary,
 )
 from cryoet_core.subtomo.stacks import read_extracted
+from cryoet_core.subtomo.verdict import refine_objections
 
 with step(snakemake) as s:
     config = s.model(Refine)
@@ -64,11 +65,13 @@ with step(snakemake) as s:
         refined, particles = run()
     for name in ("half1", "half2", "map"):
         write_mrc(getattr(s.output, name), getattr(refined, name), pixel)
-    summary = refine_summary(refined, pixel)
+    summary = refine_summary(refined, pixel, config.symmetry)
+    for objection in (objections := refine_objections(summary)):
+        s.log.warning("%s", objection)
     write_particles(particles, s.output.particles)
     write_star(s.output.fsc, fsc_blocks(refined.fsc, pixel, stacks.box, summary["resolution_angst"]))
     write_summary(s.output.iterations, {"iterations": [i.numbers() for i in refined.iterations]})
-    s.write_summary({**summary, "warnings": warnings})
+    s.write_summary({**summary, "warnings": [*warnings, *objections]})
     if final.exists():
         shutil.rmtree(final)
     folder.rename(final)

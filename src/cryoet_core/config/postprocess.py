@@ -12,7 +12,7 @@ from cryoet_core.config.base import StepModel, key
 class Postprocess(StepModel):
     """Keys of the step."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     mask: str | None = key(None, meaning="mask file (MRC, same box); empty = made from the map")
     mask_diameter_angst: float | None = key(
         None, unit="A", meaning="spherical mask of this diameter instead of a mask from the map", gt=0

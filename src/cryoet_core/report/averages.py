@@ -23,6 +23,7 @@ def averaging_round(results: Results, name: str, numbers: dict, comparison: dict
     """Maps, FSC, progress and angles of one round. ``comparison`` holds what evaluate.compare_map made."""
     particles = results.refined(name)
     section = Section(f"Average: {name}", f"{len(particles.table)} particles, refined in two independent halves.")
+    add_verdict(section, verdict(results, name))
     if not np.isfinite(numbers.get("resolution_fsc_0.143_angst", 0.0)):
         section.add_note(FAILED[0].upper() + FAILED[1:])
     final, pixel = results.volume("postprocess", name, "map.mrc")
@@ -46,6 +47,17 @@ def averaging_round(results: Results, name: str, numbers: dict, comparison: dict
         section.add_figure(local, _local_caption(results.summary("postprocess", name), pixel))
     section.add_figure(_progress_figure(results, name, particles), "Refinement: resolution and changes per iteration; view directions of the particles.")
     return section
+
+
+def verdict(results: Results, name: str) -> dict | None:
+    """The verdict on a round's average (subtomo.verdict) from postprocess' summary; None where an older version made none."""
+    return results.summary("postprocess", name).get("verdict")
+
+
+def add_verdict(section: Section, found: dict | None, label: str = "") -> None:
+    """An objection as an alarm, "no objection" as a line of text."""
+    if found is not None:
+        (section.add_alarm if found["reasons"] else section.add_text)(label + found["sentence"])
 
 
 def _caption(numbers: dict) -> str:

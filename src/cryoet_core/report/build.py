@@ -84,6 +84,8 @@ def round_numbers(results: Results, name: str, alignments: dict, mask_diameter_a
         "nyquist_angst": 2 * pixel,
         _RESOLUTION: resolution_at(corrected, pixel, volume.shape[0], 0.143),
     }
+    verdict = averages.verdict(results, name)
+    numbers |= {} if verdict is None else {"verdict": verdict["sentence"]}
     if not results.simulated:
         return numbers, {}
     numbers |= evaluate.particle_errors(results, name, alignments)
@@ -145,6 +147,9 @@ def _overview(results: Results, numbers: dict, rounds: dict, problems: Problems,
     if left_out:
         section.add_note(f"{len(left_out)} tilt series are not in the averages.")
         section.add_table(["left out", "by", "because"], [[note.series, note.step, ("bad", note.reason)] for note in left_out])
+    for name in rounds:
+        if "verdict" in rounds[name]:
+            averages.add_verdict(section, averages.verdict(results, name), f"{name}: ")
     for name in failed_rounds(rounds):
         section.add_note(f"{name}: {averages.FAILED}")
     for problem in problems:
@@ -154,7 +159,7 @@ def _overview(results: Results, numbers: dict, rounds: dict, problems: Problems,
         ["", *results.series], [[k.replace("_", " "), *[n.get(k, "-") for n in numbers.values()]] for k in keys]
     )
     if rounds:
-        keys = list(dict.fromkeys(k for n in rounds.values() for k in n))
+        keys = list(dict.fromkeys(k for n in rounds.values() for k in n if k != "verdict"))
         section.add_table(
             ["round", *rounds], [[k.replace("_", " "), *[n.get(k, "-") for n in rounds.values()]] for k in keys]
         )

@@ -14,6 +14,7 @@ nav{background:#f1f5f9;padding:.6em 1em;border-radius:6px}nav a{margin-right:1em
 figure{margin:.6em 0}figcaption{color:#4a5a6a;max-width:70em}img{max-width:100%;height:auto}
 table{border-collapse:collapse;margin:.6em 0}td,th{padding:.2em .8em;border-bottom:1px solid #dde5ec;text-align:left}
 td.number{text-align:right;font-variant-numeric:tabular-nums}.good{color:#137333}.bad{color:#b3261e;font-weight:600}
+.alarm{background:#fdecea;border-left:6px solid #b3261e;padding:.6em 1em;margin:.8em 0;font-weight:600}
 .note{background:#fff7e0;border-left:4px solid #e0a800;padding:.4em .8em;margin:.6em 0}
 """
 
@@ -39,6 +40,10 @@ class Section:
     def add_note(self, text: str) -> None:
         """A remark the reader must not miss."""
         self.parts.append(f'<p class="note">{_text(text)}</p>')
+
+    def add_alarm(self, text: str) -> None:
+        """A result that must not be believed."""
+        self.parts.append(f'<p class="alarm">{_text(text)}</p>')
 
     def add_table(self, header: list[str], rows: list[list]) -> None:
         """Numbers are right-aligned; a cell ("good"|"bad", text) is coloured."""

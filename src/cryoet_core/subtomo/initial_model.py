@@ -28,7 +28,7 @@ from cryoet_core.subtomo.evaluate import mirror, resample, resample_map, symmetr
 from cryoet_core.subtomo.likelihood import (
     SeriesImages,
     as_real,
-    log_likelihoods,
+    ball_log_likelihoods,
     log_sum_exp,
     norm_terms,
     shift_phases,
@@ -547,7 +547,7 @@ def _pose_step(series, model, number, count, settings, rng):
         phases = shift_phases(frequencies, images.view_rotations, offsets[every], xp)
         tests = reference.view_slices(images.view_rotations, random_rotations(_TESTS, rng), frequencies)
         measured[series_number].append(_batch_noise(images, slices, phases, tests, model.sigma2[series_number], frequencies))
-        ball = _ball_evidence(reference, images, noise[series_number], shell, offsets[every])
+        ball = ball_log_likelihoods(reference, images, noise[series_number], shell, offsets[every])
         found.over_ball.append(evidence[every] - ball)
         share = 1 / (1 + _BALL / (1 - _BALL) * np.exp(np.clip(ball - evidence[every], -50, 50)))
         index, turned, moved, weight = (np.concatenate(v) for v in zip(*mine, strict=True))
@@ -556,15 +556,6 @@ def _pose_step(series, model, number, count, settings, rng):
     sigma2, excess = _averaged(measured)
     found = replace(found, halves=tuple(a.sums() for a in accumulators), sigma2=sigma2, excess=excess)
     return _advance(model, found, shell, 0.5, batch, settings)
-
-
-def _ball_evidence(reference, images, noise, shell, offsets_px):
-    """(n,) log-likelihood of every particle for the spherical average of the map at its offset."""
-    xp = array_namespace(images.masked)
-    white = whiten(images, noise, shell, offsets_px)
-    ball = xp.broadcast_to(reference.spherical_slice(white.frequencies), (1, *white.data.shape[1:]))
-    still = shift_phases(white.frequencies, white.view_rotations, np.zeros((1, 3)), xp)
-    return asnumpy(log_likelihoods(white, xp.asarray(ball, dtype=xp.complex64), still))[:, 0, 0].astype(float)
 
 
 def _final_map(model, settings, given):

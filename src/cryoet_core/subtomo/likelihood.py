@@ -318,6 +318,38 @@ def log_likelihoods(images: WhitenedImages, slices, phases):
     return scores
 
 
+def ball_log_likelihoods(
+    reference, images: SeriesImages, sigma2, max_shell: int, offsets_px, likelihood: str = "exact"
+):
+    """(P,) log-likelihood in nats of every particle for the spherical average of a map, at its offset (P, 3) px.
+
+    reference : mstep.Reference of the map. sigma2, max_shell, likelihood : as :func:`whiten`. A particle that is no
+    likelier in its best pose than this shows nothing by which it could be turned: a gold bead, a blob, or noise.
+    """
+    xp = array_namespace(images.masked)
+    white = whiten(images, sigma2, max_shell, offsets_px, likelihood=likelihood)
+    ball = xp.broadcast_to(reference.spherical_slice(white.frequencies), (1, *white.data.shape[1:]))
+    still = shift_phases(white.frequencies, white.view_rotations, np.zeros((1, 3)), xp)
+    return asnumpy(log_likelihoods(white, xp.asarray(ball, dtype=xp.complex64), still))[:, 0, 0].astype(float)
+
+
+def pose_log_likelihoods(
+    reference, images: SeriesImages, sigma2, max_shell: int, rotations, offsets_px, likelihood: str = "exact"
+):
+    """(P,) log-likelihood in nats of every particle for a map in the particle's own pose, against no particle.
+
+    Arguments as :func:`ball_log_likelihoods`; rotations : (P, 3, 3).
+    """
+    out = np.empty(len(images))
+    for p in range(0, len(images), 16):
+        rows = np.arange(p, min(p + 16, len(images)))
+        white = whiten(images.take(rows), sigma2, max_shell, offsets_px[rows], likelihood=likelihood)
+        slices = reference.view_slices(white.view_rotations, rotations[rows], white.frequencies)
+        cross = (white.data * slices.conj()).real - 0.5 * white.weight * (slices.real**2 + slices.imag**2)
+        out[rows] = asnumpy(cross.sum(axis=(1, 2), dtype=np.float64))
+    return out
+
+
 def norm_terms(weight, slices):
     """N = 1/2 sum c^2/sigma^2 |P|^2 -> (P, O) float32."""
     xp = array_namespace(weight)

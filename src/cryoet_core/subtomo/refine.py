@@ -16,7 +16,13 @@ from cryoet_core.fourier import lowpass
 from cryoet_core.fsc import fourier_shell_correlation, resolution_at, signal_limit_at
 from cryoet_core.geometry import angular_distance_deg, point_group
 from cryoet_core.subtomo.checkpoint import restore_refinement, save_refinement
-from cryoet_core.subtomo.likelihood import SeriesImages, shift_phases, whiten
+from cryoet_core.subtomo.likelihood import (
+    SeriesImages,
+    ball_log_likelihoods,
+    pose_log_likelihoods,
+    shift_phases,
+    whiten,
+)
 from cryoet_core.subtomo.memory import contiguous, search_tile_mb
 from cryoet_core.subtomo.mstep import (
     Accumulator,
@@ -164,7 +170,11 @@ class Iteration:
 
 @dataclass
 class Refined(ParticlePoses):
-    """Result. half1, half2: unregularised, unmasked; map: both halves, regularised, solvent set to zero."""
+    """Result. half1, half2: unregularised, unmasked; map: both halves, regularised, solvent set to zero.
+
+    over_ball : (n,) nats by which a particle, in its pose, is likelier as the map of the other half than as that map's
+        spherical average, by what lies beyond the shells in which the halves are joined.
+    """
 
     half1: np.ndarray
     half2: np.ndarray
@@ -172,6 +182,7 @@ class Refined(ParticlePoses):
     fsc: np.ndarray
     iterations: list[Iteration]
     converged: bool
+    over_ball: np.ndarray
 
 
 @dataclass
@@ -245,7 +256,17 @@ def refine(
         group.posterior = posterior
     joined = (sums[0] + sums[1]).reconstruct(ssnr_from_fsc(fsc, True, settings.regularisation)) * mask
     half1, half2, joined = (asnumpy(v) for v in (*halves, joined))
-    return Refined(**_particle_poses(groups), half1=half1, half2=half2, map=joined, fsc=fsc, iterations=iterations, converged=state.converged)
+    over_ball = [_over_ball(g, job, sliced[1 - g.half], settings.join_shell) for g, job in zip(groups, jobs, strict=True)]
+    return Refined(
+        **_particle_poses(groups),
+        half1=half1,
+        half2=half2,
+        map=joined,
+        fsc=fsc,
+        iterations=iterations,
+        converged=state.converged,
+        over_ball=_by_row(groups, over_ball),
+    )
 
 
 class _State:
@@ -499,6 +520,22 @@ def _details(groups, previous, sigma2, sums, symmetry, state) -> IterationDetail
         shell_weight=[asnumpy(s.shell_weight()) for s in sums],
         offset_sigma_px=state.offset_sigma_px,
     )
+
+
+def _over_ball(group, job, other, join_shell):
+    """(P,) nats of a group's particles, in their poses, as the map of the other half against its spherical average.
+
+    The map of their own half holds their own noise, which a search of poses turns into evidence: particles of pure noise
+    get a hundred nats from it. The other map knows nothing of them beyond the shells in which the halves are joined.
+    """
+    images, sigma2, _, _, plan, _ = job
+    rotations, shifts = group.poses.rotations, group.poses.shifts_px
+
+    def upto(shell):
+        posed = pose_log_likelihoods(other, images, sigma2, shell, rotations, shifts, plan.likelihood)
+        return posed - ball_log_likelihoods(other, images, sigma2, shell, shifts, plan.likelihood)
+
+    return upto(plan.max_shell) - upto(min(join_shell, plan.max_shell))
 
 
 def is_diffuse(posterior: Posterior):

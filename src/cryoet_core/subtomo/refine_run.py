@@ -11,7 +11,7 @@ from cryoet_core import parallel
 from cryoet_core.backend import array_namespace
 from cryoet_core.errors import DataQualityError
 from cryoet_core.fourier import rfft_centred
-from cryoet_core.geometry import matrix_to_euler
+from cryoet_core.geometry import matrix_to_euler, point_group
 from cryoet_core.masks import soft_disc, soft_sphere
 from cryoet_core.subtomo.checkpoint import Checkpoint, refinement_identity
 from cryoet_core.subtomo.evaluate import resample_map
@@ -25,6 +25,8 @@ from cryoet_core.subtomo.stacks import ParticleVolumes
 _MASK_EDGE_PX = 3.0
 _BATCH = 2048
 CHECKPOINT = "checkpoint.npz"
+ONE_DIRECTION_DEG = 20.0
+CLEAR_NATS = 10.0  # odds of 20,000 for the average against its own spherical average
 
 
 def series_images(stack, mask_diameter_angst: float, halves=None, scratch: Scratch | None = None) -> SeriesImages:
@@ -252,7 +254,20 @@ def fsc_blocks(fsc, pixel_size_angst: float, box_px: int, resolution_angst: floa
     return {"general": {"rlnCurrentResolution": resolution_angst}, "fsc": table}
 
 
-def refine_summary(refined: Refined, pixel_size_angst: float) -> dict:
+def share_of_one_direction(rotations, symmetry: str = "C1") -> float:
+    """Largest share of the particles whose view directions lie within ONE_DIRECTION_DEG of one axis, up or down.
+
+    rotations : (n, 3, 3). The direction is the beam's, the tomogram's z axis, in the frame of the average, with its mates by
+    symmetry. Particles of all orientations give 0.06; round things are turned until their missing wedges coincide: 1.
+    """
+    directions = np.asarray(rotations, float)[:, 2, :]
+    mates = np.einsum("nj,sji->nsi", directions, point_group(symmetry))
+    near = np.cos(np.deg2rad(ONE_DIRECTION_DEG))
+    axes = directions[:: max(1, len(directions) // 500)]
+    return max(float((np.abs(mates @ axis) > near).mean()) for axis in axes)
+
+
+def refine_summary(refined: Refined, pixel_size_angst: float, symmetry: str = "C1") -> dict:
     """Numbers for the report."""
     last = refined.iterations[-1]
     return {
@@ -267,6 +282,9 @@ def refine_summary(refined: Refined, pixel_size_angst: float) -> dict:
         "mean_max_probability": last.mean_max_probability,
         "n_diffuse": int(refined.diffuse.sum()),
         "median_log_likelihood": float(np.median(refined.log_likelihood)),
+        "median_nats_over_a_ball": float(np.median(refined.over_ball)),
+        "n_over_a_ball": int((refined.over_ball > CLEAR_NATS).sum()),
+        "share_of_one_direction": share_of_one_direction(refined.rotations, symmetry),
         "pixel_size_angst": pixel_size_angst,
         "box_px": int(refined.map.shape[0]),
         "fsc": refined.fsc,

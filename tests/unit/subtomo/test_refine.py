@@ -20,7 +20,7 @@ from cryoet_core.subtomo.evaluate import (
 )
 from cryoet_core.subtomo.noise import initial_spectra
 from cryoet_core.subtomo.refine import RefineSettings, _groups, grey_scale, half_sets, refine
-from cryoet_core.subtomo.refine_run import diameter_warning, lowpass_warning
+from cryoet_core.subtomo.refine_run import CLEAR_NATS, diameter_warning, lowpass_warning
 
 BOX, PIXEL, N = 20, 25.0, 32
 SETTINGS = RefineSettings(
@@ -166,3 +166,18 @@ def test_symmetry_axes_are_found(name):
     assert np.corrcoef(mean.ravel(), turned.ravel())[0, 1] > 0.97
     wrong = sum(resample(volume, o, np.zeros(3)) for o in operators) / len(operators)
     assert np.corrcoef(wrong.ravel(), volume.ravel())[0, 1] < 0.9
+
+
+def test_noise_turned_like_a_template_is_no_evidence_against_a_ball(data, truth):
+    """Its own half's map gives such a particle evidence (its own noise is in it), the other half's does not."""
+    images, _, _ = data
+    rng = np.random.default_rng(3)
+    noise = []
+    for part in images:
+        empty = rng.standard_normal((*part.masked.shape, 2)).astype(np.float32) @ np.array([1, 1j], np.complex64)
+        empty = (0.1 * part.ctf * empty).astype(np.complex64)
+        noise.append(dataclasses.replace(part, masked=empty, unmasked=empty))
+    settings = dataclasses.replace(SETTINGS, max_iterations=2)
+    found, lost = (refine(part, half_sets(range(N), 0), truth, settings) for part in (images, noise))
+    assert np.median(found.over_ball) > 30 and (found.over_ball > CLEAR_NATS).mean() > 0.9
+    assert not (lost.over_ball > CLEAR_NATS).any()  # what is left, 4 nats, is the template's own hold on both halves
