@@ -50,7 +50,9 @@ def averaging_round(results: Results, name: str, numbers: dict, comparison: dict
 
 
 def verdict(results: Results, name: str) -> dict | None:
-    """The verdict on a round's average (subtomo.verdict) from postprocess' summary; None where an older version made none."""
+    """The verdict on a round's average (subtomo.verdict) from postprocess' summary; None where there is none."""
+    if not results.path("postprocess", name, "summary.json").exists():
+        return None
     return results.summary("postprocess", name).get("verdict")
 
 
