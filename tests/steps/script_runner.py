@@ -14,7 +14,9 @@ class Names(SimpleNamespace):
         return getattr(self, name, default)
 
     def __iter__(self):
-        return iter(vars(self).values())
+        """All names one after another, lists item by item."""
+        for value in vars(self).values():
+            yield from value if isinstance(value, list) else [value]
 
 
 DEVICE = "cpu"  # or "cuda": conftest sets it
