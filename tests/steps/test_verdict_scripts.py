@@ -72,7 +72,7 @@ def test_an_average_of_gold_is_refused_in_log_summary_and_report(tmp_path, capsy
     assert "not like the template" in found["sentence"]
     assert "do not believe this average" in capsys.readouterr().err
     results = Results(str(tmp_path), (), ("first",), False)
-    overview = build._overview(results, {}, {"first": {"particles": 5, "verdict": found["sentence"]}})
+    overview = build._overview(results, {}, {"first": {"particles": 5, "verdict": found["sentence"]}}, build.Problems(), [])
     page = render("tiltline", [overview])
     assert page.index('class="alarm">first: do not believe this average') < page.index("<table>")
     assert page.count("do not believe") == 1  # not once more in the table
