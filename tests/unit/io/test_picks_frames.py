@@ -52,6 +52,13 @@ def test_voxels_of_a_corner_are_no_fractions(tmp_path):
     np.testing.assert_allclose(reading.picks.positions_angst[0], (np.full(3, 0.5) - [50, 40, 30]) * 10)
 
 
+def test_a_file_joined_with_itself_is_questioned(tmp_path):
+    lines = "".join(f"{x} {y} {z}\n" for x, y, z in [(10, 20, 5), (90, 70, 50), (40, 12, 30), (15, 60, 44), (77, 33, 9)])
+    assert not [w for w in read(tmp_path / "a.coords", lines).warnings if "very position" in w]
+    said = [w for w in read(tmp_path / "b.coords", lines + lines).warnings if "very position" in w]
+    assert len(said) == 1 and said[0].startswith("5 of 10 picks of") and "b.coords" in said[0]
+
+
 BINNING, RAW = 7.19856, 1.667
 WARP = Tomogram("Unt_083", Grid((611, 834, 194), 12.0), Grid((4400, 6000, 1400), RAW))
 EXPORTED = np.array([[494.521, 564.065, 28.146], [110.32, 671.485, 120.663], [240.453, 318.015, 176.674]])
@@ -138,7 +145,7 @@ def test_picks_that_fill_little_of_the_tomogram_are_questioned_by_name(tmp_path,
 
 
 @pytest.mark.parametrize(
-    "index", [ALL_OVER, ALL_OVER[:5], ALL_OVER * [1, 1, 0.4] + [0, 0, 18], np.array([[3.5, 4, 5]] * 2)]
+    "index", [ALL_OVER, ALL_OVER[:5], ALL_OVER * [1, 1, 0.4] + [0, 0, 18], np.array([[3.5, 4, 5], [3.6, 4, 5]])]
 )
 def test_picks_of_a_specimen_are_not_questioned(tmp_path, index):
     assert read(tmp_path / "a.coords", "\n".join(" ".join(f"{v:.3f}" for v in row) for row in index)).warnings == ()

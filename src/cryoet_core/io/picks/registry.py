@@ -221,6 +221,14 @@ def _extent_warnings(picks: Picks, grid: Grid, path) -> list[str]:
     ]
 
 
+def _repeated_warnings(picks: Picks, path) -> list[str]:
+    """Picks at the very position of another one: a file that was joined with itself."""
+    repeated = len(picks) - len(np.unique(picks.positions_angst.reshape(-1, 3), axis=0))
+    if not repeated:
+        return []
+    return [f"{repeated} of {len(picks)} picks of {path} have the very position of another one: only one of each can be a particle"]
+
+
 def _counted_in(picks: Picks, grid: Grid, source: Source) -> str:
     """What the positions of the file count in, and who says so."""
     if picks.unit and (source.pixel_size_angst is None or not picks.unit.startswith(("pixels", "voxels"))):
@@ -274,7 +282,7 @@ def read_picks(path, tomogram: Tomogram, source: Source = Source()) -> Reading:
     picks, outside = _inside(picks, tomogram.grid, path)
     if outside:
         more.append(f"{outside} picks lie outside the tomogram and are left out")
-    more += _extent_warnings(picks, tomogram.grid, path)
+    more += _extent_warnings(picks, tomogram.grid, path) + _repeated_warnings(picks, path)
     warnings = (*everything.notes, *warnings, *ignored, *more)
     unit = _counted_in(everything, grid, source)
     return Reading(picks, form.name, len(everything), unit, others, below, other_classes, outside, warnings)
