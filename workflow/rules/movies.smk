@@ -7,8 +7,7 @@ def motion_input(wildcards):
     files = {"table": result("import_tilt_series/{ts}/{ts}.star").format(ts=wildcards.ts)}
     if source["kind"] == "stack":
         return files | {"ready_stack": source["stack"]}
-    given = {"gain": RUN.gain_reference(), "defects": RUN.defects()}
-    return files | {name: path for name, path in given.items() if path}
+    return files | camera_files()
 
 
 rule correct_motion:

@@ -11,7 +11,7 @@ with step(snakemake) as s:
     source = snakemake.params.source
     if source["kind"] == "mdoc":
         result = import_movies(
-            name, s.input.mdoc, source["movies_dir"], given, gain=source.get("gain"), defects=source.get("defects")
+            name, s.input.mdoc, source["movies_dir"], given, gain=s.input.get("gain"), defects=s.input.get("defects")
         )
     else:
         result = import_stack(name, s.input.stack, s.input.tilts, given)
