@@ -36,8 +36,8 @@ class LeftOut:
 
 
 def costs_only_its_series(error: CryoetError) -> bool:
-    """Whether an error in a job of one series says something about that series' data: not about the config, the disk or the memory."""
-    return not isinstance(error, ResourceError) and not error.code.startswith("E-CFG")
+    """Whether an error in a job of one series says something about that series' data: not about the config, files that cannot be reached, the memory."""
+    return not isinstance(error, ResourceError) and not error.code.startswith(("E-CFG", "E-FILE"))
 
 
 def write_notes(outputs: Iterable[str], note: LeftOut) -> None:
