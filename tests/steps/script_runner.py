@@ -14,9 +14,15 @@ class Names(SimpleNamespace):
         return getattr(self, name, default)
 
     def __iter__(self):
-        """All names one after another, lists item by item."""
+        """All files one after another, lists item by item."""
         for value in vars(self).values():
-            yield from value if isinstance(value, list) else [value]
+            if value is not None:
+                yield from value if isinstance(value, list) else [value]
+
+
+def postprocess_inputs(half1, half2):
+    """Inputs of postprocess for half maps of which nothing else is known: no picks, no template, no refinement."""
+    return {"half1": half1, "half2": half2, "refined_halves": [half1, half2], "picks": [], "template": [], "files": []}
 
 
 DEVICE = "cpu"  # or "cuda": conftest sets it

@@ -175,6 +175,7 @@ def test_what_does_not_fit_stops_the_step(simulated, tmp_path, change, error, ca
 
 def test_the_run_names_the_file_of_every_series(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    write_mrc(tmp_path / "a.mrc", np.ones((4, 4, 4), np.float32), 1.0)
     write_mrc(tmp_path / "TS_01.mrc", np.zeros((2, 4, 4), np.float32), 1.0, stack=True)
     for name in ("TS_01.rawtlt", "TS_01.xf", "TS_01.tlt", "TS_02.xf"):
         (tmp_path / name).write_text("0\n1\n")
@@ -186,7 +187,7 @@ def test_the_run_names_the_file_of_every_series(tmp_path, monkeypatch):
     assert run("{dir}/{ts}.xf").alignment_files("TS_01") == ["TS_01.rawtlt", "TS_01.tlt", "TS_01.xf"]
     with pytest.raises(UserInputError, match="E-CFG-12.*other/TS_01.aln"):
         run("other/{ts}.aln")
-    with pytest.raises(UserInputError, match="E-CFG-11"):
+    with pytest.raises(UserInputError, match="E-CFG-02.*align_tilt_series.alignment"):
         run("{series}.aln")
     with pytest.raises(UserInputError, match="mode import needs alignment"):
         load_config({"data": data, "align_tilt_series": {"mode": "import"}})

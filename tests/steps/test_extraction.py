@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from phantom_series import draw_views, make_series, truth_map
-from script_runner import run_script
+from script_runner import postprocess_inputs, run_script
 
 from cryoet_core.config.extract_subtomos import ExtractSubtomos
 from cryoet_core.config.postprocess import Postprocess
@@ -156,10 +156,10 @@ def test_map_fsc_and_relion_view(project):
     assert read_summary("r/summary.json")["n_particles"] == 8
     run_script(
         "postprocess",
-        {"half1": "r/half1.mrc", "half2": "r/half2.mrc"},
+        postprocess_inputs("r/half1.mrc", "r/half2.mrc"),
         {"map": "p/map.mrc", "mask": "p/mask.mrc", "fsc": "p/fsc.star", "summary": "p/summary.json",
          "local_resolution": "p/local_resolution.mrc", "local_map": "p/map_local.mrc"},
-        Postprocess(mask_diameter_angst=100.0).model_dump(),
+        Postprocess(mask_diameter_angst=100.0).model_dump(), mask_diameter_angst=100.0, first_map="template",
     )
     summary = read_summary("p/summary.json")
     assert 8 < summary["resolution_angst"] < 25

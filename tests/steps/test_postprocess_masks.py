@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from script_runner import run_script
+from script_runner import postprocess_inputs, run_script
 
 from cryoet_core.config.postprocess import Postprocess
 from cryoet_core.errors import UserInputError
@@ -37,10 +37,11 @@ def test_bytes_of_imod_and_255_are_the_mask_that_they_mean(tmp_path, capsys):
     raw = bytearray((tmp_path / "lost.mrc").read_bytes())
     raw[152:160] = np.array([IMOD_STAMP, 1], "<i4").tobytes()
     (tmp_path / "imod.mrc").write_bytes(raw)
-    inputs = {"half1": tmp_path / "half1.mrc", "half2": tmp_path / "half2.mrc"}
+    inputs = postprocess_inputs(tmp_path / "half1.mrc", tmp_path / "half2.mrc")
+    first = {"mask_diameter_angst": 200.0, "first_map": "template"}
     for name in "float", "bytes", "imod":
         config = Postprocess(mask=str(tmp_path / f"{name}.mrc"), local_resolution=False)
-        run_script("postprocess", inputs, outputs(tmp_path, name), config.model_dump())
+        run_script("postprocess", inputs, outputs(tmp_path, name), config.model_dump(), **first)
         assert np.array_equal(read_mrc(tmp_path / name / "mask.mrc")[0], inside.astype(np.float32))
         for file in "map.mrc", "fsc.star":
             assert (tmp_path / name / file).read_bytes() == (tmp_path / "float" / file).read_bytes()
@@ -48,7 +49,7 @@ def test_bytes_of_imod_and_255_are_the_mask_that_they_mean(tmp_path, capsys):
     assert warnings["float"] == warnings["imod"] == warnings["bytes"][1:] and "0 and 255" in warnings["bytes"][0]
     with pytest.raises(SystemExit) as stopped:
         run_script(
-            "postprocess", inputs, outputs(tmp_path, "lost"), Postprocess(mask=str(tmp_path / "lost.mrc")).model_dump()
+            "postprocess", inputs, outputs(tmp_path, "lost"), Postprocess(mask=str(tmp_path / "lost.mrc")).model_dump(), **first
         )
     assert stopped.value.code == UserInputError.exit_code
     error = capsys.readouterr().err
