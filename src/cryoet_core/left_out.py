@@ -77,11 +77,18 @@ def notes_of(results_dir, series: Iterable[str]) -> list[LeftOut]:
     for ts in sorted(series):
         summaries = sorted(Path(results_dir).glob(f"*/{ts}/summary.json"))
         note = first_note(summaries)
-        picks = Path(results_dir) / "match_template" / ts / "summary.json"
-        if note is None and picks in summaries and read_summary(picks).get("n_picks") == 0:
+        if note is None and _n_picks(Path(results_dir) / "match_template" / ts / "summary.json") == 0:
             note = LeftOut(ts, "match_template", "no particles found", "no particles were found in its tomogram")
         found += [note] if note else []
     return found
+
+
+def _n_picks(summary: Path) -> int | None:
+    """What a summary of match_template says; None where nobody knows, which must not end a run that is done."""
+    try:
+        return read_summary(summary).get("n_picks")
+    except (OSError, CryoetError, AttributeError):
+        return None
 
 
 def outcome(results_dir, series: Iterable[str], averaged: bool) -> str:
