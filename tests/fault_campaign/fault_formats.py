@@ -9,7 +9,7 @@ import pandas as pd
 import tifffile
 import yaml
 from eer_files import write_eer
-from fault_campaign import file_format
+from fault_campaign import FORMATS, file_format
 from scipy.spatial.transform import Rotation
 
 from cryoet_core.config import check_file, load_config
@@ -32,6 +32,8 @@ from cryoet_core.metadata import Particles, TiltSeries
 from cryoet_core.picking.reference import prepare_reference
 from cryoet_core.subtomo.postprocess import read_mtf
 from cryoet_core.tilt_series.exclude import read_selection_file, selection_from_file
+
+__all__ = ["FORMATS"]  # those that are registered below
 
 _RNG = np.random.default_rng(7)
 _COUNTS = _RNG.poisson(3.0, (4, 24, 32)).astype(np.uint8)

@@ -4,10 +4,10 @@ gives."""
 import os
 import signal
 
-import fault_formats  # noqa: F401  registers the formats
 import numpy as np
 import pytest
-from fault_campaign import FORMATS, SECONDS, campaign, file_format, judge, read_apart
+from fault_campaign import SECONDS, campaign, file_format, judge, read_apart
+from fault_formats import FORMATS
 
 from cryoet_core.errors import UserInputError
 

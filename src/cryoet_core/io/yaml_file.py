@@ -45,6 +45,6 @@ def read_yaml(path, most_aliases: int = MOST_ALIASES):
     if aliases > most_aliases:
         raise yaml.YAMLError(f"{aliases} times an alias (*): at most {most_aliases} can be meant")
     try:
-        return yaml.load(text, _OnceLoader)  # noqa: S506  a SafeLoader
+        return yaml.load(text, _OnceLoader)  # a safe loader
     except RecursionError as error:
         raise yaml.YAMLError("nested too deeply") from error
