@@ -34,7 +34,8 @@ rule all:
 onsuccess:
     holder.ended_well.set()
     mark_stale_report()
-    if said := outcome(RUN.config.results_dir, TILT_SERIES, averaged=bool(ROUNDS) and os.path.exists(rules.report.output.summary)):
+    notes = notes_of(RUN.config.results_dir, TILT_SERIES)
+    if said := outcome(notes, len(TILT_SERIES), averaged=bool(ROUNDS) and os.path.exists(rules.report.output.summary)):
         print(said, file=sys.stderr)
     if RUN.keep_note():
         print(RUN.keep_note(), file=sys.stderr)

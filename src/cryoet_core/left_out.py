@@ -91,14 +91,13 @@ def _n_picks(summary: Path) -> int | None:
         return None
 
 
-def outcome(results_dir, series: Iterable[str], averaged: bool) -> str:
-    """The last words of a run: of how many series its averages are (if it made any), and why the others are not in them; may be empty."""
-    series = list(series)
-    notes = notes_of(results_dir, series)
+def outcome(notes: list[LeftOut], n_series: int, averaged: bool) -> str:
+    """The last words of a run with the ``notes`` of :func:`notes_of`: of how many series its averages are (if it made any), and why the others are not in
+    them; may be empty."""
     left = f"left out: {', '.join(note.short for note in notes)}" if notes else ""
     if not averaged:
         return left
-    return "; ".join(filter(None, [f"averaged {len(series) - len(notes)} of {len(series)} tilt series", left]))
+    return "; ".join(filter(None, [f"averaged {n_series - len(notes)} of {n_series} tilt series", left]))
 
 
 def check_enough(notes: Iterable[LeftOut], n_series: int, most: float) -> None:

@@ -143,6 +143,6 @@ def test_the_last_words_name_every_series_that_is_not_averaged(tmp_path):
     summary("TS_02").write_text('{"n_picks": 0}')
     left_out.write_notes([str(summary("TS_07"))], NOTE)
     names = ["TS_07", "TS_01", "TS_02"]
-    assert left_out.outcome(tmp_path, names, averaged=True) == "averaged 1 of 3 tilt series; left out: TS_02 (no particles found), TS_07 (no Thon rings)"
-    assert left_out.outcome(tmp_path, ["TS_01"], averaged=True) == "averaged 1 of 1 tilt series"
-    assert left_out.outcome(tmp_path, ["TS_01"], averaged=False) == ""
+    assert left_out.outcome(left_out.notes_of(tmp_path, names), 3, averaged=True) == "averaged 1 of 3 tilt series; left out: TS_02 (no particles found), TS_07 (no Thon rings)"
+    assert left_out.outcome(left_out.notes_of(tmp_path, ["TS_01"]), 1, averaged=True) == "averaged 1 of 1 tilt series"
+    assert left_out.outcome(left_out.notes_of(tmp_path, ["TS_01"]), 1, averaged=False) == ""

@@ -5,7 +5,7 @@ import sys
 from cryoet_core import holder
 from cryoet_core.config import check_file, load_config
 from cryoet_core.errors import CryoetError
-from cryoet_core.left_out import outcome
+from cryoet_core.left_out import notes_of, outcome
 from cryoet_core.resources.of_snakemake import jobs_to_do, plan_of_run, write_run_plan
 from cryoet_core.step import tell_jobs
 from cryoet_core.workflow import Run

@@ -16,4 +16,4 @@ with step(snakemake) as s:
         s.log.warning("not shown: %s", problem)
     s.write_summary(numbers)
     write_times(s.output.times, results.seconds())
-    s.log.info("%s", outcome(p.results_dir, p.series, averaged=bool(p.rounds)))
+    s.log.info("%s", outcome(notes, len(p.series), averaged=bool(p.rounds)))
